@@ -1,0 +1,80 @@
+"""Feature maps phi with phi(q) . phi(k) close to exp(q . k): Eq. 5 and section 4.5 of the paper.
+
+All are functions of one position alone. No maximum over the sequence is ever subtracted: it would make the features of
+one position depend on another, on padding, and on the future.
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from krpe_tf._checks import check_at_least, check_one_of
+
+FEATURE_MAPS = ("orthogonal", "positive", "elu", "softmax")
+
+
+def draw_projection(feature_map: str, dim: int, num_features: int, seed: int) -> np.ndarray:
+    """Draws the directions w_r of a feature map, with numpy, so that every backend gets the same ones.
+
+    Args:
+        feature_map: one of `FEATURE_MAPS`. "elu" and "softmax" do not use a projection; they get the orthogonal one, so
+            that a model converts to another map by changing one argument.
+        dim: width of a query or key, at least 1.
+        num_features: number of directions m, at least 1.
+        seed: the same seed draws the same directions.
+
+    Returns:
+        float32 array (dim, num_features). "positive": independent N(0, I). Otherwise orthogonal in blocks of `dim`, with
+        norms drawn from chi(dim) (ORF).
+    """
+    check_one_of(FEATURE_MAPS, feature_map=feature_map)
+    check_at_least(1, dim=dim, num_features=num_features)
+    rng = np.random.default_rng(seed)
+    if feature_map == "positive":
+        return rng.standard_normal((dim, num_features)).astype("float32")
+    blocks = []
+    for _ in range(math.ceil(num_features / dim)):
+        # The columns of Q are uniformly distributed once the signs of R's diagonal are taken out.
+        q, r = np.linalg.qr(rng.standard_normal((dim, dim)))
+        blocks.append(q * np.sign(np.diag(r)))
+    directions = np.concatenate(blocks, axis=1)[:, :num_features]
+    norms = np.linalg.norm(rng.standard_normal((dim, num_features)), axis=0)
+    return (directions * norms).astype("float32")
+
+
+def scale_for_kernel(x, normalize: bool):
+    """Scales queries or keys (..., dim) before the feature map.
+
+    normalize=True divides by the l2 norm: q . k lies in [-1, 1] and the estimate has low variance (section 3.3).
+    normalize=False multiplies by dim^(-1/4): q . k is the usual scaled dot product.
+    """
+    if not normalize:
+        return x * ops.cast(ops.shape(x)[-1] ** -0.25, x.dtype)
+    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    # A zero vector stays zero, with a finite gradient.
+    return x / ops.sqrt(ops.maximum(square, 1e-12))
+
+
+def apply_feature_map(feature_map: str, x, projection):
+    """Computes phi(x).
+
+        orthogonal, positive: exp(w_r . x - |x|^2 / 2) / sqrt(m)          Eq. 5
+        elu:                  elu(x) + 1                                  the Linear Transformer, a baseline
+        softmax:              x itself; the exact kernel exp(q . k) is applied by the dense route
+
+    Args:
+        feature_map: one of `FEATURE_MAPS`.
+        x: queries or keys (..., dim), scaled.
+        projection: (dim, m), from `draw_projection`.
+
+    Returns:
+        Features (..., m), or (..., dim) for "elu" and "softmax".
+    """
+    if feature_map == "softmax":
+        return x
+    if feature_map == "elu":
+        return ops.elu(x) + 1
+    m = projection.shape[-1]
+    half_square = ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
+    return ops.exp(ops.matmul(x, ops.cast(projection, x.dtype)) - half_square - math.log(m) / 2)

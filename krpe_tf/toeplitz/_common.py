@@ -1,0 +1,82 @@
+"""What the routes share."""
+
+from keras import backend, ops
+
+# A denominator below this counts as none. Its square, which stands in the gradient, must not underflow.
+TINY = 1e-18
+
+
+class NoBias:
+    """Stands for `position_bias=None`: every offset has weight 1, as a near band of one offset and a constant tail."""
+
+    radius = 1
+
+    def __init__(self, num_heads: int):
+        self.num_heads = num_heads
+
+    def log_weights(self, offsets):
+        """Zeros."""
+        return ops.zeros((self.num_heads, *ops.shape(offsets)), "float32")
+
+    def tails(self):
+        """One constant term on each side."""
+        zeros = ops.zeros((2, self.num_heads, 1), "float32")
+        return zeros, zeros
+
+
+def wide(x):
+    """x in float32, or as it is when it is float64: exp, sums over the sequence and FFT are never taken in less."""
+    return x if backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
+
+
+def hide_keys(key_features, value, key_mask):
+    """Removes masked keys from both sums, whatever stands in their place: NaN too, which zero times does not remove."""
+    if key_mask is None:
+        return key_features, value
+    visible = ops.cast(key_mask, "bool")[:, None, :, None]
+    zero = ops.zeros((), key_features.dtype)
+    return ops.where(visible, key_features, zero), ops.where(visible, value, ops.cast(zero, value.dtype))
+
+
+def append_one(value):
+    """[v, 1]: numerator and denominator in one product."""
+    return ops.concatenate([value, ops.ones_like(value[..., :1])], axis=-1)
+
+
+def divide(sums, floor=TINY):
+    """Numerator over denominator, from (..., d + 1); zeros where it is below `floor`, with a finite gradient."""
+    numerator, denominator = sums[..., :-1], sums[..., -1:]
+    seen = denominator > floor
+    return ops.where(seen, numerator / ops.where(seen, denominator, 1), 0)
+
+
+def fold_heads(x):
+    """(batch, heads, n, width) to (batch * heads, n, width)."""
+    shape = ops.shape(x)
+    batch_heads = -1 if shape[0] is None else shape[0] * shape[1]
+    return ops.reshape(x, (batch_heads, shape[2], shape[3]))
+
+
+def per_sequence(per_head, batch):
+    """Repeats (heads, ...) for every entry of the batch: (batch * heads, ...), in the order of `fold_heads`."""
+    if isinstance(batch, int) and batch == 1:
+        return per_head
+    return ops.tile(per_head, (batch,) + (1,) * (len(per_head.shape) - 1))
+
+
+def toeplitz_rows(diagonals, rows, columns):
+    """Rows of a Toeplitz matrix, without a gather, whose gradient would be a slow scatter.
+
+    Args:
+        diagonals: (heads, rows + columns - 1), the value of the diagonal j - i at index j - i + rows - 1.
+
+    Returns:
+        (heads, rows, columns) with entry [i, j] = diagonals[j - i + rows - 1].
+    """
+    heads = diagonals.shape[0]
+    period = rows + columns
+    unused = ops.zeros_like(diagonals[:, :1])
+    rolled = ops.concatenate([diagonals[:, rows - 1 :], unused, diagonals[:, : rows - 1]], axis=1)
+    # Rows of one element less than the period: each starts one diagonal further left than the one above.
+    flat = ops.tile(rolled, (1, rows))[:, : rows * (period - 1)]
+    return ops.reshape(flat, (heads, rows, period - 1))[:, :, :columns]

@@ -1,0 +1,93 @@
+"""The dense route: every pair of positions, a block of queries at a time. It defines what the other routes compute."""
+
+import keras
+from keras import ops
+
+from krpe_tf.toeplitz._common import TINY, hide_keys, toeplitz_rows, wide
+
+BLOCK = 512
+
+
+def dense_attention(
+    query_features, key_features, value, position_bias, *, causal, prefix_length, key_mask, exact_kernel, scores
+):
+    """Attention by definition (Eq. 10), at O(n_q n_k) time and O(block n_k) memory.
+
+    Each row subtracts the maximum over its visible keys, so that a visible key counts however small its weight is
+    against keys that the row cannot see.
+
+    Args:
+        query_features: (batch, heads, n_q, m).
+        key_features: (batch, heads, n_k, m).
+        value: (batch, heads, n_k, d).
+        position_bias: a bias with `log_weights`.
+        causal: whether a query sees no key after it.
+        prefix_length: None, or how many first keys every query sees in spite of `causal`.
+        key_mask: None, or (batch, n_k), false where a key is hidden.
+        exact_kernel: the kernel is exp(q . k), the one of softmax attention, in place of q . k.
+        scores: return the weights too, in one block.
+
+    Returns:
+        (batch, heads, n_q, d), and with `scores` the normalised weights (batch, heads, n_q, n_k).
+    """
+    query_features, key_features, value = wide(query_features), wide(key_features), wide(value)
+    key_features, value = hide_keys(key_features, value, key_mask)
+    heads, n_q, m = ops.shape(query_features)[1:]
+    n_k, d = ops.shape(value)[2:]
+    one_block = scores or (isinstance(n_q, int) and n_q <= BLOCK)
+    rows = n_q if one_block else BLOCK
+    blocks = 1 if one_block else (n_q + BLOCK - 1) // BLOCK
+    mask = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]
+    # The diagonals -(blocks * rows - 1) .. n_k - 1; a block of rows of the Toeplitz matrix is made from a slice of them.
+    diagonals = position_bias.log_weights(ops.arange(blocks * rows + n_k - 1) - (blocks * rows - 1))
+    diagonals = ops.cast(diagonals, value.dtype)
+
+    def attend(query, first, key, value, diagonals):
+        start = (blocks - 1) * rows - first
+        bias = toeplitz_rows(ops.slice(diagonals, (0, start), (heads, rows + n_k - 1)), rows, n_k)[None]
+        visible = mask
+        if causal:
+            position, key_position = first + ops.arange(rows)[:, None], ops.arange(n_k)
+            past = key_position <= position
+            if prefix_length is not None:
+                past = ops.logical_or(past, key_position < prefix_length)
+            visible = past if mask is None else ops.logical_and(past, mask)
+        similarity = ops.matmul(query, ops.swapaxes(key, -1, -2))
+        if exact_kernel:
+            weights = _exp_from_row_maximum(similarity + bias, visible)
+        else:
+            weights = similarity * _exp_from_row_maximum(bias, visible)
+        if scores:
+            weights = weights * _safe_inverse(weights)
+            return ops.matmul(weights, value), weights
+        return ops.matmul(weights, value) * _safe_inverse(weights)
+
+    if one_block:
+        return attend(query_features, 0, key_features, value, diagonals)
+
+    padded = ops.pad(query_features, [[0, 0], [0, 0], [0, blocks * rows - n_q], [0, 0]])
+    padded = ops.transpose(ops.reshape(padded, (-1, heads, blocks, rows, m)), (2, 0, 1, 3, 4))
+    # The backward pass computes a block's weights again: keeping them would take n_q * n_k floats.
+    attend = keras.remat(attend)
+    starts = ops.arange(blocks) * rows
+    output = ops.map(lambda xs: attend(xs[0], xs[1], key_features, value, diagonals), (padded, starts))
+    output = ops.reshape(ops.transpose(output, (1, 2, 0, 3, 4)), (-1, heads, blocks * rows, d))
+    return output[:, :, :n_q]
+
+
+def _safe_inverse(weights):
+    """One over the sum of each row, and zero for a row that sees nothing."""
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    seen = total > TINY
+    return ops.where(seen, 1 / ops.where(seen, total, 1), 0)
+
+
+def _exp_from_row_maximum(logits, visible):
+    """exp(logits - the row's visible maximum), zero where not visible."""
+    if visible is None:
+        return ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
+    # Finite in place of minus infinity: a row that sees nothing must give zeros, and gradients no NaN.
+    hidden = ops.cast(-1e30, logits.dtype)
+    logits = ops.where(visible, logits, hidden)
+    maximum = ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    return ops.where(visible, ops.exp(logits - maximum), 0)

