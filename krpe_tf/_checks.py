@@ -1,7 +1,6 @@
-"""Checks that several modules share: each raises a ValueError that names the argument, the rule and what was received."""
+"""Shared checks: each raises a ValueError that names the argument, the rule and what was received."""
 
 import numpy as np
-from keras import ops
 
 
 def check_at_least(minimum: int, **arguments):
@@ -23,7 +22,7 @@ class FiniteWeights:
 
     def load_own_variables(self, store):
         """Loads the layer's variables, each checked before it replaces anything."""
-        for key in store:
+        for key in store.keys():  # noqa: SIM118 - not a dict
             finite = np.isfinite(np.asarray(store[key]).astype("float32"))
             if not finite.all():
                 raise ValueError(

@@ -5,7 +5,7 @@ free values in a near band, and on each side a sum of decaying exponentials.
 """
 
 import numpy as np
-from keras import initializers, layers, ops, saving
+from keras import layers, ops, saving
 
 from krpe_tf._checks import FiniteWeights, check_at_least
 

@@ -5,13 +5,13 @@
 
 import math
 
-from keras import ops
-
 from krpe_tf._checks import check_one_of
-from krpe_tf.toeplitz._common import NoBias
+from krpe_tf.toeplitz._common import NoBias, wide
 from krpe_tf.toeplitz.banded import banded_attention, chunk_length
 from krpe_tf.toeplitz.dense import dense_attention
 from krpe_tf.toeplitz.fft import fast_length, fft_attention
+
+__all__ = ["ROUTES", "choose_route", "dense_attention", "toeplitz_attention", "wide"]
 
 ROUTES = ("auto", "dense", "fft", "banded")
 
@@ -76,8 +76,6 @@ def toeplitz_attention(
             causal=causal,
             prefix_length=prefix_length,
             key_mask=key_mask,
-            exact_kernel=False,
-            scores=False,
         )
     attention = fft_attention if route == "fft" else banded_attention
     return attention(query_features, key_features, value, position_bias, causal=causal, key_mask=key_mask)

@@ -3,13 +3,22 @@
 import keras
 from keras import ops
 
-from krpe_tf.toeplitz._common import TINY, hide_keys, toeplitz_rows, wide
+from krpe_tf.toeplitz._common import TINY, NoBias, hide_keys, toeplitz_rows, wide
 
 BLOCK = 512
 
 
 def dense_attention(
-    query_features, key_features, value, position_bias, *, causal, prefix_length, key_mask, exact_kernel, scores
+    query_features,
+    key_features,
+    value,
+    position_bias,
+    *,
+    causal,
+    key_mask,
+    prefix_length=None,
+    exact_kernel=False,
+    scores=False,
 ):
     """Attention by definition (Eq. 10), at O(n_q n_k) time and O(block n_k) memory.
 
@@ -20,10 +29,10 @@ def dense_attention(
         query_features: (batch, heads, n_q, m).
         key_features: (batch, heads, n_k, m).
         value: (batch, heads, n_k, d).
-        position_bias: a bias with `log_weights`.
+        position_bias: None, or a bias with `log_weights`.
         causal: whether a query sees no key after it.
-        prefix_length: None, or how many first keys every query sees in spite of `causal`.
         key_mask: None, or (batch, n_k), false where a key is hidden.
+        prefix_length: None, or how many first keys every query sees in spite of `causal`.
         exact_kernel: the kernel is exp(q . k), the one of softmax attention, in place of q . k.
         scores: return the weights too, in one block.
 
@@ -33,6 +42,7 @@ def dense_attention(
     query_features, key_features, value = wide(query_features), wide(key_features), wide(value)
     key_features, value = hide_keys(key_features, value, key_mask)
     heads, n_q, m = ops.shape(query_features)[1:]
+    position_bias = position_bias or NoBias(heads)
     n_k, d = ops.shape(value)[2:]
     one_block = scores or (isinstance(n_q, int) and n_q <= BLOCK)
     rows = n_q if one_block else BLOCK

@@ -29,13 +29,9 @@ def fft_attention(query_features, key_features, value, position_bias, *, causal,
     length = fast_length(n_q + n_k - 1) if isinstance(n_q, int) and isinstance(n_k, int) else n_q + n_k - 1
 
     weights = _circulant_weights(position_bias, n_q, n_k, length, causal, value.dtype)
-    spectrum = tuple(
-        per_sequence(part[:, None, None, :], batch) for part in ops.rfft(weights, fft_length=length)
-    )
+    spectrum = tuple(per_sequence(part[:, None, None, :], batch) for part in ops.rfft(weights, fft_length=length))
     # The transforms run along the last axis.
-    query, key, value = (
-        ops.swapaxes(fold_heads(x), 1, 2) for x in (query_features, key_features, append_one(value))
-    )
+    query, key, value = (ops.swapaxes(fold_heads(x), 1, 2) for x in (query_features, key_features, append_one(value)))
 
     def group_sums(query, key, value, real, imaginary):
         products = key[:, :, None, :] * value[:, None, :, :]

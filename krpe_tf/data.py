@@ -1,0 +1,282 @@
+"""A user's labelled documents: read from files, split, and batched whole for classification."""
+
+import csv
+import json
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._checks import check_at_least
+from .text import WordPieceTokenizer
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts and, place by place, their labels."""
+
+    texts: list[str]
+    labels: list[str]
+
+    @property
+    def classes(self) -> list[str]:
+        """The distinct labels, sorted: a label's place is its class id."""
+        return sorted(set(self.labels))
+
+
+def load_labelled_texts(path: str | Path, text_column: str = "text", label_column: str = "label") -> LabelledTexts:
+    """Read labelled documents.
+
+    Args:
+        path: A .csv file with a header, a .jsonl file with an object per line, or a folder with one subfolder of .txt
+            files per label (hidden ones are skipped). All UTF-8; the order is the file's, or the sorted paths'.
+        text_column: The column or key that holds the text; no matter for a folder.
+        label_column: The column or key that holds the label, a string or an integer; no matter for a folder.
+
+    Returns:
+        The texts as they are, the labels without white space around them.
+
+    Raises:
+        ValueError: For a missing path, an unknown extension, a file that is not valid UTF-8, CSV or JSON, a missing
+            column, no rows, a row with an empty text or label (rows count from 1, header and blank lines aside), or
+            fewer than two labels.
+    """
+    path = Path(path)
+    if path.is_dir():
+        rows = _folder_rows(path)
+    elif not path.is_file():
+        raise ValueError(f"path must be a file or a folder that exists. Received: path={str(path)!r}")
+    elif path.suffix.lower() == ".csv":
+        rows = _csv_rows(path, text_column, label_column)
+    elif path.suffix.lower() == ".jsonl":
+        rows = _jsonl_rows(path, text_column, label_column)
+    else:
+        raise ValueError(f"path must be a .csv file, a .jsonl file or a folder. Received: path={str(path)!r}")
+
+    texts, labels = [], []
+    try:
+        for name, text, label in rows:
+            for column, value in (("text", text), ("label", label)):
+                if not value or value.isspace():
+                    raise ValueError(f"path must hold no row with an empty {column}. Received: {name}")
+            texts.append(text)
+            labels.append(label.strip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: path={str(path)!r}") from error
+    if not texts:
+        what = "rows" if path.is_file() else ".txt files in subfolders"
+        raise ValueError(f"path must hold texts, it has no {what}. Received: path={str(path)!r}")
+    if len(set(labels)) < 2:
+        raise ValueError(f"path must hold two labels or more, all are {labels[0]!r}. Received: path={str(path)!r}")
+    return LabelledTexts(texts, labels)
+
+
+def _folder_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    for file in sorted(path.glob("*/*.txt")):
+        if not file.parent.name.startswith(".") and not file.name.startswith("."):
+            try:
+                yield str(file), file.read_text(encoding="utf-8"), file.parent.name
+            except UnicodeDecodeError as error:
+                raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: {str(file)!r}") from error
+
+
+def _csv_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple[str, str, str]]:
+    limit = csv.field_size_limit(2**31 - 1)  # Long documents pass the module's 128 KB; the limit is global.
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            _check_columns(path, reader.fieldnames or [], text_column, label_column)
+            for number, row in enumerate(reader, 1):
+                if None in row:
+                    raise ValueError(f"path must hold rows as wide as the header. Received: row {number} of {path}")
+                yield f"row {number} of {path}", row[text_column], row[label_column]
+    except csv.Error as error:
+        raise ValueError(f"path must be valid CSV ({error}). Received: path={str(path)!r}") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _jsonl_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple[str, str, str]]:
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate((line for line in file if not line.isspace()), 1):
+            name = f"row {number} of {path}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"path must hold a JSON object per line ({error}). Received: {name}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"path must hold a JSON object per line. Received: {name}")
+            _check_columns(name, row, text_column, label_column)
+            text, label = row[text_column], row[label_column]
+            if not isinstance(text, str) or not isinstance(label, (str, int)):
+                raise ValueError(f"path must hold a string as text, a string or integer as label. Received: {name}")
+            yield name, text, str(label)
+
+
+def _check_columns(where: object, columns: Iterable[str], text_column: str, label_column: str) -> None:
+    columns = list(columns)
+    for argument, column in (("text_column", text_column), ("label_column", label_column)):
+        if column not in columns:
+            raise ValueError(f"{argument} must be one of {columns} in {where}. Received: {argument}={column!r}")
+
+
+def split_holdout(
+    labelled: LabelledTexts, fraction: float, seed: int, groups: Sequence[Hashable] | None = None
+) -> tuple[LabelledTexts, LabelledTexts]:
+    """Hold out about `fraction` of each label's texts, or of whole groups.
+
+    With groups (authors, say), all texts of a group land on one side: else the model may learn the author's style. The
+    groups, in random order, are held out while that brings every label's share, taken together, closer to `fraction`.
+
+    Args:
+        labelled: The texts.
+        fraction: Share to hold out, in (0, 1).
+        seed: The same seed gives the same split.
+        groups: A group per text; None takes every text by itself. A label's only text then stays in training.
+
+    Returns:
+        `(train, validation)`, neither empty, each in the order of `labelled`, every label in train.
+
+    Raises:
+        ValueError: For a `fraction` out of range, `groups` of another length than the texts, texts or groups too few to
+            hold one out, or groups that leave a label without training texts.
+    """
+    count = len(labelled.texts)
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1. Received: fraction={fraction}")
+    if groups is not None and len(groups) != count:
+        raise ValueError(f"groups must name a group per text, {count}. Received: {len(groups)} groups")
+    class_ids = {label: index for index, label in enumerate(labelled.classes)}
+    classes = np.array([class_ids[label] for label in labelled.labels], dtype=int)
+    random = np.random.default_rng(seed)
+
+    held_out = np.zeros(count, dtype=bool)
+    if groups is None:
+        for members in (np.flatnonzero(classes == index) for index in range(len(class_ids))):
+            size = min(max(1, round(fraction * len(members))), len(members) - 1)
+            held_out[random.permutation(members)[:size]] = True
+    else:
+        order = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+        group_ids = np.array([order[group] for group in groups], dtype=int)
+        per_group = np.zeros((len(order), len(class_ids)))
+        np.add.at(per_group, (group_ids, classes), 1)
+        missing = fraction * per_group.sum(axis=0)
+        chosen = []
+        for group in random.permutation(len(order)):
+            if np.abs(missing - per_group[group]).sum() < np.abs(missing).sum():
+                missing -= per_group[group]
+                chosen.append(group)
+        # With few large groups none may come closer than holding out nothing: take the one that misses least.
+        chosen = chosen or [np.abs(missing - per_group).sum(axis=1).argmin()]
+        held_out = np.isin(group_ids, chosen)
+    if not held_out.any() or held_out.all():
+        what = "texts" if groups is None else "groups"
+        raise ValueError(f"labelled has too few {what} to hold some out. Received: {count} texts, {fraction=}")
+    untrained = sorted(set(labelled.labels) - {labelled.labels[index] for index in np.flatnonzero(~held_out)})
+    if untrained:
+        raise ValueError(f"groups leave labels without training texts: {untrained}. Received: {fraction=}, {seed=}")
+    train, validation = (
+        LabelledTexts([labelled.texts[i] for i in part], [labelled.labels[i] for i in part])
+        for part in (np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    )
+    return train, validation
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """How much `classification_dataset` cut: documents, and tokens with [CLS] and [SEP]."""
+
+    documents: int
+    cut_documents: int
+    cut_tokens: int
+    total_tokens: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        share = self.cut_tokens / max(1, self.total_tokens)
+        return (
+            f"{self.cut_documents:,} of {self.documents:,} documents cut, "
+            f"by {self.cut_tokens:,} of {self.total_tokens:,} tokens ({share:.1%})"
+        )
+
+
+def classification_dataset(
+    tokenizer: WordPieceTokenizer,
+    texts: Iterable[str | bytes],
+    labels: Sequence[int],
+    max_length: int,
+    batch_tokens: int,
+    min_length: int = 128,
+    seed: int = 0,
+    shuffle: bool = True,
+) -> tuple["tf.data.Dataset", CutReport]:
+    """Make batches of whole documents, padded in length buckets, about the same number of tokens in each batch.
+
+    The buckets are `min_length`, its doublings below `max_length`, and `max_length`; a batch is padded to its bucket
+    exactly, so few shapes occur. A longer document is cut to `max_length` tokens, the last of them [SEP], and counted.
+
+    Args:
+        tokenizer: Makes the ids; documents are tokenized once, here, and stay in memory as int32.
+        texts: Documents.
+        labels: A class id per document, 0 or more.
+        max_length: Most tokens a document, at least 3.
+        batch_tokens: Tokens a batch, padding included: a bucket of length b takes batches of
+            max(1, batch_tokens // b) documents. The last batch of a bucket may be smaller.
+        min_length: The smallest bucket.
+        seed: For the order, epoch by epoch. As everywhere in TensorFlow, the global seed counts too once it is set.
+        shuffle: Take the documents in a new order each epoch.
+
+    Returns:
+        The dataset, one epoch of known cardinality, of `({"token_ids", "padding_mask"}, label)`: int32
+        `(batch, bucket)` twice and int32 `(batch,)`; and the `CutReport`.
+
+    Raises:
+        ValueError: For bad texts (see `check_texts`), labels that do not fit, or numbers outside the ranges above.
+    """
+    check_at_least(3, max_length=max_length)
+    check_at_least(1, batch_tokens=batch_tokens, min_length=min_length)
+    documents = tokenizer.encode(texts)
+    classes = np.asarray(labels)
+    if classes.shape != (len(documents),):
+        raise ValueError(f"labels must hold one class per text, {len(documents)}. Received: shape {classes.shape}")
+    if not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
+        raise ValueError(f"labels must be integers of 0 or more. Received: labels={classes[:8].tolist()}...")
+
+    import tensorflow as tf
+
+    lengths = np.array([len(ids) for ids in documents])
+    excess = np.maximum(lengths - max_length, 0)
+    report = CutReport(len(documents), int(np.count_nonzero(excess)), int(excess.sum()), int(lengths.sum()))
+    for index in np.flatnonzero(excess):
+        documents[index] = np.append(documents[index][: max_length - 1], np.int32(tokenizer.end_id))
+    lengths -= excess
+
+    buckets = [max_length]
+    while min_length < max_length:
+        buckets.insert(-1, min_length)
+        min_length *= 2
+    batch_sizes = [max(1, batch_tokens // bucket) for bucket in buckets]
+    in_bucket = np.bincount(np.searchsorted(buckets, lengths), minlength=len(buckets))
+    batches = sum(math.ceil(count / size) for count, size in zip(in_bucket, batch_sizes, strict=True))
+
+    ids = tf.RaggedTensor.from_row_lengths(np.concatenate(documents), lengths)
+    dataset = tf.data.Dataset.from_tensor_slices((ids, classes.astype("int32")))
+    if shuffle:
+        dataset = dataset.shuffle(len(documents), seed=seed, reshuffle_each_iteration=True)
+    dataset = dataset.map(lambda ids, label: ({"token_ids": ids, "padding_mask": tf.ones_like(ids)}, label))
+    dataset = dataset.bucket_by_sequence_length(
+        lambda inputs, label: tf.size(inputs["token_ids"]),
+        # Boundaries are exclusive and padding goes to boundary - 1; a size is asked for past the last one, unused.
+        bucket_boundaries=[bucket + 1 for bucket in buckets],
+        bucket_batch_sizes=[*batch_sizes, 1],
+        padded_shapes=({"token_ids": [None], "padding_mask": [None]}, []),
+        padding_values=({"token_ids": tokenizer.pad_id, "padding_mask": 0}, 0),
+        pad_to_bucket_boundary=True,
+    )
+    return dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(tf.data.AUTOTUNE), report

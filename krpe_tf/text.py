@@ -1,0 +1,338 @@
+"""Text in, token ids and training batches out, on tensorflow-text's own tools.
+
+TensorFlow is imported where it is used: importing this module, and `check_texts`, need neither it nor tensorflow-text.
+
+Datasets are deterministic: the same `seed` gives the same batches, epoch by epoch. As everywhere in TensorFlow, the
+global seed counts too once it is set (`keras.utils.set_random_seed`, `tf.random.set_seed`).
+"""
+
+import json
+import math
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._checks import check_at_least
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+RESERVED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def check_texts(texts: Iterable[str | bytes]) -> list[str]:
+    """Return `texts` as a list of `str`, or say what is wrong with them.
+
+    The tokenizer itself takes anything: invalid UTF-8 and empty texts give ids without an error.
+
+    Args:
+        texts: The texts, `str` or UTF-8 `bytes`. A single string is refused, it would be read as a list of characters.
+
+    Returns:
+        The texts, decoded and otherwise unchanged.
+
+    Raises:
+        ValueError: For a single string, no texts at all, an element that is not a string, invalid UTF-8, or a text
+            with nothing but white space and invisible characters.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise ValueError(f"texts must be a list of texts, not one text: wrap it in []. Received: texts={texts[:40]!r}")
+    checked = [_check_text(text, f"texts[{index}]") for index, text in enumerate(texts)]
+    if not checked:
+        raise ValueError("texts must hold at least one text. Received: texts=[]")
+    return checked
+
+
+def _check_text(text: object, name: str) -> str:
+    if not isinstance(text, (str, bytes)):
+        raise ValueError(f"texts must hold str or bytes only. Received: {name}={text!r} of type {type(text).__name__}")
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        text.encode("utf-8")  # A str can hold lone surrogates, which no UTF-8 can.
+    except UnicodeError as error:
+        raise ValueError(f"texts must be valid UTF-8 ({error.reason}). Received: {name}={text[:40]!r}") from error
+    if not any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text):
+        raise ValueError(f"texts must not hold empty texts. Received: {name}={text[:40]!r}")
+    return text
+
+
+def train_wordpiece(texts: Iterable[str], vocabulary_size: int, lowercase: bool = True) -> list[str]:
+    """Train a WordPiece vocabulary with tensorflow-text's `bert_vocab_from_dataset`.
+
+    The same texts give the same vocabulary. 12 MB of English and 8,192 tokens take about 15 seconds on one core; more
+    text adds the counting of its words and no more, since only the 4 * `vocabulary_size` commonest are learned from.
+
+    Args:
+        texts: Texts to learn from, `str` or UTF-8 `bytes`.
+        vocabulary_size: The most tokens to return, `RESERVED_TOKENS` included. Few texts give fewer.
+        lowercase: Learn from lowercase text without accents, as a tokenizer with `lowercase=True` sees it.
+
+    Returns:
+        The tokens, most frequent first after the reserved ones ([PAD] [UNK] [CLS] [SEP] [MASK], ids 0 to 4) and the
+        single characters.
+
+    Raises:
+        ValueError: For bad texts (see `check_texts`) or a `vocabulary_size` that is not an integer of 32 or more.
+    """
+    check_at_least(32, vocabulary_size=vocabulary_size)
+    # The trainer splits at ASCII white space only, FastBertTokenizer at all of it: no word may hold a no-break space.
+    texts = [" ".join(text.split()) for text in check_texts(texts)]
+
+    import tensorflow as tf
+    from tensorflow_text.tools.wordpiece_vocab import bert_vocab_from_dataset
+
+    learned = bert_vocab_from_dataset.bert_vocab_from_dataset(
+        tf.data.Dataset.from_tensor_slices(texts).batch(16),
+        vocab_size=vocabulary_size,
+        reserved_tokens=list(RESERVED_TOKENS),
+        bert_tokenizer_params={"lower_case": lowercase},
+        learn_params={
+            # The tool bisects for a count threshold, seconds a step, from the commonest word's count down. The answer
+            # was 36 to 97 times below characters / vocabulary_size (English, 1k and 8k tokens): start at an eighth of
+            # that. Two rounds of re-segmenting instead of four cost 0.2 % more tokens there.
+            "upper_thresh": max(2, sum(map(len, texts)) // (8 * vocabulary_size)),
+            "lower_thresh": 2,
+            "num_iterations": 2,
+            "max_input_tokens": 4 * vocabulary_size,
+            "max_unique_chars": min(1000, (vocabulary_size - len(RESERVED_TOKENS)) // 2),
+        },
+    )
+    # The bisection may end a step above the size: drop the rarest pieces, but no character, or words turn unknown.
+    essential = {token for token in learned if token in RESERVED_TOKENS or len(token.removeprefix("##")) == 1}
+    longer = [token for token in learned if token not in essential]
+    kept = essential.union(longer[: vocabulary_size - len(essential)])
+    return [token for token in learned if token in kept]
+
+
+class WordPieceTokenizer:
+    """WordPiece tokens between [CLS] and [SEP], by tensorflow-text's `FastBertTokenizer`.
+
+    Reserved tokens written in a text ("[MASK]") are plain characters: text cannot produce their ids, save [UNK].
+
+    Attributes: `vocabulary` (list of tokens), `vocabulary_size`, `lowercase`, the ids `pad_id`, `unknown_id`,
+    `start_id` ([CLS]), `end_id` ([SEP]) and `mask_id`, and `wordpieces`, the `FastBertTokenizer` itself.
+
+    Args:
+        vocabulary: Distinct tokens, each one's place is its id; continuing pieces start with "##". It must hold
+            `RESERVED_TOKENS`, anywhere. BERT's own vocabularies fit.
+        lowercase: Lowercase the text and strip accents first.
+
+    Raises:
+        ValueError: For reserved tokens that are missing, tokens twice, or tokens that are not non-empty strings.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], lowercase: bool = True):
+        import tensorflow as tf
+        import tensorflow_text as tf_text
+
+        vocabulary = list(vocabulary)
+        wrong = [token for token in vocabulary if not isinstance(token, str) or not token]
+        if wrong:
+            raise ValueError(f"vocabulary must hold non-empty strings only. Received: {wrong[0]!r}")
+        ids = {token: index for index, token in enumerate(vocabulary)}
+        missing = [token for token in RESERVED_TOKENS if token not in ids]
+        if missing:
+            raise ValueError(f"vocabulary must hold {RESERVED_TOKENS}. Received: vocabulary without {missing}")
+        if len(ids) < len(vocabulary):
+            twice = next(token for index, token in enumerate(vocabulary) if ids[token] != index)
+            raise ValueError(f"vocabulary must hold each token once. Received: {twice!r} more than once")
+        self.vocabulary = vocabulary
+        self.vocabulary_size = len(vocabulary)
+        self.lowercase = bool(lowercase)
+        self.pad_id, self.unknown_id, self.start_id, self.end_id, self.mask_id = (ids[t] for t in RESERVED_TOKENS)
+        self.wordpieces = tf_text.FastBertTokenizer(
+            vocabulary, token_out_type=tf.int32, unknown_token="[UNK]", lower_case_nfd_strip_accents=self.lowercase
+        )
+
+    def tokenize(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
+        """Tokenize inside a graph: for `tf.data` and `tf.function`, so nothing is checked.
+
+        Args:
+            texts: String tensor `(batch,)`, UTF-8.
+
+        Returns:
+            Ragged int32 `(batch, None)`: [CLS], the text's ids, [SEP].
+        """
+        import tensorflow_text as tf_text
+
+        ids, _ = tf_text.combine_segments(
+            [self.wordpieces.tokenize(texts)], start_of_sequence_id=self.start_id, end_of_segment_id=self.end_id
+        )
+        return ids
+
+    def __call__(self, texts: Iterable[str | bytes], length: int | None = None) -> dict[str, np.ndarray]:
+        """Check and tokenize texts into a model's inputs.
+
+        Args:
+            texts: Texts, `str` or UTF-8 `bytes`; not a single string.
+            length: Tokens to pad to; without it the longest text's count.
+
+        Returns:
+            `{"token_ids": int32 (batch, length), "padding_mask": int32 (batch, length)}`; the mask is 1 on tokens and
+            0 on padding.
+
+        Raises:
+            ValueError: For bad texts (see `check_texts`), or a text with more than `length` tokens: nothing is cut.
+        """
+        if length is not None:
+            check_at_least(1, length=length)
+        ids = self.tokenize(check_texts(texts))
+        counts = ids.row_lengths().numpy()
+        longest = int(counts.argmax())
+        if length is not None and counts[longest] > length:
+            raise ValueError(
+                f"length must hold every text, [CLS] and [SEP] included; texts[{longest}] has {counts[longest]} "
+                f"tokens. Received: length={length}"
+            )
+        length = int(counts[longest]) if length is None else length
+        return {
+            "token_ids": ids.to_tensor(self.pad_id, shape=(None, length)).numpy(),
+            "padding_mask": (np.arange(length) < counts[:, None]).astype("int32"),
+        }
+
+    def encode(self, texts: Iterable[str | bytes]) -> list[np.ndarray]:
+        """Check and tokenize whole documents, a few at a time.
+
+        Args:
+            texts: Texts, `str` or UTF-8 `bytes`; not a single string.
+
+        Returns:
+            An int32 array `(tokens,)` per text: [CLS], the text's ids, [SEP].
+
+        Raises:
+            ValueError: For bad texts (see `check_texts`).
+        """
+        texts = check_texts(texts)
+        arrays = []
+        for start in range(0, len(texts), 64):
+            ids = self.tokenize(texts[start : start + 64])
+            arrays += np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
+        return arrays
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the tokenizer to one JSON file, whole or not at all.
+
+        Raises:
+            ValueError: If `path` cannot be written.
+        """
+        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump({"lowercase": self.lowercase, "vocabulary": self.vocabulary}, file, ensure_ascii=False)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise ValueError(f"path must be a writable file ({error.strerror}). Received: {path=}") from error
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "WordPieceTokenizer":
+        """Read a tokenizer that `save` wrote.
+
+        Raises:
+            ValueError: If `path` is missing, is not such a file, or holds a vocabulary that the class refuses.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                saved = json.load(file)
+            vocabulary, lowercase = saved["vocabulary"], saved["lowercase"]
+        except OSError as error:
+            raise ValueError(f"path must be a readable file ({error.strerror}). Received: {path=}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"path must be a file written by save(). Received: {path=}") from error
+        return cls(vocabulary, lowercase)
+
+
+def masked_lm_dataset(
+    tokenizer: WordPieceTokenizer,
+    texts: Iterable[str | bytes],
+    length: int,
+    batch_size: int,
+    seed: int = 0,
+    selection_rate: float = 0.15,
+    shuffle: bool = True,
+) -> "tf.data.Dataset":
+    """Make masked-LM batches: windows of documents, 15 % of the tokens selected, 80/10/10.
+
+    Each document, [CLS] and [SEP] at its ends, is cut into touching windows; the last one is padded, so no text is
+    lost. A selected token becomes [MASK] (80 %), a random ordinary token (10 %) or stays (10 %); [CLS], [SEP] and
+    padding are never selected.
+
+    Args:
+        tokenizer: Makes the ids; documents are tokenized once, here, and stay in memory as int32.
+        texts: Documents of any length.
+        length: Tokens a window.
+        batch_size: Windows a batch. The windows left over at the end of an epoch are dropped: shapes are static.
+        seed: For the order and the masks.
+        selection_rate: Expected share of selected tokens, in (0, 1).
+        shuffle: New order and new masks each epoch. False: the texts' order and the same masks each epoch, for
+            validation.
+
+    Returns:
+        One epoch of known cardinality, `repeat()` for more, of `(inputs, labels, sample_weight)`. `inputs` holds int32
+        "token_ids" and "padding_mask" `(batch_size, length)` and "mask_positions" `(batch_size, P)`, rising, with
+        P = ceil(selection_rate * length); `labels` int32 `(batch_size, P)` are the ids that were there;
+        `sample_weight` float32 `(batch_size, P)` is 0 where fewer than P were selected (position and label 0 there).
+
+    Raises:
+        ValueError: For bad texts (see `check_texts`), numbers outside the ranges above, or too few windows for a batch.
+    """
+    check_at_least(3, length=length)
+    check_at_least(1, batch_size=batch_size)
+    if not 0 < selection_rate < 1:
+        raise ValueError(f"selection_rate must lie between 0 and 1. Received: selection_rate={selection_rate}")
+    windows = [
+        np.pad(window, (0, length - len(window)), constant_values=tokenizer.pad_id)
+        for ids in tokenizer.encode(texts)
+        for window in np.split(ids, range(length, len(ids), length))
+        if not (len(window) == 1 and window[0] == tokenizer.end_id)  # A [SEP] alone is no text.
+    ]
+    if len(windows) < batch_size:
+        raise ValueError(f"batch_size must not pass the {len(windows)} windows there are. Received: {batch_size=}")
+
+    import tensorflow as tf
+
+    ordinary = tf.constant([i for i, token in enumerate(tokenizer.vocabulary) if token not in RESERVED_TOKENS])
+    positions_per_row = math.ceil(selection_rate * length)
+
+    # Not tensorflow-text's mask_language_model: its MaskValuesChooser draws from stateful ops with no seed argument,
+    # and RandomItemSelector gives its shuffle function no way to tell the rows of a batch apart.
+    def mask(ids: tf.Tensor, seed: tf.Tensor) -> tuple:
+        def draw(stream: int, shape: list) -> tf.Tensor:
+            return tf.random.stateless_uniform(shape, tf.stack([seed, stream]))
+
+        padding_mask = tf.not_equal(ids, tokenizer.pad_id)
+        selectable = padding_mask & tf.not_equal(ids, tokenizer.start_id) & tf.not_equal(ids, tokenizer.end_id)
+        # Rounded up with the probability of the fraction: selection_rate is met on average at every length.
+        expected = selection_rate * tf.reduce_sum(tf.cast(selectable, tf.float32), axis=1, keepdims=True)
+        selected_per_row = tf.cast(expected + draw(0, [batch_size, 1]), tf.int32)
+        scores = tf.where(selectable, draw(1, [batch_size, length]), -1.0)
+        rank = tf.argsort(tf.argsort(scores, direction="DESCENDING"))
+        selected = selectable & (rank < tf.minimum(selected_per_row, positions_per_row))
+
+        choice = draw(2, [batch_size, length])
+        random_ids = tf.gather(ordinary, tf.cast(draw(3, [batch_size, length]) * ordinary.shape[0], tf.int32))
+        replaced = tf.where(choice < 0.8, tokenizer.mask_id, tf.where(choice < 0.9, random_ids, ids))
+
+        # Selected positions first, in their order: a stable sort of "not selected".
+        positions = tf.argsort(tf.cast(~selected, tf.int32), axis=1, stable=True)[:, :positions_per_row]
+        real = tf.gather(selected, positions, batch_dims=1)
+        positions = tf.where(real, positions, 0)
+        inputs = {
+            "token_ids": tf.where(selected, replaced, ids),
+            "padding_mask": tf.cast(padding_mask, tf.int32),
+            "mask_positions": positions,
+        }
+        labels = tf.where(real, tf.gather(ids, positions, batch_dims=1), 0)
+        return inputs, labels, tf.cast(real, tf.float32)
+
+    dataset = tf.data.Dataset.from_tensor_slices(np.stack(windows))
+    if shuffle:
+        dataset = dataset.shuffle(len(windows), seed=seed, reshuffle_each_iteration=True)
+    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=shuffle)
+    dataset = tf.data.Dataset.zip(dataset.batch(batch_size, drop_remainder=True), seeds)
+    return dataset.map(mask, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

