@@ -5,10 +5,10 @@ import random
 
 from keras import KerasTensor, initializers, layers, ops, saving
 
-from krpe_tf._checks import FiniteWeights, check_at_least, check_one_of
-from krpe_tf.feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
-from krpe_tf.position_bias import make_position_bias
-from krpe_tf.toeplitz import ROUTES, dense_attention, toeplitz_attention, wide
+from ._checks import FiniteWeights, check_at_least, check_one_of
+from .feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
+from .position_bias import make_position_bias
+from .toeplitz import ROUTES, dense_attention, toeplitz_attention, wide
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -172,7 +172,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         # (batch, heads, length, width), and no less than float32 from here to the output projection.
         query, key, value = (wide(ops.transpose(x, (0, 2, 1, 3))) for x in (query, key, value))
         query, key = (
-            apply_feature_map(self.feature_map, scale_for_kernel(x, self.normalize), self.projection)
+            apply_feature_map(self.feature_map, scale_for_kernel(x, self.normalize), self.projection, self.normalize)
             for x in (query, key)
         )
         causal = self.causal or use_causal_mask

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from keras import ops
 
-from krpe_tf._checks import check_at_least, check_one_of
+from ._checks import check_at_least, check_one_of
 
 FEATURE_MAPS = ("orthogonal", "positive", "elu", "softmax")
 
@@ -56,7 +56,7 @@ def scale_for_kernel(x, normalize: bool):
     return x / ops.sqrt(ops.maximum(square, 1e-12))
 
 
-def apply_feature_map(feature_map: str, x, projection):
+def apply_feature_map(feature_map: str, x, projection, unit_norm: bool = False):
     """Computes phi(x).
 
         orthogonal, positive: exp(w_r . x - |x|^2 / 2) / sqrt(m)          Eq. 5
@@ -67,6 +67,7 @@ def apply_feature_map(feature_map: str, x, projection):
         feature_map: one of `FEATURE_MAPS`.
         x: queries or keys (..., dim), scaled.
         projection: (dim, m), from `draw_projection`.
+        unit_norm: the norms are known to be 1, and need not be computed again.
 
     Returns:
         Features (..., m), or (..., dim) for "elu" and "softmax".
@@ -76,5 +77,5 @@ def apply_feature_map(feature_map: str, x, projection):
     if feature_map == "elu":
         return ops.elu(x) + 1
     m = projection.shape[-1]
-    half_square = ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
-    return ops.exp(ops.matmul(x, ops.cast(projection, x.dtype)) - half_square - math.log(m) / 2)
+    half_square = 0.5 if unit_norm else ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
+    return ops.exp(ops.matmul(x, ops.cast(projection, x.dtype)) - (half_square + math.log(m) / 2))

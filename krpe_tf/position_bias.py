@@ -7,7 +7,7 @@ free values in a near band, and on each side a sum of decaying exponentials.
 import numpy as np
 from keras import layers, ops, saving
 
-from krpe_tf._checks import FiniteWeights, check_at_least
+from ._checks import FiniteWeights, check_at_least
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

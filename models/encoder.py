@@ -1,7 +1,7 @@
 """The encoder: a pre-norm transformer whose attention is kernelized with relative positions."""
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from .._checks import check_at_least
 from ..attention import KernelizedRPEAttention

@@ -5,11 +5,11 @@
 
 import math
 
-from krpe_tf._checks import check_one_of
-from krpe_tf.toeplitz._common import NoBias, wide
-from krpe_tf.toeplitz.banded import banded_attention, chunk_length
-from krpe_tf.toeplitz.dense import dense_attention
-from krpe_tf.toeplitz.fft import fast_length, fft_attention
+from .._checks import check_one_of
+from ._common import NoBias, wide
+from .banded import banded_attention, chunk_length
+from .dense import dense_attention
+from .fft import fast_length, fft_attention
 
 __all__ = ["ROUTES", "choose_route", "dense_attention", "toeplitz_attention", "wide"]
 

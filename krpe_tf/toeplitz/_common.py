@@ -40,12 +40,13 @@ def hide_keys(key_features, value, key_mask):
 
 def append_one(value):
     """[v, 1]: numerator and denominator in one product."""
-    return ops.concatenate([value, ops.ones_like(value[..., :1])], axis=-1)
+    return ops.pad(value, [[0, 0], [0, 0], [0, 0], [0, 1]], constant_values=1)
 
 
 def divide(sums, floor=TINY):
     """Numerator over denominator, from (..., d + 1); zeros where it is below `floor`, with a finite gradient."""
-    numerator, denominator = sums[..., :-1], sums[..., -1:]
+    # Split, not sliced: the gradient of a slice fills and copies the whole tensor, once for each slice.
+    numerator, denominator = ops.split(sums, [sums.shape[-1] - 1], axis=-1)
     seen = denominator > floor
     return ops.where(seen, numerator / ops.where(seen, denominator, 1), 0)
 

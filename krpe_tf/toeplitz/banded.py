@@ -13,9 +13,10 @@ import math
 
 from keras import ops
 
-from krpe_tf.toeplitz._common import append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
+from ._common import append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
 
-SMALLEST_CHUNK = 32
+# Shorter chunks make matmuls too small to pay.
+SMALLEST_CHUNK = 64
 
 
 def banded_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
@@ -45,12 +46,13 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
 
     sums = _meet(query, key, value, window[..., chunk : 2 * chunk])
     if not (static and chunks == 1):
-        # One empty chunk on each side gives every chunk its neighbours.
-        around = [[0, 0], [1, 1], [0, 0], [0, 0]]
-        key_around, value_around = ops.pad(key, around), ops.pad(value, around)
-        sums = sums + _meet(query, key_around[:, :-2], value_around[:, :-2], window[..., :chunk])
+        index = ops.arange(chunks)[:, None, None]
+        # A roll's gradient is a roll; that of a slice would fill and copy the whole tensor. What wraps around is blanked.
+        key_before = ops.roll(key, 1, axis=1) * ops.cast(index > 0, key.dtype)
+        sums = sums + _meet(query, key_before, ops.roll(value, 1, axis=1), window[..., :chunk])
         if not causal:
-            sums = sums + _meet(query, key_around[:, 2:], value_around[:, 2:], window[..., 2 * chunk :])
+            key_after = ops.roll(key, -1, axis=1) * ops.cast(index < chunks - 1, key.dtype)
+            sums = sums + _meet(query, key_after, ops.roll(value, -1, axis=1), window[..., 2 * chunk :])
     if not (static and chunks <= 2):
         sides = 1 if causal else 2
         sums = sums + _far_sums(
@@ -64,8 +66,8 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
             position_bias.radius,
             batch,
         )
-    output = divide(ops.reshape(sums, (-1, heads, chunks * chunk, d + 1)))
-    return output[:, :, :n_q]
+    sums = ops.reshape(sums, (-1, heads, chunks * chunk, d + 1))
+    return divide(sums if static and n_q == chunks * chunk else sums[:, :, :n_q])
 
 
 def chunk_length(n, radius: int, m: int, d: int, terms: int) -> int:
@@ -104,30 +106,32 @@ def _meet(query, key, value, weights):
 
 def _far_sums(query, key, value, log_amplitudes, rates, chunks, chunk, radius, batch):
     """What reaches a query from the chunks that are not its neighbours, before it and, with two sides, after it."""
-    sides, _, terms = log_amplitudes.shape
-    m, width = query.shape[-1], value.shape[-1]
-    dtype = value.dtype
-    place = ops.cast(ops.arange(chunk), dtype)[None, :, None]
-    chunk_index = ops.arange(chunks)
-    queries, keys, carried = [], [], []
+    sides, heads, terms = log_amplitudes.shape
+    count, m, width = sides * terms, query.shape[-1], value.shape[-1]
+    place = ops.cast(ops.arange(chunk), value.dtype)[None, :, None]
+    # Diagonals of the matrices that carry sums between chunks: key chunk minus query chunk.
+    steps = ops.arange(2 * chunks - 1) - (chunks - 1)
+    key_decays, query_decays, carried = [], [], []
     for side in range(sides):
         to_end, from_start = (place, chunk - 1 - place) if side else (chunk - 1 - place, place)
-        rate = rates[side][:, None, :]
-        key_decay = per_sequence(ops.exp(-rate * to_end), batch)[:, None]
-        query_decay = per_sequence(ops.exp(-rate * from_start), batch)[:, None]
-        steps = chunk_index[:, None] - chunk_index[None, :]
-        steps = -steps if side else steps
-        beyond = ops.cast(ops.maximum(steps * chunk - (chunk - 1) - radius, 0), dtype)
-        for term in range(terms):
-            keys.append(key * key_decay[..., term : term + 1])
-            queries.append(query * query_decay[..., term : term + 1])
-            log_carry = log_amplitudes[side, :, term, None, None] - rates[side, :, term, None, None] * beyond
-            carried.append(ops.where(steps >= 2, ops.exp(log_carry), 0))
+        rate = rates[side]
+        key_decays.append(ops.exp(-rate[:, None, :] * to_end))
+        query_decays.append(ops.exp(-rate[:, None, :] * from_start))
+        apart = steps if side else -steps
+        beyond = ops.cast(ops.maximum(apart * chunk - (chunk - 1) - radius, 0), value.dtype)
+        log_carry = log_amplitudes[side][..., None] - rate[..., None] * beyond
+        carried.append(ops.where(apart >= 2, ops.exp(log_carry), 0))
+
+    def decayed(features, decays):
+        """The features once for every side and term, each with its decay: (batch * heads, chunks, chunk, count * m)."""
+        decays = ops.repeat(ops.concatenate(decays, axis=-1), m, axis=-1)
+        return ops.tile(features, (1, 1, 1, count)) * per_sequence(decays, batch)[:, None]
+
+    carry = toeplitz_rows(ops.reshape(ops.stack(carried, axis=1), (heads * count, -1)), chunks, chunks)
+    carry = per_sequence(ops.reshape(carry, (heads, count, chunks, chunks)), batch)
     # One sum a chunk and term, then one matmul that carries the sums of all chunks to each.
-    count = sides * terms
-    sums = ops.matmul(ops.swapaxes(ops.concatenate(keys, axis=-1), -1, -2), value)
+    sums = ops.matmul(ops.swapaxes(decayed(key, key_decays), -1, -2), value)
     sums = ops.reshape(sums, (-1, chunks, count, m * width))
-    carry = per_sequence(ops.stack(carried, axis=1), batch)
     sums = ops.matmul(carry, ops.swapaxes(sums, 1, 2))
     sums = ops.reshape(ops.swapaxes(sums, 1, 2), (-1, chunks, count * m, width))
-    return ops.matmul(ops.concatenate(queries, axis=-1), sums)
+    return ops.matmul(decayed(query, query_decays), sums)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from krpe_tf.toeplitz._common import TINY, NoBias, hide_keys, toeplitz_rows, wide
+from ._common import TINY, NoBias, hide_keys, toeplitz_rows, wide
 
 BLOCK = 512
 
@@ -77,10 +77,14 @@ def dense_attention(
 
     padded = ops.pad(query_features, [[0, 0], [0, 0], [0, blocks * rows - n_q], [0, 0]])
     padded = ops.transpose(ops.reshape(padded, (-1, heads, blocks, rows, m)), (2, 0, 1, 3, 4))
-    # The backward pass computes a block's weights again: keeping them would take n_q * n_k floats.
-    attend = keras.remat(attend)
-    starts = ops.arange(blocks) * rows
-    output = ops.map(lambda xs: attend(xs[0], xs[1], key_features, value, diagonals), (padded, starts))
+
+    def attend_block(block):
+        query, first = block
+        # The backward pass computes a block's weights again: keeping them would take n_q * n_k floats.
+        again = keras.remat(lambda *arrays: attend(arrays[0], first, *arrays[1:]))
+        return again(query, key_features, value, diagonals)
+
+    output = ops.map(attend_block, (padded, ops.arange(blocks) * rows))
     output = ops.reshape(ops.transpose(output, (1, 2, 0, 3, 4)), (-1, heads, blocks * rows, d))
     return output[:, :, :n_q]
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from krpe_tf.toeplitz._common import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, wide
+from ._common import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, wide
 
 # Floats that one transform may hold; features are taken a few at a time to stay below.
 TRANSFORM_BUDGET = 2**24

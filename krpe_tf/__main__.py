@@ -1,0 +1,109 @@
+"""The command line: python -m krpe_tf train | export | predict | demo."""
+
+import argparse
+import logging
+import os
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, or 2 where the input was wrong."""
+    options = _parser().parse_args(arguments)
+    # Before TensorFlow loads: its start-up notes would bury what a command says.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        options.command(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _train(options):
+    from .data import load_labelled_texts
+    from .runs import train_run
+
+    labelled = load_labelled_texts(options.data, options.text_column, options.label_column)
+    train_run(
+        labelled,
+        options.output,
+        preset=options.preset,
+        vocabulary_size=options.vocabulary_size,
+        max_length=options.max_length,
+        pretrain_steps=options.pretrain_steps,
+        epochs=options.epochs,
+        validation_fraction=options.validation_fraction,
+        seed=options.seed,
+    )
+    print(f"{options.output}: model.keras, tokenizer.json, labels.json, training.json; logs/ is for TensorBoard")
+
+
+def _export(options):
+    from .runs import export_run
+
+    report = export_run(options.run, lengths=options.lengths, quantization=options.quantization)
+    print(f"{options.run}: saved_model/, model.tflite of {report['bytes']:,} bytes")
+    for signature, error in report["max_error"].items():
+        print(f"  {signature}: error {error:.1e} against Keras")
+
+
+def _predict(options):
+    from .runs import predict_run
+
+    texts = list(options.text)
+    for path in options.file:
+        try:
+            with open(path, "rb") as file:
+                texts.append(file.read())
+        except OSError as error:
+            raise ValueError(f"--file must be a readable file ({error.strerror}). Received: {path!r}") from error
+    for answer in predict_run(options.run, texts):
+        print("  ".join(f"{label} {probability:.3f}" for label, probability in answer.items()))
+
+
+def _demo(options):
+    from .demo import run_demo
+
+    run_demo(options.output, quick=options.quick)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="krpe_tf", description="Train, export and use long-document classifiers.")
+    commands = parser.add_subparsers(required=True, metavar="train | export | predict | demo")
+
+    train = commands.add_parser("train", help="train a classifier on your own documents")
+    train.set_defaults(command=_train)
+    train.add_argument("data", help="a .csv or .jsonl file, or a folder with one subfolder of .txt files per label")
+    train.add_argument("--output", required=True, help="the run folder to write")
+    train.add_argument("--text-column", default="text")
+    train.add_argument("--label-column", default="label")
+    train.add_argument("--preset", default="small", help="tiny, small or base (default: small)")
+    train.add_argument("--vocabulary-size", type=int, default=8192)
+    train.add_argument("--max-length", type=int, default=8192, help="tokens of the longest document (default: 8192)")
+    train.add_argument("--pretrain-steps", type=int, default=400, help="masked-LM steps first (default: 400)")
+    train.add_argument("--epochs", type=int, default=4)
+    train.add_argument("--validation-fraction", type=float, default=0.2)
+    train.add_argument("--seed", type=int, default=0)
+
+    export = commands.add_parser("export", help="export a run to SavedModel and LiteRT")
+    export.set_defaults(command=_export)
+    export.add_argument("run", help="a folder that train wrote")
+    export.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="tokens, one signature each")
+    export.add_argument("--quantization", choices=["float16", "int8"])
+
+    predict = commands.add_parser("predict", help="classify texts with a run; uses model.tflite once exported")
+    predict.set_defaults(command=_predict)
+    predict.add_argument("run", help="a folder that train wrote")
+    predict.add_argument("text", nargs="*", default=[], help="texts")
+    predict.add_argument("--file", action="append", default=[], help="a file that holds one text; may be repeated")
+
+    demo = commands.add_parser("demo", help="the whole path on presidential messages, in about ten minutes")
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--output", default="build/demo")
+    demo.add_argument("--quick", action="store_true", help="the same path in two minutes, to see that it runs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

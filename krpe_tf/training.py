@@ -1,0 +1,104 @@
+"""Training through `model.fit`: the optimizer, its schedule, and the callbacks of a run."""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from ._checks import check_at_least
+
+# Pulling these towards zero would not simplify the model: a bias of zero is no position, a scale of zero is no signal.
+NOT_DECAYED = ["bias", "gamma", "beta", "near", "table", "log_amplitude", "log_rate"]
+
+
+def make_optimizer(
+    learning_rate: float, steps: int, warmup_fraction: float = 0.1, weight_decay: float = 0.01, clip_norm: float = 1.0
+) -> keras.optimizers.Optimizer:
+    """AdamW with a linear warm-up, a cosine decay to zero, and clipping of the gradient's global norm.
+
+    Weight decay leaves biases, norm scales and position biases alone.
+
+    Args:
+        learning_rate: the peak, positive.
+        steps: optimizer steps in all, at least 1; the rate is zero from there on.
+        warmup_fraction: share of `steps` that warm up, in [0, 1).
+        weight_decay: AdamW's, relative to the learning rate.
+        clip_norm: the largest global norm of a step's gradient.
+
+    Raises:
+        ValueError: for numbers out of these ranges.
+    """
+    check_at_least(1, steps=steps)
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive. Received: learning_rate={learning_rate}")
+    if not 0 <= warmup_fraction < 1:
+        raise ValueError(f"warmup_fraction must be in [0, 1). Received: warmup_fraction={warmup_fraction}")
+    warmup = max(1, int(warmup_fraction * steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=max(1, steps - warmup),
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, beta_2=0.98, global_clipnorm=clip_norm)
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer
+
+
+def compile_masked_lm(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
+    """Compiles a `MaskedLM`: the cross-entropy over selected positions, in nats, and their accuracy.
+
+    Loss and metrics are weighted by the batches' `sample_weight`, so positions that are not selected do not count.
+    """
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
+        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        **compile_arguments,
+    )
+
+
+def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
+    """Compiles a `TextClassifier`: the cross-entropy in nats, and the accuracy.
+
+    Not by XLA on TensorFlow unless asked: it would compile once for each length of batch.
+    """
+    if keras.backend.backend() == "tensorflow":
+        compile_arguments.setdefault("jit_compile", False)
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        **compile_arguments,
+    )
+
+
+def make_callbacks(directory: str | os.PathLike, monitor: str = "val_loss", patience: int = 3) -> list:
+    """Callbacks of a run: TensorBoard, a checkpoint of the best epoch, an early stop, and a stop when the loss is NaN.
+
+    Args:
+        directory: gets logs/ for TensorBoard and best.weights.h5.
+        monitor: what the validation is judged by; lower is better.
+        patience: epochs without improvement before stopping. The best epoch's weights are restored at the end.
+
+    Raises:
+        ValueError: for a patience below 1.
+    """
+    check_at_least(1, patience=patience)
+    directory = Path(directory)
+    return [
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.EarlyStopping(monitor, mode="min", patience=patience, restore_best_weights=True),
+        keras.callbacks.ModelCheckpoint(
+            str(directory / "best.weights.h5"), monitor, mode="min", save_best_only=True, save_weights_only=True
+        ),
+        keras.callbacks.TensorBoard(str(directory / "logs"), write_graph=False),
+    ]
+
+
+def class_probabilities(logits) -> np.ndarray:
+    """Softmax of logits (batch, classes), in numpy."""
+    logits = np.asarray(logits, "float64")
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
