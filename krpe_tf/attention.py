@@ -213,8 +213,8 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
     def get_config(self):
         bias = self._named_bias
         if self.position_bias is not None and bias is None:
-            # Keras marks an object as shared from its second serialization on, and its mark on the first one is lost in a
-            # copy. Taking the second always, layers that share a bias still do after loading.
+            # Keras marks an object as shared from its second serialization on, and its mark on the first one is lost
+            # in a copy. Taking the second always, layers that share a bias still do after loading.
             saving.serialize_keras_object(self.position_bias)
             bias = saving.serialize_keras_object(self.position_bias)
         return {
@@ -244,7 +244,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return super().from_config(config)
 
     def _head_projection(self, name, width, input_shape):
-        """(batch, length, input width) to (batch, length, heads, width), named as in `keras.layers.MultiHeadAttention`."""
+        """(batch, length, input width) to (batch, length, heads, width), with the weights of `MultiHeadAttention`."""
         projection = _Projection(
             "abc,cde->abde",
             output_shape=(None, self.num_heads, width),
@@ -284,8 +284,8 @@ def _check_attention_mask(attention_mask):
     shape = tuple(attention_mask.shape)
     if len(shape) != 2 and not (len(shape) == 3 and shape[1] == 1):
         raise ValueError(
-            "attention_mask must have shape (batch, n_k) or (batch, 1, n_k), one entry a key: a linear route cannot hide "
-            "a key from some queries only. For the past alone use causal=True or use_causal_mask=True. "
+            "attention_mask must have shape (batch, n_k) or (batch, 1, n_k), one entry a key: a linear route cannot "
+            "hide a key from some queries only. For the past alone use causal=True or use_causal_mask=True. "
             f"Received: attention_mask.shape={shape}"
         )
 

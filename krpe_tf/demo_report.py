@@ -35,11 +35,13 @@ def render(report: dict) -> str:
     counts = report["messages"]
     behind = accuracy["tfidf"] - accuracy["model"]
     standing = f"{abs(behind):.3f} {'below' if behind > 0 else 'above'} TF-IDF" if behind else "level with TF-IDF"
+    lengths = ", ".join(f"{n:,}" for n in export["lengths"])
+    custom_ops = ", ".join(sorted(export["custom_ops"])) or "none"
     lines = [
         "# Which period is a presidential message from?",
         "",
-        f"{counts['train']} messages to train on, {counts['validation']} to validate, {counts['held_out']} held out; no "
-        "president is in two of these. Four periods: 1790-1859, 1860-1911, 1912-1967, 1968-.",
+        f"{counts['train']} messages to train on, {counts['validation']} to validate, {counts['held_out']} held out; "
+        "no president is in two of these. Four periods: 1790-1859, 1860-1911, 1912-1967, 1968-.",
         "",
         "| on the held-out presidents | tokens read | accuracy |",
         "| --- | --- | --- |",
@@ -50,14 +52,13 @@ def render(report: dict) -> str:
         f"| always the most frequent period | none | {accuracy['majority']:.3f} |",
         "",
         f"The model is {standing}, a strong baseline where words alone date a text. The twin has weights of the same "
-        f"shapes, starts from the same {report['pretrain_steps']} pretraining steps, and sees the same documents, cut to "
-        "a length that its quadratic cost allows.",
+        f"shapes, starts from the same {report['pretrain_steps']} pretraining steps, and sees the same documents, cut "
+        "to a length that its quadratic cost allows.",
         "",
         "## On the device",
         "",
-        f"model.tflite: {export['bytes'] / 1e6:.2f} MB, signatures for {', '.join(f'{n:,}' for n in export['lengths'])} "
-        f"tokens, no Flex op, custom ops {', '.join(sorted(export['custom_ops'])) or 'none'}; largest error against "
-        f"Keras {max(export['max_error'].values()):.1e}.",
+        f"model.tflite: {export['bytes'] / 1e6:.2f} MB, signatures for {lengths} tokens, no Flex op, custom ops "
+        f"{custom_ops}; largest error against Keras {max(export['max_error'].values()):.1e}.",
         "",
         f"Asked about a held-out message, raw text in (“{answer['beginning']}...”), it said **{answer['said']}**; in "
         f"truth {answer['truth']}.",

@@ -25,8 +25,8 @@ def draw_projection(feature_map: str, dim: int, num_features: int, seed: int) ->
         seed: the same seed draws the same directions.
 
     Returns:
-        float32 array (dim, num_features). "positive": independent N(0, I). Otherwise orthogonal in blocks of `dim`, with
-        norms drawn from chi(dim) (ORF).
+        float32 array (dim, num_features). "positive": independent N(0, I). Otherwise orthogonal in blocks of `dim`,
+        with norms drawn from chi(dim) (ORF).
     """
     check_one_of(FEATURE_MAPS, feature_map=feature_map)
     check_at_least(1, dim=dim, num_features=num_features)

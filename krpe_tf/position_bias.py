@@ -1,7 +1,7 @@
 """Position biases: a learned log-weight for every offset between a key and a query.
 
-A bias is defined by `log_weights`. Every one-dimensional bias has one shape, and this shape is what the linear routes use:
-free values in a near band, and on each side a sum of decaying exponentials.
+A bias is defined by `log_weights`. Every one-dimensional bias has one shape, and this shape is what the linear routes
+use: free values in a near band, and on each side a sum of decaying exponentials.
 """
 
 import numpy as np
@@ -95,8 +95,8 @@ class PositionBias(FiniteWeights, layers.Layer):
 class LearnedBias(PositionBias):
     """The paper's table (Eq. 6): one scalar per head and offset, constant past `max_distance`.
 
-    b_t = table[clip(t, -max_distance, max_distance)]. With max_distance = n - 1 these are the paper's 2n - 1 scalars; here
-    they start from a slope per head, -s_h |t|, because a start from zeros trains far worse.
+    b_t = table[clip(t, -max_distance, max_distance)]. With max_distance = n - 1 these are the paper's 2n - 1 scalars;
+    here they start from a slope per head, -s_h |t|, because a start from zeros trains far worse.
 
     Args:
         num_heads: number of attention heads, at least 1.
@@ -174,8 +174,8 @@ class BucketedBias(PositionBias):
 class DecayBias(PositionBias):
     """Free values near the query and a learned sum of exponentials beyond: any length at linear cost. The default.
 
-    c_t = exp(b_t) for |t| < radius, and c_t = sum_r a_r exp(-s_r (|t| - radius)) beyond, with a_r and s_r learned in log
-    space on each side. `radius=1, num_terms=1` starts as, and can stay, ALiBi.
+    c_t = exp(b_t) for |t| < radius, and c_t = sum_r a_r exp(-s_r (|t| - radius)) beyond, with a_r and s_r learned in
+    log space on each side. `radius=1, num_terms=1` starts as, and can stay, ALiBi.
 
     Args:
         num_heads: number of attention heads, at least 1.
@@ -236,7 +236,7 @@ def make_position_bias(position_bias, num_heads: int):
 
 
 def _bucket_starts(num_buckets: int, max_distance: int) -> np.ndarray:
-    """Smallest distance of each of the buckets of one direction, in integers so that no boundary depends on rounding."""
+    """Smallest distance of each bucket of one direction, in integers so that no boundary depends on rounding."""
     exact = num_buckets // 2
     steps = num_buckets - exact
     starts = list(range(exact))

@@ -13,9 +13,9 @@ from .presets import preset_arguments
 class Encoder(keras.Model):
     """A transformer encoder for long sequences: token ids in, one vector a token out.
 
-    Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). There are no
-    absolute positions: order enters through the position bias alone, so any length runs, also one never trained on. A
-    functional Keras model:
+    Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). There are
+    no absolute positions: order enters through the position bias alone, so any length runs, also one never trained on.
+    A functional Keras model:
 
         encoder = krpe_tf.models.Encoder.from_preset("small", vocabulary_size=8000)
         encoder({"token_ids": ids, "padding_mask": mask})          # (batch, n, hidden_dim)

@@ -13,8 +13,8 @@ class MaskedLM(keras.Model):
         logits = norm(gelu(dense(x))) E^T                          as in BERT (arXiv 1810.04805)
 
     Inputs: those of `encoder` -> float32 (batch, n, vocabulary_size). With `at_positions` also "mask_positions", int32
-    (batch, p), and logits at those positions alone, (batch, p, vocabulary_size): what pretraining wants, at a fraction of
-    the cost. Both have the same weights.
+    (batch, p), and logits at those positions alone, (batch, p, vocabulary_size): what pretraining wants, at a fraction
+    of the cost. Both have the same weights.
 
     Args:
         encoder: an `Encoder`.

@@ -31,8 +31,8 @@ def toeplitz_attention(
 
         z_i = sum_j c_{j-i} (phi(q_i) . phi(k_j)) v_j / sum_j c_{j-i} (phi(q_i) . phi(k_j)),    c_t = exp(b_t).
 
-    A query that sees no key gets zeros. What stands in masked places, NaN included, changes nothing. Computed in float32
-    whatever the inputs are (in float64 when they are).
+    A query that sees no key gets zeros. What stands in masked places, NaN included, changes nothing. Computed in
+    float32 whatever the inputs are (in float64 when they are).
 
     Args:
         query_features: phi(q), (batch, heads, n_q, m).
@@ -42,8 +42,8 @@ def toeplitz_attention(
         causal: whether c_t = 0 for keys after the query, t > 0.
         prefix_length: with `causal`, how many first keys every query sees all the same. Served by the dense route.
         key_mask: None, or bool or integer (batch, n_k), zero where a key is hidden.
-        route: "dense" (n^2, any bias), "fft" (n log n, any bias; the paper's Algorithm 1), "banded" (linear), or "auto",
-            which takes the cheapest by `choose_route`.
+        route: "dense" (n^2, any bias), "fft" (n log n, any bias; the paper's Algorithm 1), "banded" (linear), or
+            "auto", which takes the cheapest by `choose_route`.
 
     Returns:
         (batch, heads, n_q, d), float32 or float64.

@@ -13,7 +13,7 @@ import math
 
 from keras import ops
 
-from ._common import append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
+from ._common import NoBias, append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
 
 # Shorter chunks make matmuls too small to pay.
 SMALLEST_CHUNK = 64
@@ -30,6 +30,10 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     key_features, value = hide_keys(key_features, value, key_mask)
     batch, heads, n_q, m = ops.shape(query_features)
     n_k, d = ops.shape(value)[2:]
+    if isinstance(position_bias, NoBias) and not causal:
+        # All weights are one, and all keys reach every query through one sum: linear attention as it is known.
+        state = ops.matmul(ops.swapaxes(key_features, -1, -2), append_one(value))
+        return divide(ops.matmul(query_features, state))
     static = isinstance(n_q, int) and isinstance(n_k, int)
     n = max(n_q, n_k) if static else ops.maximum(n_q, n_k)
     log_amplitudes, rates = (ops.cast(part, value.dtype) for part in position_bias.tails())
@@ -47,7 +51,7 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     sums = _meet(query, key, value, window[..., chunk : 2 * chunk])
     if not (static and chunks == 1):
         index = ops.arange(chunks)[:, None, None]
-        # A roll's gradient is a roll; that of a slice would fill and copy the whole tensor. What wraps around is blanked.
+        # A roll's gradient is a roll; a slice's fills and copies the whole tensor. What wraps around is blanked.
         key_before = ops.roll(key, 1, axis=1) * ops.cast(index > 0, key.dtype)
         sums = sums + _meet(query, key_before, ops.roll(value, 1, axis=1), window[..., :chunk])
         if not causal:
@@ -71,7 +75,7 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
 
 
 def chunk_length(n, radius: int, m: int, d: int, terms: int) -> int:
-    """The power of two near the least cost, and no less than `radius` - 1, which leaves only tails beyond the neighbours.
+    """The power of two near the least cost, at least `radius` - 1, which leaves only tails beyond the neighbours.
 
     The near blocks cost 6 C (m + d) operations a position, combining chunk sums 4 terms m (d + 1) n / C^2. An unknown
     length counts as 8192.

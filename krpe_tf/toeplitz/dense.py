@@ -48,7 +48,7 @@ def dense_attention(
     rows = n_q if one_block else BLOCK
     blocks = 1 if one_block else (n_q + BLOCK - 1) // BLOCK
     mask = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]
-    # The diagonals -(blocks * rows - 1) .. n_k - 1; a block of rows of the Toeplitz matrix is made from a slice of them.
+    # The diagonals -(blocks * rows - 1) .. n_k - 1; a slice of them makes a block of rows of the Toeplitz matrix.
     diagonals = position_bias.log_weights(ops.arange(blocks * rows + n_k - 1) - (blocks * rows - 1))
     diagonals = ops.cast(diagonals, value.dtype)
 

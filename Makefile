@@ -1,0 +1,35 @@
+# demo, test, lint and bench each set up what they need; a second run reuses .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/demo.installed
+	$(BIN)/python -m krpe_tf demo --output build/demo
+
+# The whole suite on TensorFlow, then the core once more on JAX.
+test: .venv/test.installed lint
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_toeplitz.py tests/test_position_bias.py \
+		tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
+		tests/test_text_classifier.py
+
+lint: .venv/test.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/test.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/demo.installed
+	$(BIN)/python benchmarks/attention.py --output build/bench
+
+# Editable: a plain install would hide krpe_tf.models from a Python that starts here, see CONTRIBUTING.md.
+.venv/%.installed: setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+from krpe_tf.export import LiteRTModel
+
+from krpe_tf.data import LabelledTexts, split_holdout
+from krpe_tf.demo import PERIODS, load_messages, majority_accuracy, run_demo
+
+
+def test_messages_cover_the_periods_and_no_president_is_on_both_sides():
+    messages, presidents = load_messages()
+    assert set(messages.labels) == set(PERIODS)
+    assert len(messages.texts) == len(presidents) > 200
+    rest, test = split_holdout(messages, 0.25, 0, presidents)
+    of_text = dict(zip(messages.texts, presidents, strict=True))
+    assert not {of_text[text] for text in rest.texts} & {of_text[text] for text in test.texts}
+
+
+def test_majority_is_that_of_the_training_labels():
+    train = LabelledTexts(["a"] * 3, ["x", "y", "y"])
+    assert majority_accuracy(train, LabelledTexts(["a"] * 4, ["x", "y", "x", "x"])) == 0.25
+
+
+@pytest.mark.slow
+def test_quick_demo_leaves_what_it_promises(tmp_path):
+    report = run_demo(str(tmp_path), quick=True)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"model.keras", "saved_model", "model.tflite", "report.json", "report.md"}
+    assert names >= {"training.png", "biases.png", "scaling.png"}
+    assert json.loads((tmp_path / "report.json").read_text())["accuracy"] == report["accuracy"]
+    assert max(report["export"]["max_error"].values()) < 1e-4
+    assert set(report["export"]["custom_ops"]) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
+    text = (tmp_path / "report.md").read_text()
+    assert "TF-IDF" in text
+    assert text.count("![") == 3
+    assert LiteRTModel(tmp_path / "model.tflite")(["Fellow citizens of the Senate"]).shape == (1, 4)

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+
+from krpe_tf.training import class_probabilities, compile_classifier, make_callbacks, make_optimizer
+
+
+def test_rate_rises_linearly_then_falls_to_zero():
+    optimizer = make_optimizer(0.01, steps=100, warmup_fraction=0.2)
+    rate = [float(optimizer._learning_rate(step)) for step in range(101)]
+    np.testing.assert_allclose(rate[:21], 0.01 * np.arange(21) / 20, atol=1e-7)
+    assert all(np.diff(rate[20:]) < 0)
+    np.testing.assert_allclose(rate[60], 0.005, rtol=1e-4)
+    np.testing.assert_allclose(rate[100], 0, atol=1e-7)
+
+
+def test_weight_decay_leaves_biases_and_norms_alone():
+    inputs = keras.Input((4,))
+    x = keras.layers.LayerNormalization(name="norm")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="dense")(x))
+    start = {v.path: keras.ops.convert_to_numpy(v) for v in model.trainable_variables}
+    optimizer = make_optimizer(0.1, steps=10, warmup_fraction=0, weight_decay=0.5)
+    optimizer.build(model.trainable_variables)
+    # A zero gradient leaves weight decay alone; the second step is the first with a rate above zero.
+    for _ in range(3):
+        optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables])
+    changed = {
+        v.path.split("/")[-1]
+        for v in model.trainable_variables
+        if np.any(keras.ops.convert_to_numpy(v) != start[v.path])
+    }
+    assert changed == {"kernel"}
+
+
+def test_gradient_is_clipped_by_its_global_norm():
+    assert make_optimizer(0.1, steps=10, clip_norm=0.5).global_clipnorm == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"learning_rate": 0.0, "steps": 5}, "learning_rate"),
+        ({"learning_rate": 0.1, "steps": 0}, "steps"),
+        ({"learning_rate": 0.1, "steps": 5, "warmup_fraction": 1.0}, "warmup_fraction"),
+    ],
+)
+def test_bad_optimizer_arguments(arguments, name):
+    with pytest.raises(ValueError, match=rf"{name} must.*Received: {name}="):
+        make_optimizer(**arguments)
+
+
+def test_callbacks_of_a_run(tmp_path):
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(inputs))
+    compile_classifier(model, make_optimizer(0.1, steps=40))
+    x = np.random.default_rng(0).normal(size=(32, 2)).astype("float32")
+    y = (x[:, 0] > 0).astype("int32")
+    callbacks = make_callbacks(tmp_path, patience=1)
+    history = model.fit(x, y, validation_data=(x, 1 - y), epochs=20, verbose=0, callbacks=callbacks).history
+    # Validation with the labels swapped gets worse as training gets better: it must stop, at the best epoch's weights.
+    assert len(history["val_loss"]) < 20
+    assert (tmp_path / "best.weights.h5").is_file()
+    assert list((tmp_path / "logs").rglob("events*"))
+    restored = model.evaluate(x, 1 - y, verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(restored, min(history["val_loss"]), rtol=1e-5)
+
+
+def test_class_probabilities_of_large_logits():
+    np.testing.assert_allclose(class_probabilities([[1000.0, 1000.0], [0.0, np.log(3)]]), [[0.5, 0.5], [0.25, 0.75]])
