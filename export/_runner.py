@@ -1,0 +1,61 @@
+"""Runs an exported file in a process of its own: `python _runner.py KIND PATH REQUEST ANSWER`.
+
+A script, never imported: it must see nothing of krpe_tf, Keras or the exporting process. KIND is "litert" or
+"saved_model", REQUEST a JSON list of [signature, {input: values}], ANSWER the .npz to write, one array "CALL/OUTPUT"
+for each output.
+"""
+
+import json
+import sys
+
+import numpy as np
+
+
+def main(kind, path, request, answer):
+    """Run every call of the request and write the answer."""
+    with open(request, encoding="utf-8") as file:
+        calls = json.load(file)
+    runner = {"litert": litert, "saved_model": saved_model}[kind](path, any("text" in inputs for _, inputs in calls))
+    results = {}
+    for index, (signature, inputs) in enumerate(calls):
+        for name, value in runner(signature, {name: to_array(name, value) for name, value in inputs.items()}).items():
+            results[f"{index}/{name}"] = np.asarray(value)
+    np.savez(answer, **results)
+
+
+def to_array(name, value):
+    """An input's values as LiteRT and TensorFlow take them: UTF-8 bytes or int32."""
+    if name == "text":
+        return np.array([text.encode("utf-8") for text in value], dtype=object)
+    return np.array(value, dtype=np.int32)
+
+
+def litert(path, with_text):
+    """A .tflite file's signatures, on the plain interpreter unless text goes in."""
+    if with_text:
+        from ai_edge_litert.interpreter import InterpreterWithCustomOps
+        from tensorflow_text.core.pybinds import tflite_registrar
+
+        interpreter = InterpreterWithCustomOps(
+            model_path=path, custom_op_registerers=tflite_registrar.SELECT_TFTEXT_OPS
+        )
+    else:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=path)
+    return lambda signature, inputs: interpreter.get_signature_runner(signature)(**inputs)
+
+
+def saved_model(path, with_text):
+    """A SavedModel's signatures; one with a tokenizer loads only where tensorflow-text's ops are known."""
+    import tensorflow as tf
+
+    if with_text:
+        import tensorflow_text  # noqa: F401
+
+    signatures = tf.saved_model.load(path).signatures
+    return lambda signature, inputs: signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

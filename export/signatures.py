@@ -1,0 +1,160 @@
+"""The functions that an exported file holds, traced from a Keras model: token ids in, text in, text to token ids."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from ..text import WordPieceTokenizer
+
+INPUTS = ("token_ids", "padding_mask")
+
+
+def check_model(model: "keras.Model") -> int | None:
+    """Return the one sequence length that `model` takes, None where it takes any.
+
+    Raises:
+        ValueError: If Keras runs on another backend than TensorFlow, or `model` is not a functional model from int
+            `token_ids` and `padding_mask` `(batch, n)` to one tensor.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "export needs Keras on TensorFlow: save the model and load it with KERAS_BACKEND=tensorflow. "
+            f"Received: keras.backend.backend()={keras.backend.backend()!r}"
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a Keras model. Received: model={model!r}")
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or []}
+    if sorted(shapes) != sorted(INPUTS) or any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(
+            f"`model` must be functional, with inputs token_ids and padding_mask (batch, n). Received: inputs={shapes}"
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(f"`model` must have one output. Received: {len(model.outputs)} outputs")
+    return shapes["token_ids"][1]
+
+
+def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
+    """The model and its layers, those of the models inside it too."""
+    layers = [model]
+    for layer in layers:
+        layers.extend(getattr(layer, "layers", []))
+    return layers
+
+
+def litert_functions(
+    model: "keras.Model", lengths: Sequence[int], tokenizer: "WordPieceTokenizer | None"
+) -> dict[str, Any]:
+    """Trace a .tflite file's signatures, each for one document.
+
+    Args:
+        model: What `check_model` accepts.
+        lengths: Sequence lengths.
+        tokenizer: Adds the signatures that take text.
+
+    Returns:
+        Concrete functions by signature name. For each length n, `ids_n`: int32 `token_ids` and `padding_mask` `(1, n)`
+        to `output`. With a tokenizer also `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`,
+        the tokens the text has, those beyond n included; and `tokenize`: `text` `(1,)` to `token_ids` `(1, count)`.
+    """
+    import tensorflow as tf
+
+    text = tf.TensorSpec((1,), tf.string, name="text")
+    functions = {}
+    for length in lengths:
+        specs = {name: tf.TensorSpec((1, length), tf.int32, name=name) for name in INPUTS}
+
+        def from_ids(token_ids, padding_mask):
+            return {"output": _call(model, token_ids, padding_mask)}
+
+        def from_text(text, length=length):
+            token_ids = _tokenize_one(tokenizer, text)
+            count = tf.shape(token_ids)[1]
+            token_ids = token_ids[:, :length]
+            padding = [[0, 0], [0, length - tf.shape(token_ids)[1]]]
+            padding_mask = tf.pad(tf.ones_like(token_ids), padding)
+            token_ids = tf.pad(token_ids, padding, constant_values=tokenizer.pad_id)
+            # Without static shapes the model would convert to dynamic ones, slower and not for every delegate.
+            output = _call(model, tf.reshape(token_ids, (1, length)), tf.reshape(padding_mask, (1, length)))
+            return {"output": output, "token_count": tf.reshape(count, (1,))}
+
+        functions[f"ids_{length}"] = tf.function(from_ids, autograph=False).get_concrete_function(**specs)
+        if tokenizer is not None:
+            functions[f"text_{length}"] = tf.function(from_text, autograph=False).get_concrete_function(text=text)
+    if tokenizer is not None:
+        functions["tokenize"] = tf.function(
+            lambda text: {"token_ids": _tokenize_one(tokenizer, text)}, autograph=False
+        ).get_concrete_function(text=text)
+    return functions
+
+
+def saved_model_functions(
+    model: "keras.Model", length: int | None, tokenizer: "WordPieceTokenizer | None"
+) -> dict[str, Any]:
+    """Trace a SavedModel's signatures, for any batch.
+
+    Args:
+        model: What `check_model` accepts.
+        length: The sequence length, None for any.
+        tokenizer: Makes `serving_default` take text.
+
+    Returns:
+        Concrete functions: `token_ids` takes int32 `token_ids` and `padding_mask` `(batch, n)`, `serving_default`
+        string `text` `(batch,)`, or the same ids without a tokenizer; both return `output`.
+    """
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def from_ids(token_ids, padding_mask):
+        return {"output": _call(model, token_ids, padding_mask)}
+
+    @tf.function(autograph=False)
+    def from_text(text):
+        tokens = tokenizer.tokenize(text)
+        counts = tokens.row_lengths()
+        if length is not None:
+            message = f"text must have at most {length} tokens, [CLS] and [SEP] included"
+            tf.debugging.assert_less_equal(counts, tf.cast(length, counts.dtype), message=message)
+        token_ids = tokens.to_tensor(tokenizer.pad_id, shape=(None, length))
+        padding_mask = tf.sequence_mask(counts, tf.shape(token_ids)[1], dtype=tf.int32)
+        return {"output": _call(model, token_ids, padding_mask)}
+
+    ids = from_ids.get_concrete_function(**{n: tf.TensorSpec((None, length), tf.int32, name=n) for n in INPUTS})
+    if tokenizer is None:
+        return {"serving_default": ids, "token_ids": ids}
+    text = from_text.get_concrete_function(text=tf.TensorSpec((None,), tf.string, name="text"))
+    return {"serving_default": text, "token_ids": ids}
+
+
+def save_functions(functions: dict[str, Any], path: str | os.PathLike) -> None:
+    """Save concrete functions and the variables they read as a SavedModel.
+
+    The variables are saved without the Keras model around them: with it, the LiteRT converter does not freeze them and
+    writes VAR_HANDLE ops that no one fills (tensorflow 2.20, keras 3.15).
+    """
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weights = list({id(v): v for f in functions.values() for v in f.graph.variables}.values())
+    tf.saved_model.save(module, os.fspath(path), signatures=functions)
+
+
+def _call(model: "keras.Model", token_ids: "tf.Tensor", padding_mask: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
+
+    output = model({"token_ids": token_ids, "padding_mask": padding_mask}, training=False)
+    return tf.cast(output, tf.float32)
+
+
+def _tokenize_one(tokenizer: "WordPieceTokenizer", text: "tf.Tensor") -> "tf.Tensor":
+    """Ids `(1, count)` of one text `(1,)`: `tokenizer.tokenize` joins ragged tensors, for which LiteRT has no op."""
+    import tensorflow as tf
+
+    words = tokenizer.wordpieces.tokenize(text).flat_values
+    token_ids = tf.concat([[tokenizer.start_id], words, [tokenizer.end_id]], axis=0)[tf.newaxis]
+    return tf.ensure_shape(token_ids, (1, None))

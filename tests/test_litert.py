@@ -1,0 +1,303 @@
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from export_models import TEXTS, make_classifier, make_encoder, make_ids, make_tokenizer, relative_error, run_python
+from krpe_tf.export import LiteRTModel, export_tflite
+
+from krpe_tf import models
+
+LENGTHS = (16, 40)
+
+# LiteRT alone: neither TensorFlow nor Keras nor krpe_tf can be imported.
+PLAIN = """
+import json, sys
+sys.modules.update(dict.fromkeys(["tensorflow", "tensorflow_text", "keras", "krpe_tf"]))
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+path, signature, inputs = sys.argv[1:]
+inputs = {k: np.array(v, np.int32) for k, v in json.loads(inputs).items()}
+print(json.dumps(Interpreter(model_path=path).get_signature_runner(signature)(**inputs)["output"].tolist()))
+"""
+
+WITH_TEXT = """
+import json, sys
+sys.modules["krpe_tf"] = None
+import numpy as np
+import tensorflow_text
+from ai_edge_litert.interpreter import InterpreterWithCustomOps
+path, signature, texts = sys.argv[1:]
+interpreter = InterpreterWithCustomOps(
+    model_path=path, custom_op_registerers=tensorflow_text.tflite_registrar.SELECT_TFTEXT_OPS
+)
+run = interpreter.get_signature_runner(signature)
+results = [run(text=np.array([text.encode()], object)) for text in json.loads(texts)]
+print(json.dumps([[r["output"][0].tolist(), int(r["token_count"][0])] for r in results]))
+"""
+
+
+class Op(keras.layers.Layer):
+    """Puts one function into a model."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+def with_op(function):
+    encoder = make_encoder()
+    return keras.Model(encoder.inputs, Op(function)(encoder.output))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return make_classifier()
+
+
+@pytest.fixture(scope="module")
+def ids_file(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ids") / "model.tflite"
+    return path, export_tflite(classifier, path, LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def text_file(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "model.tflite"
+    return path, export_tflite(classifier, path, LENGTHS, tokenizer=make_tokenizer())
+
+
+def test_file_runs_alone_and_agrees(classifier, ids_file):
+    path, report = ids_file
+    for length in LENGTHS:
+        inputs = make_ids(1, length, [length - 5])
+        expected = classifier({name: value[:, : length - 5] for name, value in inputs.items()})
+        sent = json.dumps({name: value.tolist() for name, value in inputs.items()})
+        assert relative_error(np.array(run_python(PLAIN, str(path), f"ids_{length}", sent)), expected) < 1e-5
+    assert sorted(report.max_error) == ["ids_16", "ids_40"]
+    assert max(report.max_error.values()) < 1e-5
+
+
+def test_report_describes_the_file(ids_file):
+    path, report = ids_file
+    assert report.bytes == path.stat().st_size
+    assert report.signatures == ["ids_16", "ids_40"]
+    assert report.ops["FULLY_CONNECTED"] > 2
+    assert report.custom_ops == {}
+    assert report.highest_rank <= 4
+    assert json.loads(json.dumps(dataclasses.asdict(report)))["lengths"] == [16, 40]
+
+
+def test_weights_and_what_follows_from_them_are_constants(ids_file):
+    _, report = ids_file
+    assert not {"VAR_HANDLE", "READ_VARIABLE"} & set(report.ops)
+    assert "FULLY_CONNECTED" not in report.recomputed
+
+
+def test_recomputed_ops_are_reported(tmp_path):
+    table = keras.random.normal((4, 1), seed=1)
+    folded = export_tflite(with_op(lambda x: x + keras.ops.sum(keras.ops.exp(table))), tmp_path / "a", (8,))
+    # The converter folds what stays small.
+    left = export_tflite(with_op(lambda x: x + keras.ops.sum(keras.ops.tile(table, (8, 4096)))), tmp_path / "b", (8,))
+    assert left.recomputed.get("TILE", 0) == folded.recomputed.get("TILE", 0) + 1
+
+
+@pytest.mark.parametrize("head", ["encoder", "masked_lm"])
+def test_outputs_with_a_length_axis(tmp_path, head):
+    model = make_encoder() if head == "encoder" else models.MaskedLM(make_encoder())
+    path = tmp_path / "model.tflite"
+    export_tflite(model, path, (8, 24))
+    inputs = make_ids(3, 11, [11, 4, 7])
+    result = LiteRTModel(path, num_threads=2)(inputs)
+    valid = inputs["padding_mask"].astype(bool)
+    assert result.shape[:2] == (3, 11)
+    assert relative_error(result[valid], np.asarray(model(inputs))[valid]) < 1e-5
+    assert not result[~valid].any()
+
+
+@pytest.mark.parametrize("width", [1, 16, 17, 40])
+def test_model_takes_any_batch_and_length(classifier, ids_file, width):
+    inputs = make_ids(3, width, [width, max(1, width // 2), 1])
+    assert relative_error(LiteRTModel(ids_file[0])(inputs), classifier(inputs)) < 1e-5
+
+
+def test_model_counts_tokens_not_padding(classifier, ids_file):
+    inputs = make_ids(2, 100, [40, 3])
+    assert relative_error(LiteRTModel(ids_file[0])(inputs), classifier(inputs)) < 1e-5
+
+
+def test_model_takes_masks_with_holes_and_empty_rows(classifier, ids_file):
+    inputs = make_ids(2, 12, [12, 0])
+    inputs["padding_mask"][0, [0, 5]] = 0
+    assert relative_error(LiteRTModel(ids_file[0])(inputs), classifier(inputs)) < 1e-5
+
+
+def test_model_refuses_bad_inputs(ids_file, tmp_path):
+    model = LiteRTModel(ids_file[0])
+    good = make_ids(1, 8, [8])
+    with pytest.raises(ValueError, match=r"at most 40 tokens.*Received: token_ids\[0\] with 41 tokens"):
+        model(make_ids(1, 41, [41]))
+    with pytest.raises(ValueError, match="must hold token_ids and padding_mask"):
+        model({"token_ids": good["token_ids"]})
+    with pytest.raises(ValueError, match="one shape"):
+        model({**good, "padding_mask": good["padding_mask"][:, :4]})
+    with pytest.raises(ValueError, match="must be integers"):
+        model({**good, "token_ids": good["token_ids"] + 0.5})
+    with pytest.raises(ValueError, match="without a tokenizer"):
+        model(["text"])
+    with pytest.raises(ValueError, match="`num_threads`"):
+        LiteRTModel(ids_file[0], num_threads=0)
+    (tmp_path / "other").write_bytes(b"no model at all")
+    for path in (tmp_path / "other", tmp_path / "missing"):
+        with pytest.raises(ValueError, match=r"`path` must be a \.tflite file"):
+            LiteRTModel(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lengths": ()}, "`lengths`"),
+        ({"lengths": (0,)}, "`lengths`"),
+        ({"lengths": (8, -1)}, "`lengths`"),
+        ({"lengths": (8.0,)}, "`lengths`"),
+        ({"lengths": (True,)}, "`lengths`"),
+        ({"lengths": (8, 8)}, "distinct.*Received: lengths="),
+        ({"lengths": 8}, "`lengths`"),
+        ({"lengths": "8"}, "`lengths`"),
+        ({"quantization": "int4"}, "`quantization` must be None, 'float16' or 'int8'.*'int4'"),
+        ({"tolerance": 0}, "`tolerance`"),
+        ({"tokenizer": "tokenizer"}, "`tokenizer`"),
+        ({"sample_texts": ["text"]}, "`sample_texts` needs a tokenizer"),
+        ({"model": "model"}, "`model` must be a Keras model"),
+        ({"model": keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])}, "inputs token_ids and padding_mask"),
+    ],
+)
+def test_bad_arguments(classifier, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export_tflite(**{"model": classifier, "path": tmp_path / "model.tflite", "lengths": (8,), **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_path(classifier, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "missing" / "model.tflite", tmp_path / "file" / "model.tflite", "/proc/model.tflite", ""):
+        with pytest.raises(ValueError, match=r"`path` must be .*Received: path="):
+            export_tflite(classifier, path, (8,))
+
+
+def test_existing_file_is_kept_unless_replaced(classifier, tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="overwrite=True"):
+        export_tflite(classifier, path, (8,))
+    with pytest.raises(ValueError, match=r"max error over max\|output\|: ids_8 .*Received: tolerance=1e-30"):
+        export_tflite(classifier, path, (8,), tolerance=1e-30, overwrite=True)
+    assert path.read_text() == "old"
+    export_tflite(classifier, path, (8,), overwrite=True)
+    assert LiteRTModel(path).lengths == [8]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refused_export_leaves_nothing(classifier, tmp_path):
+    with pytest.raises(ValueError, match="nothing was written"):
+        export_tflite(classifier, tmp_path / "model.tflite", (8,), tolerance=1e-30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_length_model_takes_that_one_only(tmp_path):
+    model = make_classifier(length=12)
+    with pytest.raises(ValueError, match=r"`lengths` must be \(12,\)"):
+        export_tflite(model, tmp_path / "model.tflite", (8, 12))
+    assert export_tflite(model, tmp_path / "model.tflite", (12,)).signatures == ["ids_12"]
+
+
+def test_what_does_not_run_on_every_litert_is_refused(tmp_path):
+    import tensorflow as tf
+
+    with pytest.raises(ValueError, match=r"builtin ops only.*Received: a model that needs Ndtri"):
+        export_tflite(with_op(tf.math.ndtri), tmp_path / "model.tflite", (8,))
+    rank_5 = with_op(lambda x: keras.ops.transpose(keras.ops.reshape(x, (1, 8, 2, 4, 4)), (0, 3, 1, 4, 2)))
+    with pytest.raises(ValueError, match=r"above rank 4. Received: one of rank 5"):
+        export_tflite(rank_5, tmp_path / "model.tflite", (8,))
+    with pytest.raises(ValueError, match=r"compute in float32.*Received: a model that computes in bfloat16"):
+        export_tflite(make_classifier(dtype="mixed_bfloat16"), tmp_path / "model.tflite", (8,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must return finite values"):
+        export_tflite(with_op(lambda x: keras.ops.log(x - 1e6)), tmp_path / "model.tflite", (8,))
+
+
+@pytest.mark.parametrize(("quantization", "tolerance"), [("float16", 5e-3), ("int8", 1e-1)])
+def test_quantization(tmp_path, quantization, tolerance):
+    encoder = {"hidden_dim": 64, "intermediate_dim": 256}
+    full = export_tflite(make_classifier(**encoder), tmp_path / "full.tflite", (16,))
+    small = export_tflite(make_classifier(**encoder), tmp_path / "small.tflite", (16,), quantization=quantization)
+    assert small.quantization == quantization
+    assert 0 < small.max_error["ids_16"] < tolerance
+    assert small.bytes < 0.8 * full.bytes
+
+
+@pytest.mark.slow
+def test_lengths_share_the_weights(tmp_path):
+    model = make_classifier(vocabulary_size=8192, hidden_dim=128, num_heads=4, intermediate_dim=512)
+    tokenizer = make_tokenizer()
+    one = export_tflite(model, tmp_path / "one.tflite", (512,), tokenizer=tokenizer)
+    three = export_tflite(model, tmp_path / "three.tflite", (512, 2048, 8192), tokenizer=tokenizer)
+    assert three.bytes < 1.03 * one.bytes
+    assert max(three.max_error.values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_text_signatures_agree_and_count(classifier, text_file):
+    path, report = text_file
+    tokenizer = make_tokenizer()
+    assert set(report.custom_ops) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
+    assert sorted(report.max_error) == ["ids_16", "ids_40", "text_16", "text_40"]
+    long = "war and peace " * 30
+    results = run_python(WITH_TEXT, str(path), "text_16", json.dumps([*TEXTS, long]))
+    for text, (output, count) in zip([*TEXTS, long], results, strict=True):
+        inputs = tokenizer([text])
+        assert count == inputs["token_ids"].shape[1]
+        expected = classifier({name: value[:, :16] for name, value in inputs.items()})
+        assert relative_error(np.array([output]), expected) < 1e-5
+    assert results[-1][1] == 92
+
+
+@pytest.mark.slow
+def test_ids_of_a_text_file_need_no_tensorflow(classifier, text_file):
+    inputs = make_ids(1, 16, [9])
+    sent = json.dumps({name: value.tolist() for name, value in inputs.items()})
+    result = np.array(run_python(PLAIN, str(text_file[0]), "ids_16", sent))
+    assert relative_error(result, classifier(inputs)) < 1e-5
+
+
+@pytest.mark.slow
+def test_model_reads_text(classifier, text_file):
+    model, tokenizer = LiteRTModel(text_file[0]), make_tokenizer()
+    texts = [*TEXTS, "x" * 2_000_000, "🙂🙃", b"the law", "war " * 38]
+    assert model.reads_text
+    assert relative_error(model(texts), classifier(tokenizer(texts))) < 1e-5
+    with pytest.raises(ValueError, match=r"at most 40 tokens.*Received: texts\[1\] with 41 tokens"):
+        model(["the law", "war " * 39])
+    with pytest.raises(ValueError, match=r"texts\[0\] with 500002 tokens"):
+        model(["war " * 500_000])  # 2 MB
+    for bad in ([""], [" \n"], [b"\xff"], [], "the law", [3]):
+        with pytest.raises(ValueError, match="texts"):
+            model(bad)
+
+
+@pytest.mark.slow
+def test_own_sample_texts(classifier, tmp_path):
+    report = export_tflite(
+        classifier, tmp_path / "model.tflite", (16,), tokenizer=make_tokenizer(), sample_texts=TEXTS, tolerance=1e-3
+    )
+    assert report.tolerance == 1e-3
+    assert sorted(report.max_error) == ["ids_16", "text_16"]
+    with pytest.raises(ValueError, match="texts"):
+        export_tflite(classifier, tmp_path / "b", (16,), tokenizer=make_tokenizer(), sample_texts=[""])
