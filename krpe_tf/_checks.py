@@ -17,16 +17,35 @@ def check_one_of(allowed: tuple, **arguments):
             raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}. Received: {name}={value!r}")
 
 
+def check_rate(**arguments):
+    """Raises a ValueError unless every named argument is a dropout rate, in [0, 1)."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+            raise ValueError(f"{name} must be a number in [0, 1). Received: {name}={value!r}")
+
+
 class FiniteWeights:
     """Mixin for layers: refuses to load weights that are not finite."""
 
+    _refusal = None
+
     def load_own_variables(self, store):
         """Loads the layer's variables, each checked before it replaces anything."""
-        for key in store.keys():  # noqa: SIM118 - not a dict
+        keys = list(store.keys())
+        if self._refusal and not keys:
+            # Keras tries a layer that failed again wherever else it stands, and would report what it lacks there.
+            raise ValueError(self._refusal)
+        for key in keys:
             finite = np.isfinite(np.asarray(store[key]).astype("float32"))
             if not finite.all():
-                raise ValueError(
+                self._refusal = (
                     f"weights to load must be finite. Received: {self.path} weight {key} with "
                     f"{np.sum(~finite)} values that are not"
                 )
+                raise ValueError(self._refusal)
         super().load_own_variables(store)
+
+
+def finite(layer_class: type) -> type:
+    """A Keras layer class that refuses to load weights that are not finite, under the same name."""
+    return type(layer_class.__name__, (FiniteWeights, layer_class), {"__doc__": layer_class.__doc__})

@@ -5,10 +5,12 @@ import random
 
 from keras import KerasTensor, initializers, layers, ops, saving
 
-from ._checks import FiniteWeights, check_at_least, check_one_of
+from ._checks import FiniteWeights, check_at_least, check_one_of, check_rate, finite
 from .feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
 from .position_bias import make_position_bias
 from .toeplitz import ROUTES, dense_attention, toeplitz_attention, wide
+
+EinsumDense = finite(layers.EinsumDense)
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -94,8 +96,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         check_one_of(ROUTES, route=route)
         if feature_map == "softmax" and route not in ("auto", "dense"):
             raise ValueError(f'feature_map="softmax" is served by route="dense". Received: route={route!r}')
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1). Received: dropout={dropout!r}")
+        check_rate(dropout=dropout)
         super().__init__(**kwargs)
         self.supports_masking = True
         self.num_heads = num_heads
@@ -123,7 +124,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         self.query_dense = self._head_projection("query", self.key_dim, query_shape)
         self.key_dense = self._head_projection("key", self.key_dim, key_shape)
         self.value_dense = self._head_projection("value", self.value_dim, value_shape)
-        self.output_dense = _Projection(
+        self.output_dense = EinsumDense(
             "abcd,cde->abe",
             output_shape=(None, self.output_width or query_shape[-1]),
             bias_axes="e" if self.use_bias else None,
@@ -158,13 +159,8 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         training=None,
         use_causal_mask=False,
     ):
-        if return_attention_scores and self.route not in ("auto", "dense"):
-            raise ValueError(
-                f'return_attention_scores needs route="dense" or "auto": the linear routes never form the scores. '
-                f"Received: route={self.route!r}"
-            )
         key = value if key is None else key
-        _check_inputs(query, value, key)
+        self._check_call(query, value, key, attention_mask, return_attention_scores)
         visible = _visible_keys(value_mask, key_mask, attention_mask)
 
         query = self.query_dense(_blank(query, query_mask))
@@ -201,8 +197,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
     def compute_output_spec(
         self, query, value, key=None, attention_mask=None, return_attention_scores=False, **unused_masks_and_modes
     ):
-        _check_inputs(query, value, value if key is None else key)
-        _check_attention_mask(attention_mask)
+        self._check_call(query, value, value if key is None else key, attention_mask, return_attention_scores)
         output_shape = (*query.shape[:-1], self.output_width or query.shape[-1])
         output = KerasTensor(output_shape, dtype=self.compute_dtype)
         if not return_attention_scores:
@@ -243,9 +238,18 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             config = {**config, "position_bias": saving.deserialize_keras_object(bias)}
         return super().from_config(config)
 
+    def _check_call(self, query, value, key, attention_mask, return_attention_scores):
+        _check_inputs(query, value, key)
+        _check_attention_mask(attention_mask, query.shape[0], key.shape[1])
+        if return_attention_scores and self.route not in ("auto", "dense"):
+            raise ValueError(
+                'return_attention_scores needs route="dense" or "auto": the linear routes never form the scores. '
+                f"Received: route={self.route!r}"
+            )
+
     def _head_projection(self, name, width, input_shape):
         """(batch, length, input width) to (batch, length, heads, width), with the weights of `MultiHeadAttention`."""
-        projection = _Projection(
+        projection = EinsumDense(
             "abc,cde->abde",
             output_shape=(None, self.num_heads, width),
             bias_axes="de" if self.use_bias else None,
@@ -259,10 +263,6 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return projection
 
 
-class _Projection(FiniteWeights, layers.EinsumDense):
-    """An EinsumDense that refuses to load weights that are not finite."""
-
-
 def _blank(x, mask):
     """x with zeros in its masked places, so that what stands there reaches neither outputs nor gradients."""
     return x if mask is None else ops.where(ops.cast(mask, "bool")[..., None], x, ops.zeros((), x.dtype))
@@ -270,19 +270,19 @@ def _blank(x, mask):
 
 def _visible_keys(value_mask, key_mask, attention_mask):
     """All masks over keys in one, bool (batch, n_k), or None."""
-    if attention_mask is not None:
-        _check_attention_mask(attention_mask)
-        if len(attention_mask.shape) == 3:
-            attention_mask = attention_mask[:, 0]
+    if attention_mask is not None and len(attention_mask.shape) == 3:
+        attention_mask = attention_mask[:, 0]
     masks = [ops.cast(mask, "bool") for mask in (value_mask, key_mask, attention_mask) if mask is not None]
     return functools.reduce(ops.logical_and, masks) if masks else None
 
 
-def _check_attention_mask(attention_mask):
+def _check_attention_mask(attention_mask, batch, n_k):
     if attention_mask is None:
         return
     shape = tuple(attention_mask.shape)
-    if len(shape) != 2 and not (len(shape) == 3 and shape[1] == 1):
+    one_entry_a_key = len(shape) == 2 or (len(shape) == 3 and shape[1] == 1)
+    sizes = ((shape[0], batch), (shape[-1], n_k)) if one_entry_a_key else ()
+    if not one_entry_a_key or any(None not in pair and pair[0] != pair[1] for pair in sizes):
         raise ValueError(
             "attention_mask must have shape (batch, n_k) or (batch, 1, n_k), one entry a key: a linear route cannot "
             "hide a key from some queries only. For the past alone use causal=True or use_causal_mask=True. "

@@ -34,7 +34,7 @@ class DemoSettings:
     hidden_dim: int = 128
     intermediate_dim: int = 512
     num_features: int = 16
-    pretrain_steps: int = 240
+    pretrain_steps: int = 160
     pretrain_length: int = 512
     pretrain_batch: int = 16
     epochs: int = 3

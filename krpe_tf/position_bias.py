@@ -32,7 +32,7 @@ class PositionBias(FiniteWeights, layers.Layer):
     """
 
     def __init__(self, num_heads: int, radius: int, **kwargs):
-        check_at_least(1, num_heads=num_heads)
+        check_at_least(1, num_heads=num_heads, radius=radius)
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.radius = radius
@@ -137,7 +137,7 @@ class BucketedBias(PositionBias):
     """
 
     def __init__(self, num_heads: int, num_buckets: int = 32, max_distance: int = 128, **kwargs):
-        check_at_least(1, num_heads=num_heads)
+        check_at_least(1, num_heads=num_heads, max_distance=max_distance)
         check_at_least(4, num_buckets=num_buckets)
         if num_buckets % 2:
             raise ValueError(f"num_buckets must be even. Received: num_buckets={num_buckets}")
@@ -223,7 +223,7 @@ def make_position_bias(position_bias, num_heads: int):
         named = {"decay": DecayBias, "bucketed": BucketedBias}
         if position_bias in named:
             return named[position_bias](num_heads, name=f"{position_bias}_bias")
-    elif hasattr(position_bias, "log_weights"):
+    elif hasattr(position_bias, "log_weights") and not isinstance(position_bias, type):
         if position_bias.num_heads != num_heads:
             raise ValueError(
                 f"position_bias must have as many heads as the attention, {num_heads}. "

@@ -3,10 +3,13 @@
 import keras
 from keras import layers
 
-from .._checks import check_at_least
+from .._checks import check_at_least, check_rate, finite
 from ..attention import KernelizedRPEAttention
 from ..position_bias import make_position_bias
 from .presets import preset_arguments
+
+Dense, LayerNormalization = finite(layers.Dense), finite(layers.LayerNormalization)
+ReversibleEmbedding = finite(layers.ReversibleEmbedding)
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
@@ -71,6 +74,7 @@ class Encoder(keras.Model):
         )
         if length is not None:
             check_at_least(1, length=length)
+        check_rate(dropout=dropout)
         if hidden_dim % num_heads:
             raise ValueError(
                 f"num_heads must divide hidden_dim. Received: num_heads={num_heads}, hidden_dim={hidden_dim}"
@@ -88,14 +92,14 @@ class Encoder(keras.Model):
 
         def norm(name):
             # Statistics over a half-precision vector lose what the norm is for.
-            return layers.LayerNormalization(epsilon=1e-6, dtype="float32", name=name)
+            return LayerNormalization(epsilon=1e-6, dtype="float32", name=name)
 
         def dropped(x, name):
             return layers.Dropout(dropout, dtype=dtype, seed=seed, name=name)(x) if dropout else x
 
         token_ids = keras.Input((length,), dtype="int32", name="token_ids")
         padding_mask = keras.Input((length,), dtype="int32", name="padding_mask")
-        embedding = layers.ReversibleEmbedding(
+        embedding = ReversibleEmbedding(
             vocabulary_size,
             hidden_dim,
             embeddings_initializer=initializer.clone(),
@@ -126,14 +130,14 @@ class Encoder(keras.Model):
                 [x, attention(y, y, attention_mask=padding_mask)]
             )
             y = norm(f"{prefix}_feed_forward_norm")(x)
-            y = layers.Dense(
+            y = Dense(
                 intermediate_dim,
                 activation="gelu",
                 kernel_initializer=initializer.clone(),
                 dtype=dtype,
                 name=f"{prefix}_feed_forward_in",
             )(y)
-            y = layers.Dense(
+            y = Dense(
                 hidden_dim, kernel_initializer=initializer.clone(), dtype=dtype, name=f"{prefix}_feed_forward_out"
             )(y)
             x = layers.Add(dtype=dtype, name=f"{prefix}_feed_forward_residual")(
@@ -159,6 +163,11 @@ class Encoder(keras.Model):
         self.token_embedding = embedding
         self.dtype_policy = dtype
         self._position_bias_argument = position_bias
+
+    @property
+    def position_bias(self):
+        """The argument `position_bias`."""
+        return self._position_bias_argument
 
     @property
     def position_biases(self) -> list:
@@ -209,3 +218,9 @@ class Encoder(keras.Model):
         if isinstance(config["position_bias"], dict):
             config["position_bias"] = keras.saving.deserialize_keras_object(config["position_bias"])
         return cls(**config)
+
+
+def check_encoder(encoder):
+    """Raises a ValueError unless `encoder` is an `Encoder`."""
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"encoder must be an Encoder. Received: encoder={encoder!r}")

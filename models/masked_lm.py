@@ -1,9 +1,9 @@
 """Pretraining: predict masked tokens."""
 
 import keras
-from keras import layers, ops
+from keras import ops
 
-from .encoder import Encoder
+from .encoder import Dense, Encoder, LayerNormalization, check_encoder
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
@@ -22,14 +22,15 @@ class MaskedLM(keras.Model):
     """
 
     def __init__(self, encoder: Encoder, at_positions: bool = False, **kwargs):
+        check_encoder(encoder)
         dtype = kwargs.pop("dtype", None) or encoder.dtype_policy
         inputs = dict(encoder.input)
         x = encoder(inputs)
         if at_positions:
             inputs["mask_positions"] = keras.Input((None,), dtype="int32", name="mask_positions")
             x = ops.take_along_axis(x, inputs["mask_positions"][..., None], axis=1)
-        x = layers.Dense(encoder.hidden_dim, activation="gelu", dtype=dtype, name="transform")(x)
-        x = layers.LayerNormalization(epsilon=1e-6, dtype="float32", name="transform_norm")(x)
+        x = Dense(encoder.hidden_dim, activation="gelu", dtype=dtype, name="transform")(x)
+        x = LayerNormalization(epsilon=1e-6, dtype="float32", name="transform_norm")(x)
         logits = encoder.token_embedding(x, reverse=True)
         super().__init__(inputs=inputs, outputs=logits, **kwargs)
         self.encoder = encoder

@@ -3,8 +3,8 @@
 import keras
 from keras import layers, ops
 
-from .._checks import check_at_least
-from .encoder import Encoder
+from .._checks import check_at_least, check_rate
+from .encoder import Dense, Encoder, check_encoder
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
@@ -21,7 +21,10 @@ class TextClassifier(keras.Model):
     """
 
     def __init__(self, encoder: Encoder, num_classes: int, dropout: float | None = None, **kwargs):
+        check_encoder(encoder)
         check_at_least(2, num_classes=num_classes)
+        if dropout is not None:
+            check_rate(dropout=dropout)
         kwargs.pop("dtype", None)
         inputs = dict(encoder.input)
         mask = ops.cast(inputs["padding_mask"], "float32")[..., None]
@@ -29,7 +32,7 @@ class TextClassifier(keras.Model):
         mean = total / ops.maximum(ops.sum(mask, axis=1), 1)
         rate = encoder.dropout if dropout is None else dropout
         mean = layers.Dropout(rate, seed=encoder.seed, dtype="float32", name="classifier_dropout")(mean)
-        logits = layers.Dense(num_classes, dtype="float32", name="logits")(mean)
+        logits = Dense(num_classes, dtype="float32", name="logits")(mean)
         super().__init__(inputs=inputs, outputs=logits, **kwargs)
         self.encoder = encoder
         self.num_classes = num_classes

@@ -53,7 +53,12 @@ def toeplitz_attention(
             request.
     """
     check_one_of(ROUTES, route=route)
-    _check_shapes(query_features, key_features, value, position_bias)
+    _check_shapes(query_features, key_features, value, position_bias, key_mask)
+    if route == "banded" and position_bias is not None and not hasattr(position_bias, "tails"):
+        raise ValueError(
+            'route="banded" needs a bias with `radius` and `tails`; take "fft" or "dense". '
+            f"Received: position_bias={position_bias!r}"
+        )
     if prefix_length is not None:
         if not causal:
             raise ValueError(
@@ -108,20 +113,31 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
     return min(cost, key=cost.get)
 
 
-def _check_shapes(query_features, key_features, value, position_bias):
+def _check_shapes(query_features, key_features, value, position_bias, key_mask):
     shapes = {"query_features": query_features, "key_features": key_features, "value": value}
     shapes = {name: tuple(x.shape) for name, x in shapes.items()}
     for name, shape in shapes.items():
         if len(shape) != 4:
             raise ValueError(f"{name} must have rank 4: (batch, heads, length, width). Received: {name}.shape={shape}")
     query, key, value = shapes.values()
-    if query[3] != key[3] or query[1] != key[1] or key[1] != value[1] or key[2] != value[2]:
+    if _differ(query, key, (0, 1, 3)) or _differ(key, value, (0, 1, 2)):
         raise ValueError(
-            "query_features and key_features must have the same heads and width, key_features and value the same heads "
-            f"and length. Received: query_features.shape={query}, key_features.shape={key}, value.shape={value}"
+            "query_features and key_features must have the same batch, heads and width, key_features and value the "
+            f"same batch, heads and length. Received: query_features.shape={query}, key_features.shape={key}, "
+            f"value.shape={value}"
         )
     if position_bias is not None and position_bias.num_heads != query[1]:
         raise ValueError(
             f"position_bias must have as many heads as query_features, {query[1]}. "
             f"Received: position_bias.num_heads={position_bias.num_heads}"
         )
+    if key_mask is None:
+        return
+    mask, expected = tuple(key_mask.shape), (key[0], key[2])
+    if len(mask) != 2 or _differ(mask, expected, (0, 1)):
+        raise ValueError(f"key_mask must have shape (batch, n_k) = {expected}. Received: key_mask.shape={mask}")
+
+
+def _differ(shape, other, axes) -> bool:
+    """Whether two shapes differ at some axis where both are known."""
+    return any(None not in (shape[axis], other[axis]) and shape[axis] != other[axis] for axis in axes)

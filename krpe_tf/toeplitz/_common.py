@@ -2,8 +2,8 @@
 
 from keras import backend, ops
 
-# A denominator below this counts as none. Its square, which stands in the gradient, must not underflow.
-TINY = 1e-18
+# A denominator below this counts as none: float32 ends soon after.
+TINY = 1e-37
 
 
 class NoBias:
@@ -44,11 +44,17 @@ def append_one(value):
 
 
 def divide(sums, floor=TINY):
-    """Numerator over denominator, from (..., d + 1); zeros where it is below `floor`, with a finite gradient."""
+    """Numerator over denominator, from (..., d + 1); zeros where the denominator is below `floor`."""
     # Split, not sliced: the gradient of a slice fills and copies the whole tensor, once for each slice.
     numerator, denominator = ops.split(sums, [sums.shape[-1] - 1], axis=-1)
-    seen = denominator > floor
-    return ops.where(seen, numerator / ops.where(seen, denominator, 1), 0)
+    return numerator * safe_inverse(denominator, floor)
+
+
+def safe_inverse(x, floor=TINY):
+    """1 / x, and zero where x is below `floor`; its gradient is finite, and never squares x, which might underflow."""
+    seen = x > floor
+    scale = ops.stop_gradient(1 / ops.where(seen, x, 1))
+    return ops.where(seen, scale / ops.where(seen, x * scale, 1), 0)
 
 
 def fold_heads(x):

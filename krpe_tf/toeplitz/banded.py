@@ -22,7 +22,7 @@ SMALLEST_CHUNK = 64
 def banded_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
     """Attention for any bias of a near band and exponential tails, at O(n) time and memory for a fixed radius.
 
-    Range: a row whose visible keys all have weights below exp(-40) of the head's largest comes out as zeros.
+    Range: a row whose visible keys all have weights below about exp(-80) of the head's largest comes out as zeros.
 
     Args and returns: as `toeplitz_attention`.
     """

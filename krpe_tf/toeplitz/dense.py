@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from ._common import TINY, NoBias, hide_keys, toeplitz_rows, wide
+from ._common import NoBias, hide_keys, safe_inverse, toeplitz_rows, wide
 
 BLOCK = 512
 
@@ -67,10 +67,9 @@ def dense_attention(
             weights = _exp_from_row_maximum(similarity + bias, visible)
         else:
             weights = similarity * _exp_from_row_maximum(bias, visible)
-        if scores:
-            weights = weights * _safe_inverse(weights)
-            return ops.matmul(weights, value), weights
-        return ops.matmul(weights, value) * _safe_inverse(weights)
+        inverse = safe_inverse(ops.sum(weights, axis=-1, keepdims=True))
+        output = ops.matmul(weights, value) * inverse
+        return (output, weights * inverse) if scores else output
 
     if one_block:
         return attend(query_features, 0, key_features, value, diagonals)
@@ -87,13 +86,6 @@ def dense_attention(
     output = ops.map(attend_block, (padded, ops.arange(blocks) * rows))
     output = ops.reshape(ops.transpose(output, (1, 2, 0, 3, 4)), (-1, heads, blocks * rows, d))
     return output[:, :, :n_q]
-
-
-def _safe_inverse(weights):
-    """One over the sum of each row, and zero for a row that sees nothing."""
-    total = ops.sum(weights, axis=-1, keepdims=True)
-    seen = total > TINY
-    return ops.where(seen, 1 / ops.where(seen, total, 1), 0)
 
 
 def _exp_from_row_maximum(logits, visible):

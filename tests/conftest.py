@@ -1,0 +1,40 @@
+"""Set-up shared by all tests: exact matmuls, fixed seeds, few examples, slow tests last."""
+
+import keras
+import pytest
+from hypothesis import settings
+
+settings.register_profile("few", deadline=None, derandomize=True, max_examples=8, database=None)
+settings.load_profile("few")
+
+# TPUs and new GPUs round float32 matmuls by default; where exactness is tested, they must not.
+if keras.backend.backend() == "jax":
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+    # Nearly all of the time goes into compiling, for one call each: see `optimized`.
+    jax.config.update("jax_disable_most_optimizations", True)
+elif keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def optimized():
+    """Compiles as a user does. XLA on CPU has rewritten correct graphs into wrong ones, so some tests must."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -1,0 +1,88 @@
+"""Which route is chosen, and what `toeplitz_attention` refuses."""
+
+import keras
+import numpy as np
+import pytest
+
+from krpe_tf import DecayBias, LearnedBias, toeplitz_attention
+from krpe_tf.toeplitz import choose_route
+from krpe_tf.toeplitz._common import NoBias
+
+UNKNOWN = (None, None)
+
+
+class WavyBias(keras.layers.Layer):
+    """A user's own bias: only `log_weights`, so only the routes for any bias serve it."""
+
+    num_heads = 2
+
+    def log_weights(self, offsets):
+        return keras.ops.stack([keras.ops.sin(keras.ops.cast(offsets, "float32") * f) for f in (0.5, 2.0)])
+
+
+def features(n=9, batch=1, heads=2, width=3):
+    return np.ones((batch, heads, n, width), "float32")
+
+
+@pytest.mark.parametrize("n", [8192, 100_000])
+def test_long_sequences_and_a_small_radius_take_the_banded_route(n):
+    for bias in (NoBias(2), DecayBias(2), LearnedBias(2, 16)):
+        assert choose_route(bias, n, n, 16, 64) == "banded"
+
+
+def test_short_sequences_take_the_dense_route():
+    for n in (1, 16, 64):
+        assert choose_route(DecayBias(2), n, n, 16, 64) == "dense"
+
+
+def test_an_unknown_length_takes_banded_for_a_small_radius_and_fft_otherwise():
+    for lengths in (UNKNOWN, (None, 100), (100, None)):
+        assert choose_route(LearnedBias(2, 256), *lengths, 16, 64) == "banded"
+        assert choose_route(LearnedBias(2, 257), *lengths, 16, 64) == "fft"
+
+
+def test_a_bias_without_tails_is_never_given_to_the_banded_route():
+    for lengths in (UNKNOWN, (9, 9), (100_000, 100_000)):
+        assert choose_route(WavyBias(), *lengths, 16, 64) in ("dense", "fft")
+
+
+def test_a_small_problem_at_a_huge_length_takes_the_fft_when_banded_cannot():
+    assert choose_route(WavyBias(), 200_000, 200_000, 1, 1) == "fft"
+
+
+@pytest.mark.parametrize("route", ["dense", "fft", "auto"])
+def test_a_bias_of_the_users_own(route):
+    rng = np.random.default_rng(0)
+    query, key, value = (np.exp(rng.standard_normal(features(20).shape)).astype("float32") for _ in range(3))
+    t = np.arange(20)[None] - np.arange(20)[:, None]
+    weights = np.exp(np.sin(t * np.array([0.5, 2.0])[:, None, None]))[None] * (query @ key.swapaxes(-1, -2))
+    expected = weights @ value / weights.sum(-1, keepdims=True)
+    output = keras.ops.convert_to_numpy(toeplitz_attention(query, key, value, WavyBias(), route=route))
+    np.testing.assert_allclose(output, expected, rtol=1e-4)
+
+
+BAD_REQUESTS = {
+    "unknown route": ({"route": "fastest"}, "route"),
+    "prefix without causal": ({"prefix_length": 3}, "prefix_length"),
+    "prefix on a linear route": ({"prefix_length": 3, "causal": True, "route": "fft"}, "prefix_length"),
+    "query of rank 3": ({"query_features": features()[0]}, "query_features"),
+    "key of rank 5": ({"key_features": features()[None]}, "key_features"),
+    "value of rank 2": ({"value": features()[0, 0]}, "value"),
+    "widths of the features": ({"key_features": features(width=4)}, "key_features"),
+    "heads of the queries": ({"query_features": features(heads=3)}, "query_features"),
+    "heads of the values": ({"value": features(heads=1)}, "value"),
+    "lengths of key and value": ({"value": features(n=8)}, "value"),
+    "batches of query and key": ({"query_features": features(batch=2)}, "query_features"),
+    "heads of the bias": ({"position_bias": DecayBias(3)}, "position_bias"),
+    "mask of another length": ({"key_mask": np.ones((1, 8), bool)}, "key_mask"),
+    "mask of rank 3": ({"key_mask": np.ones((1, 9, 9), bool)}, "key_mask"),
+    "banded for a bias without tails": ({"position_bias": WavyBias(), "route": "banded"}, "route"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_bad_requests_raise(case):
+    change, argument = BAD_REQUESTS[case]
+    request = {"query_features": features(), "key_features": features(), "value": features(), "position_bias": None}
+    with pytest.raises(ValueError, match=rf"(?s){argument}.*Received: "):
+        toeplitz_attention(**{**request, **change})
