@@ -25,6 +25,6 @@ setup(
         "demo": TENSORFLOW + DEMO,
         "test": TENSORFLOW
         + DEMO
-        + ["jax>=0.6,<0.11", "pytest>=8.3,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
+        + ["jax>=0.6,<0.11", "pytest>=8.3,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
     },
 )

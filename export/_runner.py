@@ -1,8 +1,8 @@
-"""Runs an exported file in a process of its own: `python _runner.py KIND PATH REQUEST ANSWER`.
+"""Runs an exported file in a process of its own: `python _runner.py KIND PATH OPS REQUEST ANSWER`.
 
 A script, never imported: it must see nothing of krpe_tf, Keras or the exporting process. KIND is "litert" or
-"saved_model", REQUEST a JSON list of [signature, {input: values}], ANSWER the .npz to write, one array "CALL/OUTPUT"
-for each output.
+"saved_model", OPS "text" where tensorflow-text's ops are needed and "builtin" elsewhere, REQUEST a JSON list of
+[signature, {input: values}], ANSWER the .npz to write, one array "CALL/OUTPUT" for each output.
 """
 
 import json
@@ -11,11 +11,11 @@ import sys
 import numpy as np
 
 
-def main(kind, path, request, answer):
+def main(kind, path, ops, request, answer):
     """Run every call of the request and write the answer."""
     with open(request, encoding="utf-8") as file:
         calls = json.load(file)
-    runner = {"litert": litert, "saved_model": saved_model}[kind](path, any("text" in inputs for _, inputs in calls))
+    runner = {"litert": litert, "saved_model": saved_model}[kind](path, ops == "text")
     results = {}
     for index, (signature, inputs) in enumerate(calls):
         for name, value in runner(signature, {name: to_array(name, value) for name, value in inputs.items()}).items():

@@ -155,7 +155,8 @@ def _convert(functions: dict[str, Any], quantization: str | None) -> bytes:
 
 
 def _check_tokens(path: os.PathLike, tokenizer: "WordPieceTokenizer", texts: list[str]) -> None:
-    results = run_in_own_process("litert", path, [("tokenize", {"text": [text]}) for text in texts])
+    calls = [("tokenize", {"text": [text]}) for text in texts]
+    results = run_in_own_process("litert", path, calls, with_text_ops=True)
     for text, result in zip(texts, results, strict=True):
         expected = tokenizer([text])["token_ids"]
         if not np.array_equal(result["token_ids"], expected):
@@ -180,7 +181,8 @@ def _errors(path: os.PathLike, groups: Iterable[list[Sample]]) -> dict[str, floa
 
 
 def _error(path: os.PathLike, name: str, samples: list[Sample], inputs: list[dict]) -> float:
-    results = run_in_own_process("litert", path, [(name, each) for each in inputs])
+    with_text_ops = name.startswith("text")
+    results = run_in_own_process("litert", path, [(name, each) for each in inputs], with_text_ops)
     for sample, result in zip(samples, results, strict=True):
         if "token_count" in result and result["token_count"].tolist() != [sample.token_count]:
             return float("inf")

@@ -101,13 +101,16 @@ def _vocabulary_size(model: "keras.Model") -> int:
     return min((x.input_dim for x in all_layers(model) if isinstance(x, keras.layers.Embedding)), default=2)
 
 
-def run_in_own_process(kind: str, path: str | os.PathLike, calls: Sequence[tuple[str, dict]]) -> list[dict]:
+def run_in_own_process(
+    kind: str, path: str | os.PathLike, calls: Sequence[tuple[str, dict]], with_text_ops: bool
+) -> list[dict]:
     """Run an exported file in a fresh Python that sees nothing of this process.
 
     Args:
         kind: "litert" or "saved_model".
         path: The exported file or folder.
         calls: (signature, inputs) pairs, the inputs as lists: strings for `text`, else int32.
+        with_text_ops: Load tensorflow-text's ops, which a SavedModel with a tokenizer needs whatever is called.
 
     Returns:
         For each call its outputs by name, numpy arrays.
@@ -120,8 +123,9 @@ def run_in_own_process(kind: str, path: str | os.PathLike, calls: Sequence[tuple
     with tempfile.TemporaryDirectory(prefix="krpe_tf_parity_") as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.npz")
         request.write_text(json.dumps(calls), encoding="utf-8")
+        ops = "text" if with_text_ops else "builtin"
         # -P keeps this folder's modules out of the other process's path.
-        command = [sys.executable, "-P", str(runner), kind, os.fspath(path), str(request), str(answer)]
+        command = [sys.executable, "-P", str(runner), kind, os.fspath(path), ops, str(request), str(answer)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             signatures = ", ".join(dict.fromkeys(signature for signature, _ in calls))

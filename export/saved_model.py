@@ -65,7 +65,10 @@ def _errors(
     tokenizer: "WordPieceTokenizer | None",
     texts: list[str] | None,
 ) -> dict[str, float]:
-    groups = [make_samples(model, n, tokenizer, texts) for n in ([length] if length else [129, 512])]
+    # One length holds every text given: those are compared as text too.
+    longest = max((len(ids) for ids in tokenizer.encode(texts)), default=0) if texts else 0
+    lengths = [length] if length else [129, max(512, longest)]
+    groups = [make_samples(model, n, tokenizer, texts) for n in lengths]
     calls, expected = [], []
     for samples in groups:
         for name in ["token_ids"] if tokenizer else ["token_ids", "serving_default"]:
@@ -77,7 +80,7 @@ def _errors(
             calls.append(("serving_default", {"text": [s.text for s in batch]}))
             expected.append(batch)
     errors: dict[str, float] = {}
-    results = run_in_own_process("saved_model", path, calls)
+    results = run_in_own_process("saved_model", path, calls, with_text_ops=tokenizer is not None)
     for (name, _), samples, result in zip(calls, expected, results, strict=True):
         outputs = [_padded(row[np.newaxis], sample) for row, sample in zip(result["output"], samples, strict=True)]
         errors[name] = max(errors.get(name, 0.0), max_error(samples, outputs))

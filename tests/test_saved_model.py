@@ -114,3 +114,10 @@ except ValueError as error:
     print("true" if "KERAS_BACKEND=tensorflow" in str(error) else "false")
 """
     assert run_python(script) is True
+
+
+@pytest.mark.slow
+def test_sample_texts_longer_than_any_default_length_are_compared_as_text(tmp_path):
+    tokenizer = make_tokenizer()
+    errors = export_saved_model(make_classifier(), tmp_path / "long", tokenizer, sample_texts=["the union " * 300])
+    assert set(errors) == {"token_ids", "serving_default"}

@@ -71,7 +71,7 @@ def check(inputs, bias, route, drowned=0, **options):
     tolerance = 1e-4 if route == "fft" else 1e-5
     expected = Attention(*inputs, bias, **options)
     if drowned:
-        output, _ = run(inputs, bias, route, **options)
+        output = to_numpy(toeplitz_attention(*inputs, bias, route=route, **options))
         zero = ~output.any(-1, keepdims=True) & expected.output.any(-1, keepdims=True)
         assert zero.sum() <= drowned
         cotangent = np.where(zero, 0, cotangent)
@@ -90,7 +90,7 @@ def check(inputs, bias, route, drowned=0, **options):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("bias", ["none", "decay", "alibi", "bucketed", "learned", "whole table"])
 @pytest.mark.parametrize("route", ROUTES)
 def test_route_computes_the_definition_over_several_chunks(route, bias, causal, optimized):
     n = 5 * SMALLEST_CHUNK - 3
@@ -119,7 +119,9 @@ def test_cross_attention_between_different_lengths(route, n_q, n_k, causal):
 def test_masked_keys_leave_both_sums(route, causal, mask):
     n = 3 * SMALLEST_CHUNK + 5
     inputs = make_inputs(n, n, batch=2)
-    output = check(inputs, make_bias("decay"), route, causal=causal, key_mask=make_mask(mask, n), drowned=n)
+    output = check(
+        inputs, make_bias("decay"), route, causal=causal, key_mask=make_mask(mask, n), drowned=n * (route == "fft")
+    )
     if mask == "all":
         np.testing.assert_array_equal(output[-1], 0)
     if mask == "first" and causal:
