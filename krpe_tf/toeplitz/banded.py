@@ -51,11 +51,12 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     sums = _meet(query, key, value, window[..., chunk : 2 * chunk])
     if not (static and chunks == 1):
         index = ops.arange(chunks)[:, None, None]
-        # A roll's gradient is a roll; a slice's fills and copies the whole tensor. What wraps around is blanked.
-        key_before = ops.roll(key, 1, axis=1) * ops.cast(index > 0, key.dtype)
+        # A roll's gradient is a roll; a slice's fills and copies the whole tensor. What would wrap around is blanked
+        # before: jax 0.10.2 compiles a wrong gradient on the CPU when it is blanked after.
+        key_before = ops.roll(key * ops.cast(index < chunks - 1, key.dtype), 1, axis=1)
         sums = sums + _meet(query, key_before, ops.roll(value, 1, axis=1), window[..., :chunk])
         if not causal:
-            key_after = ops.roll(key, -1, axis=1) * ops.cast(index < chunks - 1, key.dtype)
+            key_after = ops.roll(key * ops.cast(index > 0, key.dtype), -1, axis=1)
             sums = sums + _meet(query, key_after, ops.roll(value, -1, axis=1), window[..., 2 * chunk :])
     if not (static and chunks <= 2):
         sides = 1 if causal else 2
