@@ -98,10 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("text", nargs="*", default=[], help="texts")
     predict.add_argument("--file", action="append", default=[], help="a file that holds one text; may be repeated")
 
-    demo = commands.add_parser("demo", help="the whole path on presidential messages, in about ten minutes")
+    demo = commands.add_parser("demo", help="the whole path on presidential messages")
     demo.set_defaults(command=_demo)
     demo.add_argument("--output", default="build/demo")
-    demo.add_argument("--quick", action="store_true", help="the same path in two minutes, to see that it runs")
+    demo.add_argument("--quick", action="store_true", help="the same path with a tiny model, to see that it runs")
     return parser
 
 

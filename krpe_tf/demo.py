@@ -26,7 +26,7 @@ PERIODS = {"1790-1859": 1860, "1860-1911": 1912, "1912-1967": 1968, "1968-": 10_
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes of the demo. The defaults fit ten minutes on two cores."""
+    """Sizes of the demo. The defaults are meant for two cores."""
 
     vocabulary_size: int = 8192
     num_layers: int = 3

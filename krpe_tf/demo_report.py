@@ -121,6 +121,6 @@ def _plot_scaling(path: Path, milliseconds: dict) -> None:
     figure, axis = _figure()
     for name, label in (("model", "this model"), ("softmax_twin", "softmax twin")):
         axis.loglog(list(milliseconds[name]), list(milliseconds[name].values()), marker="o", base=2, label=label)
-    axis.set(title="one document, two CPU threads", xlabel="tokens", ylabel="ms")
+    axis.set(title="one document, on this machine", xlabel="tokens", ylabel="ms")
     axis.legend()
     figure.savefig(path, dpi=120)

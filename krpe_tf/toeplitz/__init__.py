@@ -100,7 +100,7 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
         return "banded" if banded and position_bias.radius <= 256 else "fft"
     cost = {"dense": 2 * n_q * n_k * (m + d)}
     length = fast_length(n_q + n_k - 1)
-    # Two transforms of 2.5 L log2 L for each channel, at about a tenth of a matmul's rate.
+    # Two transforms of 2.5 L log2 L for each channel, taken to run at a tenth of a matmul's rate; not fitted.
     cost["fft"] = 10 * 5 * length * math.log2(length + 1) * m * (d + 1)
     if banded:
         n = max(n_q, n_k)

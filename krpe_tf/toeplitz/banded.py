@@ -15,7 +15,7 @@ from keras import ops
 
 from ._common import NoBias, append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
 
-# Shorter chunks make matmuls too small to pay.
+# One size for most lengths: the signatures of an exported file then share its constants.
 SMALLEST_CHUNK = 64
 
 

@@ -18,7 +18,8 @@ def fft_attention(query_features, key_features, value, position_bias, *, causal,
 
     Range: rounding is relative to the largest weight anywhere, so a row that sees only weights far below it, because a
     mask hides the others or a causal bias peaks far back, drowns. A row whose denominator is less than 1000 times the
-    estimate of its own rounding error comes out as zeros, never as noise. Use "dense" or "banded" where that matters.
+    estimate of its own rounding error comes out as zeros; rows just above that are right to 1e-3 only. Use "dense" or
+    "banded" where that matters.
 
     Args and returns: as `toeplitz_attention`.
     """
