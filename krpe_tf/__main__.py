@@ -51,15 +51,18 @@ def _export(options):
 def _predict(options):
     from .runs import predict_run
 
-    texts = list(options.text)
+    texts, names = list(options.text), [" ".join(text.split())[:40] for text in options.text]
     for path in options.file:
         try:
-            with open(path, "rb") as file:
+            with open(path, encoding="utf-8") as file:
                 texts.append(file.read())
         except OSError as error:
             raise ValueError(f"--file must be a readable file ({error.strerror}). Received: {path!r}") from error
-    for answer in predict_run(options.run, texts):
-        print("  ".join(f"{label} {probability:.3f}" for label, probability in answer.items()))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--file must be valid UTF-8 ({error.reason}). Received: {path!r}") from error
+        names.append(path)
+    for name, answer in zip(names, predict_run(options.run, texts), strict=True):
+        print("  ".join(f"{label} {probability:.3f}" for label, probability in answer.items()) + f"  <- {name}")
 
 
 def _demo(options):
@@ -76,21 +79,21 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     train.add_argument("data", help="a .csv or .jsonl file, or a folder with one subfolder of .txt files per label")
     train.add_argument("--output", required=True, help="the run folder to write")
-    train.add_argument("--text-column", default="text")
-    train.add_argument("--label-column", default="label")
+    train.add_argument("--text-column", default="text", help="of a .csv or .jsonl file (default: text)")
+    train.add_argument("--label-column", default="label", help="of a .csv or .jsonl file (default: label)")
     train.add_argument("--preset", default="small", help="tiny, small or base (default: small)")
-    train.add_argument("--vocabulary-size", type=int, default=8192)
-    train.add_argument("--max-length", type=int, default=8192, help="tokens of the longest document (default: 8192)")
-    train.add_argument("--pretrain-steps", type=int, default=400, help="masked-LM steps first (default: 400)")
-    train.add_argument("--epochs", type=int, default=4)
-    train.add_argument("--validation-fraction", type=float, default=0.2)
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--vocabulary-size", type=int, default=8192, help="WordPiece tokens at most (default: 8192)")
+    train.add_argument("--max-length", type=int, default=8192, help="tokens; longer documents are cut (default: 8192)")
+    train.add_argument("--pretrain-steps", type=int, default=400, help="masked-LM steps first, or 0 (default: 400)")
+    train.add_argument("--epochs", type=int, default=4, help="passes over the documents, at most (default: 4)")
+    train.add_argument("--validation-fraction", type=float, default=0.2, help="share that is held out (default: 0.2)")
+    train.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
 
     export = commands.add_parser("export", help="export a run to SavedModel and LiteRT")
     export.set_defaults(command=_export)
     export.add_argument("run", help="a folder that train wrote")
     export.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="tokens, one signature each")
-    export.add_argument("--quantization", choices=["float16", "int8"])
+    export.add_argument("--quantization", choices=["float16", "int8"], help="of the weights (default: none)")
 
     predict = commands.add_parser("predict", help="classify texts with a run; uses model.tflite once exported")
     predict.set_defaults(command=_predict)
@@ -100,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the whole path on presidential messages")
     demo.set_defaults(command=_demo)
-    demo.add_argument("--output", default="build/demo")
+    demo.add_argument("--output", default="build/demo", help="the folder to write (default: build/demo)")
     demo.add_argument("--quick", action="store_true", help="the same path with a tiny model, to see that it runs")
     return parser
 

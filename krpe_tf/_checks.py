@@ -39,7 +39,7 @@ class FiniteWeights:
             finite = np.isfinite(np.asarray(store[key]).astype("float32"))
             if not finite.all():
                 self._refusal = (
-                    f"weights to load must be finite. Received: {self.path} weight {key} with "
+                    f"weights to load must be finite. Received: {self.path or self.name} weight {key} with "
                     f"{np.sum(~finite)} values that are not"
                 )
                 raise ValueError(self._refusal)

@@ -1,14 +1,24 @@
 """The Keras layer: projections, masks and config. The numerics live in `feature_maps` and `toeplitz`."""
 
-import functools
 import random
 
 from keras import KerasTensor, initializers, layers, ops, saving
 
 from ._checks import FiniteWeights, check_at_least, check_one_of, check_rate, finite
+from ._inputs import (
+    blank,
+    check_attention_mask,
+    check_input_shape,
+    check_inputs,
+    check_masks,
+    check_step,
+    check_widths,
+    visible_keys,
+)
 from .feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
 from .position_bias import make_position_bias
-from .toeplitz import ROUTES, dense_attention, toeplitz_attention, wide
+from .toeplitz import ROUTES, exact_attention, initial_state, stream, toeplitz_attention, wide
+from .toeplitz._common import NoBias
 
 EinsumDense = finite(layers.EinsumDense)
 
@@ -35,15 +45,15 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         key_dim: width of a query and key head, at least 1.
         value_dim: width of a value head; `key_dim` if None.
         num_features: number m of random features, at least 1.
-        feature_map: "orthogonal", "positive", "elu" (the Linear Transformer), or "softmax": the exact kernel that the
-            others estimate, at quadratic cost, with the same weights. A trained model converts by changing this
-            argument.
+        feature_map: "orthogonal", "positive", "spherical", "trigonometric", "elu" (the Linear Transformer), or
+            "softmax": the exact kernel that the others estimate, at quadratic cost, with the same weights. A trained
+            model converts by changing this argument. See `feature_maps.apply_feature_map`.
         normalize: divide queries and keys by their l2 norm (the paper's model, stable from scratch); if False, scale
             each by key_dim^(-1/4).
         position_bias: None, "decay", "bucketed", or a bias layer with as many heads; a layer that is passed to several
             attention layers is shared by them.
         causal: whether each position sees only itself and what is before it.
-        route: "auto", "dense", "fft" or "banded"; see `toeplitz_attention`.
+        route: "auto", "dense", "fft", "banded" or "streaming"; see `toeplitz_attention`.
         dropout: rate on the attention output, before the output projection.
         use_bias: whether the projections add a bias.
         output_shape: width of the output, an integer; that of the query if None.
@@ -55,11 +65,16 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         value: (batch, n_k, width).
         key: (batch, n_k, width); `value` if None.
         query_mask, value_mask, key_mask: bool (batch, length), false where padded; Keras passes them on by itself. What
-            stands in padded places, NaN included, changes no other position and gives finite gradients.
+            stands in padded places, NaN included, changes no other position and gives finite gradients. Padded queries
+            attend to zeros.
         attention_mask: bool or integer (batch, n_k) or (batch, 1, n_k), zero where a key is hidden from all queries.
         return_attention_scores: also return the weights (batch, num_heads, n_q, n_k); needs route "dense" or "auto".
         training: whether dropout applies.
         use_causal_mask: `causal` for this call.
+        prefix_length: with a causal mask, how many first keys every query sees all the same.
+
+    Decoding, for causal self-attention on a bias over one axis: `state = layer.initial_state(batch_size)`, then
+    `output, state = layer.step(x, state)` for one position or any number of them at a time.
 
     Returns:
         (batch, n_q, output width), and the scores when asked for. A query that sees no key attends to zeros.
@@ -119,7 +134,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
         for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
-            _check_input_shape(name, shape)
+            check_input_shape(name, shape)
         seed = random.randrange(2**31) if self.seed is None else self.seed
         self.query_dense = self._head_projection("query", self.key_dim, query_shape)
         self.key_dense = self._head_projection("key", self.key_dim, key_shape)
@@ -158,41 +173,107 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        prefix_length=None,
     ):
         key = value if key is None else key
         self._check_call(query, value, key, attention_mask, return_attention_scores)
-        visible = _visible_keys(value_mask, key_mask, attention_mask)
+        check_masks(query, key, query_mask=query_mask, value_mask=value_mask, key_mask=key_mask)
+        visible = visible_keys(value_mask, key_mask, attention_mask)
+        query, key, value = self._project(query, value, key, query_mask, visible)
+        options = {
+            "causal": self.causal or use_causal_mask,
+            "prefix_length": prefix_length,
+            "key_mask": visible,
+        }
+        scores = None
+        if self.feature_map == "softmax" or return_attention_scores:
+            exact = self.feature_map == "softmax"
+            output = exact_attention(
+                query, key, value, self.position_bias, exact_kernel=exact, scores=return_attention_scores, **options
+            )
+            if return_attention_scores:
+                output, scores = output
+        else:
+            output = toeplitz_attention(query, key, value, self.position_bias, route=self.route, **options)
+        output = self._join_heads(blank(output, None if query_mask is None else query_mask[:, None]), training)
+        return (output, scores) if return_attention_scores else output
 
-        query = self.query_dense(_blank(query, query_mask))
-        key, value = self.key_dense(_blank(key, visible)), self.value_dense(_blank(value, visible))
-        # (batch, heads, length, width), and no less than float32 from here to the output projection.
+    def initial_state(self, batch_size: int) -> dict:
+        """The state of streams that have read nothing: arrays of zeros, whose size does not depend on any length.
+
+        Args:
+            batch_size: number of streams.
+
+        Raises:
+            ValueError: if the layer is not causal, its feature map is "softmax", or its bias has no tails.
+        """
+        check_at_least(1, batch_size=batch_size)
+        if not self.causal or self.feature_map == "softmax" or not hasattr(self._stream_bias, "tails"):
+            raise ValueError(
+                'decoding needs causal=True, a feature map other than "softmax", whose state would grow with the '
+                "length, and a bias with a near band and tails; call the layer on the whole sequence instead. "
+                f"Received: causal={self.causal}, feature_map={self.feature_map!r}, "
+                f"position_bias={self.position_bias!r}"
+            )
+        features = {"elu": self.key_dim, "trigonometric": 2 * self.num_features}
+        m = features.get(self.feature_map, self.num_features)
+        return initial_state(self._stream_bias, batch_size, m, self.value_dim)
+
+    def step(self, query, state: dict, mask=None, reset=None):
+        """Reads the next positions of causal self-attention: what `layer(x, x)` gives there, in constant memory.
+
+        Args:
+            query: (batch, n, width), the next n positions, n known and at least 1.
+            state: from `initial_state`, or from the step before.
+            mask: None, or bool or integer (batch, n), zero where a position is hidden; it counts as a position.
+            reset: None, or bool or integer (batch,), nonzero where an entry of the batch begins anew.
+
+        Returns:
+            (batch, n, output width), and the new state.
+
+        Raises:
+            ValueError: as `initial_state`, for a query of another rank, or a state of another batch.
+        """
+        expected = self.initial_state(1)
+        self._check_built()
+        check_step(query, state, expected, mask, reset)
+        check_widths((query,), [self.query_dense.kernel.shape[0]])
+        if reset is not None:
+            kept = ops.logical_not(ops.cast(reset, "bool"))
+            state = {name: blank(x, kept[:, None, None]) for name, x in state.items()}
+        query, key, value = self._project(query, query, query, mask, mask)
+        output, state = stream(query, key, value, self._stream_bias, state, mask)
+        return self._join_heads(blank(output, None if mask is None else mask[:, None])), state
+
+    def redraw(self, seed: int):
+        """Draws new random features in place of those drawn at build, the same for the same seed."""
+        check_at_least(0, seed=seed)
+        self._check_built()
+        self.projection.assign(draw_projection(self.feature_map, self.key_dim, self.num_features, seed))
+        self.seed = seed
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(f"the layer must be built: call it on an input first. Received: built={self.built}")
+
+    @property
+    def _stream_bias(self):
+        return self.position_bias or NoBias(self.num_heads)
+
+    def _project(self, query, value, key, query_mask, visible):
+        """phi(q), phi(k) and v, (batch, heads, length, width), no less than float32 from here to the output."""
+        query = self.query_dense(blank(query, query_mask))
+        key, value = self.key_dense(blank(key, visible)), self.value_dense(blank(value, visible))
         query, key, value = (wide(ops.transpose(x, (0, 2, 1, 3))) for x in (query, key, value))
         query, key = (
             apply_feature_map(self.feature_map, scale_for_kernel(x, self.normalize), self.projection, self.normalize)
             for x in (query, key)
         )
-        causal = self.causal or use_causal_mask
-        scores = None
-        if self.feature_map == "softmax" or return_attention_scores:
-            output = dense_attention(
-                query,
-                key,
-                value,
-                self.position_bias,
-                causal=causal,
-                key_mask=visible,
-                exact_kernel=self.feature_map == "softmax",
-                scores=return_attention_scores,
-            )
-            if return_attention_scores:
-                output, scores = output
-        else:
-            output = toeplitz_attention(
-                query, key, value, self.position_bias, causal=causal, key_mask=visible, route=self.route
-            )
+        return blank(query, None if query_mask is None else query_mask[:, None]), key, value
+
+    def _join_heads(self, output, training=None):
         output = ops.cast(ops.transpose(output, (0, 2, 1, 3)), self.compute_dtype)
-        output = self.output_dense(self.dropout_layer(output, training=training))
-        return (output, scores) if return_attention_scores else output
+        return self.output_dense(self.dropout_layer(output, training=training))
 
     def compute_output_spec(
         self, query, value, key=None, attention_mask=None, return_attention_scores=False, **unused_masks_and_modes
@@ -239,8 +320,11 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return super().from_config(config)
 
     def _check_call(self, query, value, key, attention_mask, return_attention_scores):
-        _check_inputs(query, value, key)
-        _check_attention_mask(attention_mask, query.shape[0], key.shape[1])
+        check_inputs(query, value, key)
+        if self.built:
+            dense = self.query_dense, self.value_dense, self.key_dense
+            check_widths((query, value, key), [projection.kernel.shape[0] for projection in dense])
+        check_attention_mask(attention_mask, query.shape[0], key.shape[1])
         if return_attention_scores and self.route not in ("auto", "dense"):
             raise ValueError(
                 'return_attention_scores needs route="dense" or "auto": the linear routes never form the scores. '
@@ -261,49 +345,3 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         )
         projection.build(input_shape)
         return projection
-
-
-def _blank(x, mask):
-    """x with zeros in its masked places, so that what stands there reaches neither outputs nor gradients."""
-    return x if mask is None else ops.where(ops.cast(mask, "bool")[..., None], x, ops.zeros((), x.dtype))
-
-
-def _visible_keys(value_mask, key_mask, attention_mask):
-    """All masks over keys in one, bool (batch, n_k), or None."""
-    if attention_mask is not None and len(attention_mask.shape) == 3:
-        attention_mask = attention_mask[:, 0]
-    masks = [ops.cast(mask, "bool") for mask in (value_mask, key_mask, attention_mask) if mask is not None]
-    return functools.reduce(ops.logical_and, masks) if masks else None
-
-
-def _check_attention_mask(attention_mask, batch, n_k):
-    if attention_mask is None:
-        return
-    shape = tuple(attention_mask.shape)
-    one_entry_a_key = len(shape) == 2 or (len(shape) == 3 and shape[1] == 1)
-    sizes = ((shape[0], batch), (shape[-1], n_k)) if one_entry_a_key else ()
-    if not one_entry_a_key or any(None not in pair and pair[0] != pair[1] for pair in sizes):
-        raise ValueError(
-            "attention_mask must have shape (batch, n_k) or (batch, 1, n_k), one entry a key: a linear route cannot "
-            "hide a key from some queries only. For the past alone use causal=True or use_causal_mask=True. "
-            f"Received: attention_mask.shape={shape}"
-        )
-
-
-def _check_input_shape(name, shape):
-    if len(shape) != 3 or shape[-1] is None:
-        raise ValueError(
-            f"{name} must have shape (batch, length, width) with a known width. Received: {name}.shape={shape}"
-        )
-
-
-def _check_inputs(query, value, key):
-    shapes = {"query": tuple(query.shape), "value": tuple(value.shape), "key": tuple(key.shape)}
-    for name, shape in shapes.items():
-        _check_input_shape(name, shape)
-    lengths = shapes["key"][1], shapes["value"][1]
-    if None not in lengths and lengths[0] != lengths[1]:
-        raise ValueError(
-            "key and value must have the same length. "
-            f"Received: key.shape={shapes['key']}, value.shape={shapes['value']}"
-        )

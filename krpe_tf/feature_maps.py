@@ -11,7 +11,7 @@ from keras import ops
 
 from ._checks import check_at_least, check_one_of
 
-FEATURE_MAPS = ("orthogonal", "positive", "elu", "softmax")
+FEATURE_MAPS = ("orthogonal", "positive", "spherical", "trigonometric", "elu", "softmax")
 
 
 def draw_projection(feature_map: str, dim: int, num_features: int, seed: int) -> np.ndarray:
@@ -25,14 +25,17 @@ def draw_projection(feature_map: str, dim: int, num_features: int, seed: int) ->
         seed: the same seed draws the same directions.
 
     Returns:
-        float32 array (dim, num_features). "positive": independent N(0, I). Otherwise orthogonal in blocks of `dim`,
-        with norms drawn from chi(dim) (ORF).
+        float32 array (dim, num_features). "positive" and "trigonometric": independent N(0, I). "spherical": uniform on
+        the sphere of radius sqrt(dim). Otherwise orthogonal in blocks of `dim`, with norms drawn from chi(dim) (ORF).
     """
     check_one_of(FEATURE_MAPS, feature_map=feature_map)
     check_at_least(1, dim=dim, num_features=num_features)
     rng = np.random.default_rng(seed)
-    if feature_map == "positive":
-        return rng.standard_normal((dim, num_features)).astype("float32")
+    if feature_map in ("positive", "spherical", "trigonometric"):
+        directions = rng.standard_normal((dim, num_features))
+        if feature_map == "spherical":
+            directions *= np.sqrt(dim) / np.linalg.norm(directions, axis=0)
+        return directions.astype("float32")
     blocks = []
     for _ in range(math.ceil(num_features / dim)):
         # The columns of Q are uniformly distributed once the signs of R's diagonal are taken out.
@@ -59,9 +62,15 @@ def scale_for_kernel(x, normalize: bool):
 def apply_feature_map(feature_map: str, x, projection, unit_norm: bool = False):
     """Computes phi(x).
 
-        orthogonal, positive: exp(w_r . x - |x|^2 / 2) / sqrt(m)          Eq. 5
-        elu:                  elu(x) + 1                                  the Linear Transformer, a baseline
-        softmax:              x itself; the exact kernel exp(q . k) is applied by the dense route
+        orthogonal, positive, spherical:  exp(w_r . x - |x|^2 / 2) / sqrt(m)                     Eq. 5
+        trigonometric:                    exp(|x|^2 / 2) [sin(w_r . x), cos(w_r . x)] / sqrt(m)  Eq. 4
+        elu:                              elu(x) + 1                   the Linear Transformer, a baseline
+        softmax:                          x itself; the exact kernel exp(q . k) is applied by the dense route
+
+    phi(q) . phi(k) estimates exp(q . k): without bias for "orthogonal", "positive" and "trigonometric", slightly below
+    it for "spherical", whose directions all have the same norm. Trigonometric features may be negative, and so may a
+    sum of their products: an attention weight can then be of the wrong sign, and a denominator near zero. Their factor
+    exp(|x|^2 / 2) stops growing at e^30.
 
     Args:
         feature_map: one of `FEATURE_MAPS`.
@@ -70,12 +79,16 @@ def apply_feature_map(feature_map: str, x, projection, unit_norm: bool = False):
         unit_norm: the norms are known to be 1, and need not be computed again.
 
     Returns:
-        Features (..., m), or (..., dim) for "elu" and "softmax".
+        Features (..., m), (..., 2 m) for "trigonometric", or (..., dim) for "elu" and "softmax".
     """
     if feature_map == "softmax":
         return x
     if feature_map == "elu":
         return ops.elu(x) + 1
-    m = projection.shape[-1]
+    along = ops.matmul(x, ops.cast(projection, x.dtype))
     half_square = 0.5 if unit_norm else ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
-    return ops.exp(ops.matmul(x, ops.cast(projection, x.dtype)) - (half_square + math.log(m) / 2))
+    half_log_m = math.log(projection.shape[-1]) / 2
+    if feature_map == "trigonometric":
+        waves = ops.concatenate([ops.sin(along), ops.cos(along)], axis=-1)
+        return waves * ops.exp(ops.minimum(half_square, 30.0) - half_log_m)
+    return ops.exp(along - (half_square + half_log_m))

@@ -1,7 +1,7 @@
 """Position biases: a learned log-weight for every offset between a key and a query.
 
 A bias is defined by `log_weights`. Every one-dimensional bias has one shape, and this shape is what the linear routes
-use: free values in a near band, and on each side a sum of decaying exponentials.
+use: free values in a near band, and on each side a sum of decaying exponentials. Images have a table over two axes.
 """
 
 import numpy as np
@@ -15,7 +15,35 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     return 2.0 ** (-8.0 * np.arange(1, num_heads + 1) / num_heads)
 
 
-class PositionBias(FiniteWeights, layers.Layer):
+class BiasLayer(FiniteWeights, layers.Layer):
+    """What all biases are: a layer of float32 weights that are there at once, called with offsets."""
+
+    def __init__(self, num_heads: int, **kwargs):
+        check_at_least(1, num_heads=num_heads)
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.supports_masking = True
+
+    def call(self, offsets):
+        return self.log_weights(offsets)
+
+    def add_bias_weight(self, name: str, initial: np.ndarray):
+        """A float32 weight that mixed precision leaves alone, starting at `initial`."""
+        initial = np.asarray(initial, "float32")
+        # Not `Constant`: its value would land in configs.
+        return self.add_weight(
+            shape=initial.shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial, dtype or "float32"),
+            dtype="float32",
+            autocast=False,
+            name=name,
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+class PositionBias(BiasLayer):
     """Base of the one-dimensional biases: a near band and, on each side, a tail of exponentials.
 
     With the offset t = key position - query position, the weight of a key is c_t = exp(b_t), where
@@ -32,11 +60,9 @@ class PositionBias(FiniteWeights, layers.Layer):
     """
 
     def __init__(self, num_heads: int, radius: int, **kwargs):
-        check_at_least(1, num_heads=num_heads, radius=radius)
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
+        check_at_least(1, radius=radius)
+        super().__init__(num_heads, **kwargs)
         self.radius = radius
-        self.supports_masking = True
 
     def near_table(self):
         """Log-weights of the offsets -(radius - 1) .. radius - 1, shape (num_heads, 2 * radius - 1)."""
@@ -69,26 +95,8 @@ class PositionBias(FiniteWeights, layers.Layer):
         values = ops.where(distance < self.radius, near, ops.where(flat < 0, before, after))
         return ops.reshape(values, (self.num_heads, *shape))
 
-    def call(self, offsets):
-        return self.log_weights(offsets)
-
     def compute_output_shape(self, offsets_shape):
         return (self.num_heads, *offsets_shape)
-
-    def add_bias_weight(self, name: str, initial: np.ndarray):
-        """A float32 weight that mixed precision leaves alone, starting at `initial`."""
-        initial = np.asarray(initial, "float32")
-        # Not `Constant`: its value would land in configs.
-        return self.add_weight(
-            shape=initial.shape,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial, dtype or "float32"),
-            dtype="float32",
-            autocast=False,
-            name=name,
-        )
-
-    def get_config(self):
-        return {**super().get_config(), "num_heads": self.num_heads}
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -205,6 +213,67 @@ class DecayBias(PositionBias):
 
     def get_config(self):
         return {**super().get_config(), "radius": self.radius, "num_terms": self.num_terms}
+
+
+@saving.register_keras_serializable("krpe_tf")
+class LearnedBias2D(BiasLayer):
+    """A table over (rows, columns) for images: one scalar per head and pair (dy, dx) (section 4.4 of the paper).
+
+    b_(dy, dx) = table[dy + height - 1, dx + width - 1]. The positions are those of the grid, row after row, of which
+    there must be height * width; with `class_token` there is one more before them, outside the grid, with three scalars
+    of its own per head: how it weighs itself, how it weighs the grid, and how the grid weighs it. The table starts from
+    a slope per head, -s_h sqrt(dy^2 + dx^2). Served by the routes "dense" and "fft".
+
+    Args:
+        num_heads: number of attention heads, at least 1.
+        height, width: rows and columns of the grid, at least 1.
+        class_token: whether a class token comes before the grid.
+    """
+
+    def __init__(self, num_heads: int, height: int, width: int, class_token: bool = False, **kwargs):
+        check_at_least(1, height=height, width=width)
+        super().__init__(num_heads, **kwargs)
+        self.height = height
+        self.width = width
+        self.class_token = class_token
+        distance = np.hypot(np.arange(1 - height, height)[:, None], np.arange(1 - width, width))
+        self.table = self.add_bias_weight("table", -alibi_slopes(num_heads)[:, None, None] * distance)
+        if class_token:
+            self.class_weights = self.add_bias_weight("class_weights", np.zeros((num_heads, 3)))
+        self.built = True
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions queries and keys must have."""
+        return self.height * self.width + int(self.class_token)
+
+    def log_weights(self, offsets):
+        """The bias itself, within the grid.
+
+        Args:
+            offsets: integers (..., 2), (dy, dx) of the key minus those of the query. Those past the table are clipped.
+
+        Returns:
+            b at those offsets, float32, shape (num_heads, *offsets.shape[:-1]).
+        """
+        middle = ops.convert_to_tensor([self.height - 1, self.width - 1], "int32")
+        index = ops.clip(ops.cast(offsets, "int32") + middle, 0, 2 * middle)
+        return ops.take(self.diagonals(), index[..., 0] * (2 * self.width - 1) + index[..., 1], axis=1)
+
+    def diagonals(self):
+        """The table as one row: b at dy (2 width - 1) + dx, ascending, (num_heads, (2 height - 1) (2 width - 1))."""
+        return ops.reshape(ops.convert_to_tensor(self.table), (self.num_heads, -1))
+
+    def compute_output_shape(self, offsets_shape):
+        return (self.num_heads, *offsets_shape[:-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "height": self.height,
+            "width": self.width,
+            "class_token": self.class_token,
+        }
 
 
 def make_position_bias(position_bias, num_heads: int):

@@ -7,15 +7,19 @@ model.tflite  saved_model/                                            written by
 import json
 import logging
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from ._checks import check_at_least, check_one_of
 from .data import LabelledTexts, classification_dataset, split_holdout
 from .export import LiteRTModel, export_saved_model, export_tflite
+from .export.litert import check_lengths
 from .models import Encoder, MaskedLM, TextClassifier
+from .models.presets import PRESETS
 from .text import WordPieceTokenizer, check_texts, masked_lm_dataset, train_wordpiece
 from .training import class_probabilities, compile_classifier, compile_masked_lm, make_callbacks, make_optimizer
 
@@ -70,8 +74,10 @@ def pretrain(
         learning_rate: the peak.
         epochs: parts of the run, each closed by a validation.
     """
-    train = masked_lm_dataset(tokenizer, texts, length, batch_size, seed=seed)
-    validation = masked_lm_dataset(tokenizer, validation_texts, length, batch_size, seed=seed, shuffle=False)
+    train, validation = (
+        masked_lm_dataset(tokenizer, part, length, batch_size, seed=seed, shuffle=shuffle, short_batch=True)
+        for part, shuffle in ((texts, True), (validation_texts, False))
+    )
     model = MaskedLM(encoder, at_positions=True)
     compile_masked_lm(model, make_optimizer(learning_rate, steps), jit_compile=False)
     history = model.fit(
@@ -161,6 +167,14 @@ def train_run(
     Raises:
         ValueError: for an output that cannot be written, or bad texts or settings.
     """
+    check_at_least(0, pretrain_steps=pretrain_steps, seed=seed)
+    check_at_least(1, epochs=epochs, vocabulary_size=vocabulary_size)
+    check_at_least(3, max_length=max_length)
+    check_one_of(tuple(PRESETS), preset=preset)
+    if not 0 < validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction must lie between 0 and 1. Received: validation_fraction={validation_fraction}"
+        )
     output = make_directory(output)
     keras.utils.set_random_seed(seed)
     train, validation = split_holdout(labelled, validation_fraction, seed)
@@ -169,7 +183,7 @@ def train_run(
     encoder = Encoder.from_preset(preset, vocabulary_size=tokenizer.vocabulary_size, seed=seed)
     histories = {}
     if pretrain_steps:
-        logger.info("pretraining %.1f M parameters with masked LM", encoder.count_params() / 1e6)
+        logger.info("pretraining %s parameters with masked LM", f"{encoder.count_params():,}")
         histories["pretraining"] = pretrain(
             encoder, tokenizer, train.texts, validation.texts, steps=pretrain_steps, batch_size=8, seed=seed
         )
@@ -188,7 +202,9 @@ def save_run(
     max_length: int,
     histories,
 ) -> dict:
-    """Writes the files of a trained run and returns what training.json holds."""
+    """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
+    (output / "model.tflite").unlink(missing_ok=True)
+    shutil.rmtree(output / "saved_model", ignore_errors=True)
     classifier.save(output / "model.keras")
     tokenizer.save(output / "tokenizer.json")
     write_json(output / "labels.json", labels)
@@ -204,7 +220,7 @@ def load_run(run: str | os.PathLike) -> tuple[TextClassifier, WordPieceTokenizer
         ValueError: if a file of the run is missing or damaged.
     """
     run = Path(run)
-    _check_run(run, "model.keras", "tokenizer.json", "labels.json")
+    _check_run(run, "model.keras", "tokenizer.json", "labels.json", "training.json")
     model = keras.saving.load_model(run / "model.keras")
     return model, WordPieceTokenizer.load(run / "tokenizer.json"), _labels(run)
 
@@ -227,6 +243,10 @@ def export_run(
     """
     run = Path(run)
     model, tokenizer, _ = load_run(run)
+    lengths = check_lengths(lengths, None)
+    trained = json.loads((run / "training.json").read_text(encoding="utf-8"))["max_length"]
+    if max(lengths) > trained:
+        logger.info("note: lengths past %d were not trained on", trained)
     logger.info("exporting to SavedModel, and comparing it with the Keras model")
     export_saved_model(model, run / "saved_model", tokenizer, sample_texts=sample_texts, overwrite=True)
     logger.info("exporting to LiteRT for lengths %s, and comparing each signature", ", ".join(map(str, lengths)))
@@ -247,7 +267,8 @@ def predict_run(run: str | os.PathLike, texts: list[str]) -> list[dict[str, floa
         One dict a text: the probability of every label, the most likely first.
 
     Raises:
-        ValueError: for a folder without a run, bad texts, or a text longer than the model takes.
+        ValueError: for a folder without a run, bad texts, or, once exported, a text longer than the file's largest
+            signature. A run that has not been exported takes any length.
     """
     run = Path(run)
     texts = check_texts(texts)

@@ -255,6 +255,7 @@ def masked_lm_dataset(
     seed: int = 0,
     selection_rate: float = 0.15,
     shuffle: bool = True,
+    short_batch: bool = False,
 ) -> "tf.data.Dataset":
     """Make masked-LM batches: windows of documents, 15 % of the tokens selected, 80/10/10.
 
@@ -271,6 +272,7 @@ def masked_lm_dataset(
         selection_rate: Expected share of selected tokens, in (0, 1).
         shuffle: New order and new masks each epoch. False: the texts' order and the same masks each epoch, for
             validation.
+        short_batch: Where there are fewer windows than `batch_size`, make one batch of all of them.
 
     Returns:
         One epoch of known cardinality, `repeat()` for more, of `(inputs, labels, sample_weight)`. `inputs` holds int32
@@ -291,6 +293,7 @@ def masked_lm_dataset(
         for window in np.split(ids, range(length, len(ids), length))
         if not (len(window) == 1 and window[0] == tokenizer.end_id)  # A [SEP] alone is no text.
     ]
+    batch_size = min(batch_size, len(windows)) if short_batch else batch_size
     if len(windows) < batch_size:
         raise ValueError(f"batch_size must not pass the {len(windows)} windows there are. Received: {batch_size=}")
 

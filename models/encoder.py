@@ -127,7 +127,7 @@ class Encoder(keras.Model):
             )
             y = norm(f"{prefix}_attention_norm")(x)
             x = layers.Add(dtype=dtype, name=f"{prefix}_attention_residual")(
-                [x, attention(y, y, attention_mask=padding_mask)]
+                [x, attention(y, y, query_mask=padding_mask, attention_mask=padding_mask)]
             )
             y = norm(f"{prefix}_feed_forward_norm")(x)
             y = Dense(

@@ -6,7 +6,7 @@ Nothing here calls the library's numerics. Gradients are written out by hand.
 import keras
 import numpy as np
 
-from krpe_tf import BucketedBias, DecayBias, LearnedBias
+from krpe_tf import BucketedBias, DecayBias, LearnedBias, LearnedBias2D
 
 
 def to_numpy(x):
@@ -20,8 +20,13 @@ def float64(x):
 # --- Position biases: b and its derivatives
 
 
-def offsets(n_q, n_k):
-    return np.arange(n_k)[None, :] - np.arange(n_q)[:, None]
+def offsets(query_positions, n_k):
+    """Key position minus query position for every pair. A number of queries stands for positions from 0 on."""
+    return np.arange(n_k)[None, :] - np.atleast_1d(positions(query_positions))[:, None]
+
+
+def positions(query_positions):
+    return np.arange(query_positions) if np.ndim(query_positions) == 0 else np.asarray(query_positions)
 
 
 def t5_bucket(relative_position, num_buckets=32, max_distance=128):
@@ -83,6 +88,39 @@ def bias_gradients(bias, t, d_bias):
     return result
 
 
+def grid_index(bias):
+    """For each pair of positions of a LearnedBias2D, where its b stands among a head's table, then class weights."""
+    height, width = bias.height, bias.width
+    y, x = np.divmod(np.arange(height * width), width)
+    index = (y - y[:, None] + height - 1) * (2 * width - 1) + x - x[:, None] + width - 1
+    if bias.class_token:
+        end = (2 * height - 1) * (2 * width - 1)
+        index = np.pad(index, ((1, 0), (1, 0)), constant_values=end + 2)
+        index[0] = end + 1
+        index[0, 0] = end
+    return index
+
+
+def pair_log_weights(bias, t):
+    """b for every pair of positions, of offsets t (n_q, n_k): (heads, n_q, n_k)."""
+    if isinstance(bias, LearnedBias2D):
+        flat = [float64(weight).reshape(bias.num_heads, -1) for weight in bias.weights]
+        return np.concatenate(flat, axis=1)[:, grid_index(bias)]
+    return log_weights(bias, t)
+
+
+def pair_gradients(bias, t, d_bias):
+    """The chain rule from db (heads, n_q, n_k) to each weight of the bias, by weight name."""
+    if not isinstance(bias, LearnedBias2D):
+        return bias_gradients(bias, t, d_bias)
+    flat = np.zeros((bias.num_heads, sum(int(np.prod(weight.shape[1:])) for weight in bias.weights)))
+    for head in range(bias.num_heads):
+        np.add.at(flat[head], grid_index(bias), d_bias[head])
+    ends = np.cumsum([int(np.prod(weight.shape[1:])) for weight in bias.weights])[:-1]
+    parts = zip(bias.weights, np.split(flat, ends, axis=1), strict=True)
+    return {weight.name: part.reshape(weight.shape) for weight, part in parts}
+
+
 def randomize(bias, seed=0, scale=0.5):
     """Moves every weight of a bias off its start."""
     rng = np.random.default_rng(seed)
@@ -94,12 +132,11 @@ def randomize(bias, seed=0, scale=0.5):
 # --- Attention (Eq. 10)
 
 
-def visible_pairs(n_q, n_k, causal=False, key_mask=None, prefix_length=None):
-    """bool (batch or 1, 1, n_q, n_k)."""
-    t = offsets(n_q, n_k)
+def visible_pairs(t, causal=False, key_mask=None, prefix_length=None):
+    """For offsets t (n_q, n_k), bool (batch or 1, 1, n_q, n_k)."""
     visible = np.ones_like(t, bool)
     if causal:
-        visible = (t <= 0) | (np.arange(n_k) < (prefix_length or 0))
+        visible = (t <= 0) | (np.arange(t.shape[1]) < (prefix_length or 0))
     visible = visible[None, None]
     return visible if key_mask is None else visible & np.asarray(key_mask, bool)[:, None, None, :]
 
@@ -108,32 +145,45 @@ class Attention:
     """Output, scores and gradients of attention by definition.
 
     kernel "product" is phi(q) . phi(k), "softmax" exp(q . k). `bias` is a library bias, None, or b itself
-    (heads, n_q, n_k).
+    (heads, n_q, n_k). `rows` are the positions of the queries, from 0 on if None.
     """
 
     def __init__(
-        self, query, key, value, bias=None, *, causal=False, key_mask=None, prefix_length=None, kernel="product"
+        self,
+        query,
+        key,
+        value,
+        bias=None,
+        *,
+        causal=False,
+        key_mask=None,
+        prefix_length=None,
+        kernel="product",
+        rows=None,
     ):
         query, key, value = (np.asarray(x, "float64") for x in (query, key, value))
         if key_mask is not None:
             shown = np.asarray(key_mask, bool)[:, None, :, None]
             key, value = np.where(shown, key, 0), np.where(shown, value, 0)
         self.query, self.key, self.value, self.bias, self.kernel = query, key, value, bias, kernel
-        n_q, n_k = query.shape[2], key.shape[2]
-        self.offsets = offsets(n_q, n_k)
+        self.offsets = offsets(query.shape[2] if rows is None else rows, key.shape[2])
         if bias is None:
-            b = np.zeros((query.shape[1], n_q, n_k))
+            b = np.zeros((query.shape[1], *self.offsets.shape))
         else:
-            b = bias if isinstance(bias, np.ndarray) else log_weights(bias, self.offsets)
+            b = bias if isinstance(bias, np.ndarray) else pair_log_weights(bias, self.offsets)
         product = query @ key.swapaxes(-1, -2)
-        visible = visible_pairs(n_q, n_k, causal, key_mask, prefix_length)
+        visible = visible_pairs(self.offsets, causal, key_mask, prefix_length)
         # What stands in the exponent, less its visible maximum in the row: a ratio does not feel it.
         exponent = np.where(visible, b[None] + (product if kernel == "softmax" else 0), -np.inf)
-        largest = exponent.max(-1, keepdims=True)
+        largest = exponent.max(-1, keepdims=True, initial=-np.inf)
+        # How far below the largest weight of the head, seen or not, a row's own largest lies, in b.
+        highest = b.max(initial=-1e30, axis=(1, 2))[None, :, None, None]
+        self.depth = highest - np.where(np.isfinite(largest), largest, highest)
         self.exponential = np.exp(exponent - np.where(np.isfinite(largest), largest, 0))
         self.weights = self.exponential * (1 if kernel == "softmax" else product)
         total = self.weights.sum(-1, keepdims=True)
-        self.inverse = np.where(total > 0, 1 / np.where(total > 0, total, 1), 0)
+        # Features may be negative, and then their sums.
+        self.inverse = np.where(total != 0, 1 / np.where(total != 0, total, 1), 0)
         self.scores = self.weights * self.inverse
         self.output = self.scores @ value
 
@@ -144,7 +194,7 @@ class Attention:
         d_weights = (g @ self.value.swapaxes(-1, -2) - along) * self.inverse
         d_b = (d_weights * self.weights).sum(0)
         d_product = d_weights * (self.weights if self.kernel == "softmax" else self.exponential)
-        d_bias = {} if self.bias is None else bias_gradients(self.bias, self.offsets, d_b)
+        d_bias = {} if self.bias is None else pair_gradients(self.bias, self.offsets, d_b)
         return d_product @ self.key, d_product.swapaxes(-1, -2) @ self.query, self.scores.swapaxes(-1, -2) @ g, d_bias
 
 
@@ -156,8 +206,10 @@ def feature_map(name, x, projection):
         return x
     if name == "elu":
         return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
-    m = projection.shape[1]
-    return np.exp(x @ projection - (x**2).sum(-1, keepdims=True) / 2) / np.sqrt(m)
+    m, along, half = projection.shape[1], x @ projection, (x**2).sum(-1, keepdims=True) / 2
+    if name == "trigonometric":
+        return np.exp(half) * np.concatenate([np.sin(along), np.cos(along)], axis=-1) / np.sqrt(m)
+    return np.exp(along - half) / np.sqrt(m)
 
 
 def layer_output(layer, query, value=None, key=None, *, key_mask=None, causal=None):

@@ -1,5 +1,9 @@
 """The layer against its definition, against Keras' own attention, and against what Keras expects of a layer."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +21,8 @@ CONFIGURATIONS = {
     "softmax": {"feature_map": "softmax"},
     "softmax, not normalized": {"feature_map": "softmax", "normalize": False, "position_bias": None},
     "elu": {"feature_map": "elu"},
+    "spherical": {"feature_map": "spherical"},
+    "trigonometric": {"feature_map": "trigonometric", "num_features": 64},
     "positive": {"feature_map": "positive", "normalize": False, "num_features": 5},
     "causal": {"causal": True},
     "dense": {"route": "dense"},
@@ -246,6 +252,73 @@ def test_the_seed_decides_the_random_features():
     np.testing.assert_array_equal(projection(5), projection(5))
     assert (projection(5) != projection(6)).any()
     assert (projection(None) != projection(None)).any()
+
+
+def test_redraw_draws_new_random_features():
+    layer, other, x = make(seed=5), make(seed=6), normal(2, 9, 6)
+    before, after = layer(x, x), other(x, x)
+    other.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(to_numpy(other(x, x)), to_numpy(before))  # features are weights: they load
+    fresh = make(seed=6)
+    fresh.build((1, 3, 6), (1, 3, 6))
+    layer.redraw(6)
+    np.testing.assert_array_equal(to_numpy(layer.projection), to_numpy(fresh.projection))
+    assert layer.get_config()["seed"] == 6
+    assert error(to_numpy(layer(x, x)), to_numpy(before)) > 1e-3
+    assert error(to_numpy(after), to_numpy(before)) > 1e-3
+    with pytest.raises(ValueError, match=r"seed.*Received: seed=-1"):
+        layer.redraw(-1)
+    with pytest.raises(ValueError, match=r"built.*Received: built=False"):
+        make().redraw(1)
+
+
+SCRIPT = """
+import sys, keras, numpy as np
+from krpe_tf import KernelizedRPEAttention
+keras.utils.set_random_seed(3)
+x = np.random.default_rng(0).standard_normal((2, 150, 6)).astype("float32")
+layer = KernelizedRPEAttention(2, 4, route=sys.argv[2])
+inputs = keras.Input((None, 6))
+model = keras.Model(inputs, layer(inputs, inputs))
+model.save(sys.argv[1] + ".keras")
+np.save(sys.argv[1] + ".npy", keras.ops.convert_to_numpy(model(x)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["dense", "fft", "banded"])
+def test_two_processes_and_the_saved_file_agree_to_the_bit(tmp_path, route):
+    for name in ("first", "second"):
+        run = [sys.executable, "-c", SCRIPT, str(tmp_path / name), route]
+        subprocess.run(run, check=True, capture_output=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    first, second = (np.load(tmp_path / f"{name}.npy") for name in ("first", "second"))
+    np.testing.assert_array_equal(first, second)
+    x = np.random.default_rng(0).standard_normal((2, 150, 6)).astype("float32")
+    model = keras.saving.load_model(tmp_path / "first.keras")
+    if keras.backend.backend() == "tensorflow":  # on JAX the tests compile otherwise than the script, see conftest.py
+        np.testing.assert_array_equal(to_numpy(model(x)), first)
+
+
+@pytest.mark.parametrize("route", ["dense", "fft", "banded"])
+@pytest.mark.parametrize("feature_map", ["orthogonal", "softmax"])
+def test_a_prefix_is_seen_by_all(feature_map, route):
+    layer = make(feature_map=feature_map, route="auto" if feature_map == "softmax" else route)
+    x = normal(2, 30, 6)
+    output = to_numpy(layer(x, x, use_causal_mask=True, prefix_length=12))
+    causal, first = layer(x, x, use_causal_mask=True), layer(x[:, :12], x[:, :12])
+    assert error(output[:, 12:], to_numpy(causal)[:, 12:]) < 1e-5
+    assert error(output[:, :12], to_numpy(first)) < 1e-5
+    with pytest.raises(ValueError, match=r"prefix_length goes with causal.*Received: prefix_length=12"):
+        layer(x, x, prefix_length=12)
+
+
+@pytest.mark.parametrize("feature_map", ["orthogonal", "softmax"])
+def test_padded_queries_attend_to_zeros(feature_map):
+    layer, x = make(feature_map=feature_map, use_bias=False), normal(2, 9, 6)
+    mask = np.arange(9)[None] < np.array([[9], [5]])
+    output = to_numpy(layer(x, x, query_mask=mask))
+    np.testing.assert_array_equal(output[~mask], 0)
+    assert error(output[mask], to_numpy(layer(x, x))[mask]) < 1e-6
 
 
 def test_number_of_weights():

@@ -232,6 +232,9 @@ BAD_CALLS = {
     "value of rank 4": ({"value": normal(2, 7, 1, 6)}, "value"),
     "key of rank 2": ({"key": normal(7, 6)}, "key"),
     "lengths of key and value": ({"key": normal(2, 8, 6)}, "key"),
+    "query_mask of another length": ({"query_mask": np.ones((2, 6), bool)}, "query_mask"),
+    "value_mask of another length": ({"value_mask": np.ones((2, 6), bool)}, "value_mask"),
+    "key_mask of another batch": ({"key_mask": np.ones((3, 7), bool)}, "key_mask"),
     "batches of query and value": ({"query": normal(3, 5, 6)}, "query"),
     "batches of key and value": ({"key": normal(3, 7, 6)}, "key"),
     "full mask": ({"attention_mask": np.ones((2, 5, 7), bool)}, "attention_mask"),
@@ -259,7 +262,7 @@ def test_bad_symbolic_calls_raise(case):
         make()(**change)
 
 
-@pytest.mark.parametrize("width", [4, 12])
+@pytest.mark.parametrize("width", [4, 5, 12])
 @pytest.mark.parametrize("argument", ["query", "value", "key"])
 def test_a_width_other_than_the_built_one_raises(argument, width):
     layer = make()
@@ -276,6 +279,12 @@ def test_the_refusal_of_a_full_mask_says_what_is_supported():
         ValueError, match=r"(?s)\(batch, n_k\).*causal=True.*Received: attention_mask.shape=\(2, 5, 5\)"
     ):
         make()(x, x, attention_mask=np.ones((2, 5, 5), bool))
+
+
+@pytest.mark.parametrize("feature_map", ["orthogonal", "softmax"])
+def test_an_empty_sequence_gives_an_empty_output(feature_map):
+    layer = make(feature_map=feature_map)
+    assert tuple(layer(normal(2, 0, 6), normal(2, 0, 6)).shape) == (2, 0, 6)
 
 
 def test_an_unknown_width_raises():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from krpe_tf.feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
 
-RANDOM_MAPS = ("orthogonal", "positive")
+RANDOM_MAPS = ("orthogonal", "positive")  # with norms from chi(dim)
+UNBIASED_MAPS = (*RANDOM_MAPS, "trigonometric")
 
 
 def normal(*shape, seed=0):
@@ -22,7 +23,7 @@ def test_features_are_those_of_the_formula(dim, m, name, seed):
     assert projection.dtype == np.float32
     actual = to_numpy(apply_feature_map(name, x, projection))
     expected = feature_map(name, x.astype("float64"), projection.astype("float64"))
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
@@ -68,19 +69,76 @@ def test_directions_are_spread_over_the_sphere(name):
     assert np.abs(covariance - np.eye(4)).max() < 5 * np.sqrt(2 / m)
 
 
-@pytest.mark.parametrize("name", RANDOM_MAPS)
-def test_the_estimate_of_the_kernel_is_unbiased(name):
-    # The mean over independent draws lies within 5 of its standard errors of exp(q . k), confidence 1 - 6e-7 a pair.
-    q, k = normal(8, 5, seed=1), normal(8, 5, seed=2)
-    q, k = (0.8 * x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
-    estimates = []
-    for seed in range(400):
-        projection = draw_projection(name, 5, 10, seed)
+def test_spherical_directions_lie_on_the_sphere():
+    directions = draw_projection("spherical", 6, 4000, 0)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=0), np.sqrt(6), rtol=1e-6)
+    # Each coordinate has mean 0 and variance 1: confidence 1 - 6e-7 a coordinate.
+    assert np.abs(directions.mean(1)).max() < 5 / np.sqrt(4000)
+
+
+def estimates(name, q, k, m=10, draws=400):
+    """phi(q) . phi(k) for independent draws of the projection, (draws, pairs)."""
+    values = []
+    for seed in range(draws):
+        projection = draw_projection(name, q.shape[-1], m, seed)
         features = (to_numpy(apply_feature_map(name, x, projection)).astype("float64") for x in (q, k))
-        estimates.append(np.multiply(*features).sum(-1))
-    estimates = np.array(estimates)
-    standard_error = estimates.std(0, ddof=1) / np.sqrt(len(estimates))
-    assert (np.abs(estimates.mean(0) - np.exp((q * k).sum(-1))) < 5 * standard_error).all()
+        values.append(np.multiply(*features).sum(-1))
+    return np.array(values)
+
+
+def unit(*shape, seed=0):
+    x = normal(*shape, seed=seed)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("norm", [0.8, 1.0])
+@pytest.mark.parametrize("name", UNBIASED_MAPS)
+def test_the_estimate_of_the_kernel_is_unbiased(name, norm):
+    # The mean over independent draws lies within 5 of its standard errors of exp(q . k), confidence 1 - 6e-7 a pair.
+    q, k = norm * unit(8, 5, seed=1), norm * unit(8, 5, seed=2)
+    values = estimates(name, q, k)
+    standard_error = values.std(0, ddof=1) / np.sqrt(len(values))
+    assert (np.abs(values.mean(0) - np.exp((q * k).sum(-1))) < 5 * standard_error).all()
+
+
+def test_the_mean_of_the_spherical_estimate():
+    # E exp(w . s) over the sphere of radius r = sqrt(d) is Gamma(d/2) (2 / (r |s|))^(d/2 - 1) I_(d/2 - 1)(r |s|).
+    from scipy.special import gamma, iv
+
+    q, k, dim = unit(8, 5, seed=1), unit(8, 5, seed=2), 5
+    z = np.sqrt(dim) * np.linalg.norm((q + k).astype("float64"), axis=-1)
+    mean = gamma(dim / 2) * (2 / z) ** (dim / 2 - 1) * iv(dim / 2 - 1, z) / np.e
+    values = estimates("spherical", q, k)
+    assert (np.abs(values.mean(0) - mean) < 5 * values.std(0, ddof=1) / np.sqrt(len(values))).all()
+    assert (mean < np.exp((q * k).sum(-1))).all()
+
+
+@pytest.mark.parametrize("norm", [0.3, 0.6])
+def test_the_variance_of_positive_features_is_that_of_lemma_2(norm):
+    # The standard error of a variance over N draws is sqrt((E e^4 - var^2) / N); 5 of them, confidence 1 - 6e-7 a pair.
+    # exp is skewed: enough features a draw bring its estimate near a normal one.
+    m, draws = 200, 2000
+    q, k = (norm * unit(6, 5, seed=seed) for seed in (1, 2))
+    product, square = (q * k).sum(-1).astype("float64"), ((q + k) ** 2).sum(-1).astype("float64")
+    expected = (np.exp(square) - 1) * np.exp(product) ** 2 / m
+    errors = np.empty((draws, 6))
+    for seed in range(draws):
+        projection = np.random.default_rng(seed).standard_normal((5, m))
+        errors[seed] = (feature_map("positive", q, projection) * feature_map("positive", k, projection)).sum(-1)
+    errors = errors - np.exp(product)
+    variance = (errors**2).mean(0)
+    standard_error = np.sqrt(((errors**4).mean(0) - variance**2) / draws)
+    assert (np.abs(variance - expected) < 5 * standard_error).all()
+    assert (standard_error < 0.1 * expected).all()  # the test can fail
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+@pytest.mark.parametrize("size", [1e3, 1e6])
+def test_features_of_huge_vectors_are_finite(name, size):
+    x, projection = size * unit(3, 4), draw_projection(name, 4, 8, 0)
+    output, (gradient,), _ = forward_backward(lambda x: apply_feature_map(name, x, projection), [x])
+    assert np.isfinite(output).all()
+    assert np.isfinite(gradient).all()
 
 
 def test_orthogonal_directions_lower_the_variance():

@@ -182,6 +182,19 @@ def test_bad_arguments(classifier, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_embeds_raises(tmp_path):
+    model = models.TextClassifier(models.Encoder(9, 1, 2, 8, 8), num_classes=2)
+    with pytest.raises(ValueError, match=r"at most the 9 tokens.*Received: tokenizer with"):
+        export_tflite(model, tmp_path / "model.tflite", (8,), tokenizer=make_tokenizer())
+
+
+def test_ids_outside_the_vocabulary_raise(ids_file):
+    with pytest.raises(ValueError, match=r"vocabulary.*Received: token_ids from 99999 to 99999"):
+        LiteRTModel(ids_file[0])({"token_ids": np.full((1, 4), 99999), "padding_mask": np.ones((1, 4), int)})
+    with pytest.raises(ValueError, match=r"token_ids.*padding_mask.*Received: an array"):
+        LiteRTModel(ids_file[0])(np.ones((1, 4), int))
+
+
 def test_unwritable_path(classifier, tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "missing" / "model.tflite", tmp_path / "file" / "model.tflite", "/proc/model.tflite", ""):

@@ -55,6 +55,7 @@ def test_train_export_predict(run, capsys):
     (run / "note.txt").write_text("snow on the peak and a goat", encoding="utf-8")
     assert main(["predict", str(run), text, "--file", str(run / "note.txt")]) == 0
     answers = capsys.readouterr().out.strip().splitlines()
+    assert answers[1].endswith("<- " + str(run / "note.txt"))
     assert [answer.split()[0] for answer in answers] == ["sea", "hill"]
 
 
@@ -64,7 +65,7 @@ def test_train_export_predict(run, capsys):
     [
         (["predict", "{run}", " "], "texts must not hold empty texts"),
         (["predict", "{run}", "--file", "{run}/missing.txt"], "--file must be a readable file"),
-        (["predict", "{run}", "--file", "{run}/latin1.txt"], "texts must be valid UTF-8"),
+        (["predict", "{run}", "--file", "{run}/latin1.txt"], "--file must be valid UTF-8"),
         (["predict", "{run}", "wave " * 200], "64"),
         (["predict", "{run}/.."], "run must be a folder that `train` wrote"),
         (["export", "{run}", "--lengths", "0"], "lengths"),
@@ -91,6 +92,37 @@ def test_csv_without_the_named_column(tmp_path, capsys, content, message):
     assert main(["train", str(tmp_path / "documents.csv"), "--output", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("--epochs", "0", "epochs"),
+        ("--validation-fraction", "2", "validation_fraction"),
+        ("--max-length", "0", "max_length"),
+        ("--preset", "huge", "preset"),
+        ("--pretrain-steps", "-1", "pretrain_steps"),
+    ],
+)
+def test_bad_settings_are_said_before_any_work(tmp_path, capsys, option, value, name):
+    (tmp_path / "documents.csv").write_text("text,label\n" + "\n".join(f"{t},{k}" for t, k in _documents(8)))
+    assert main(["train", str(tmp_path / "documents.csv"), "--output", str(tmp_path / "run"), option, value]) == 2
+    assert f"Received: {name}=" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_few_documents_train_and_a_new_run_replaces_old_exports(tmp_path):
+    (tmp_path / "documents.csv").write_text("text,label\n" + "\n".join(f"{t},{k}" for t, k in _documents(10)))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "saved_model").mkdir()
+    (run / "model.tflite").write_text("of an earlier model")
+    sizes = ["--preset", "tiny", "--vocabulary-size", "200", "--pretrain-steps", "5", "--epochs", "1"]
+    assert main(["train", str(tmp_path / "documents.csv"), "--output", str(run), *sizes]) == 0
+    assert not (run / "model.tflite").exists()
+    assert not (run / "saved_model").exists()
+    assert set(predict_run(run, ["a ship"])[0]) == {"sea", "hill"}
 
 
 def test_unwritable_output_is_said_before_any_work(tmp_path, capsys):

@@ -93,3 +93,17 @@ def test_the_core_and_the_models_work_without_tensorflow(tmp_path):
 def test_importing_does_not_load_tensorflow(tmp_path):
     code = "import sys, krpe_tf, krpe_tf.export; print(any(name.startswith('tensorflow') for name in sys.modules))"
     assert run_python(code, tmp_path) == ["False"]
+
+
+def test_a_checkout_that_is_not_installed_says_so(tmp_path):
+    shutil.copytree(ROOT / "krpe_tf", tmp_path / "krpe_tf")
+    # -S -I: without what is installed, but with Keras from where it lies.
+    code = f"""
+import sys
+sys.path = [{str(tmp_path)!r}] + [p for p in sys.path if p] + {[p for p in sys.path if "site-packages" in p]!r}
+import krpe_tf
+"""
+    run = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode
+    assert "ImportError: krpe_tf is not installed" in run.stderr
+    assert "pip install --editable" in run.stderr

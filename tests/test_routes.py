@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from krpe_tf import DecayBias, LearnedBias, toeplitz_attention
+from krpe_tf import DecayBias, LearnedBias, LearnedBias2D, toeplitz_attention
 from krpe_tf.toeplitz import choose_route
 from krpe_tf.toeplitz._common import NoBias
 
@@ -46,6 +46,11 @@ def test_a_bias_without_tails_is_never_given_to_the_banded_route():
         assert choose_route(WavyBias(), *lengths, 16, 64) in ("dense", "fft")
 
 
+def test_a_grid_is_given_to_the_cheaper_of_its_routes():
+    assert choose_route(LearnedBias2D(2, 14, 14), 196, 196, 32, 64) == "dense"
+    assert choose_route(LearnedBias2D(1, 500, 500), *UNKNOWN, 1, 1) == "fft"
+
+
 def test_a_small_problem_at_a_huge_length_takes_the_fft_when_banded_cannot():
     assert choose_route(WavyBias(), 200_000, 200_000, 1, 1) == "fft"
 
@@ -64,7 +69,17 @@ def test_a_bias_of_the_users_own(route):
 BAD_REQUESTS = {
     "unknown route": ({"route": "fastest"}, "route"),
     "prefix without causal": ({"prefix_length": 3}, "prefix_length"),
-    "prefix on a linear route": ({"prefix_length": 3, "causal": True, "route": "fft"}, "prefix_length"),
+    "negative prefix": ({"prefix_length": -1, "causal": True}, "prefix_length"),
+    "streaming in both directions": ({"route": "streaming"}, "banded"),
+    "streaming with a prefix": ({"route": "streaming", "causal": True, "prefix_length": 2}, "banded"),
+    "streaming across": (
+        {"route": "streaming", "causal": True, "key_features": features(n=8), "value": features(n=8)},
+        "banded",
+    ),
+    "streaming for a bias without tails": ({"position_bias": WavyBias(), "route": "streaming", "causal": True}, "fft"),
+    "banded for a grid": ({"position_bias": LearnedBias2D(2, 3, 3), "route": "banded"}, "fft"),
+    "causal fft for a grid": ({"position_bias": LearnedBias2D(2, 3, 3), "route": "fft", "causal": True}, "dense"),
+    "a grid of another size": ({"position_bias": LearnedBias2D(2, 3, 4)}, "one axis"),
     "query of rank 3": ({"query_features": features()[0]}, "query_features"),
     "key of rank 5": ({"key_features": features()[None]}, "key_features"),
     "value of rank 2": ({"value": features()[0, 0]}, "value"),

@@ -5,15 +5,34 @@
 
 import math
 
-from .._checks import check_one_of
+from keras import ops
+
+from .._checks import check_at_least, check_one_of
 from ._common import NoBias, wide
 from .banded import banded_attention, chunk_length
 from .dense import dense_attention
 from .fft import fast_length, fft_attention
+from .grid import dense_grid_attention, fft_grid_attention
+from .streaming import initial_state, stream, streaming_attention
 
-__all__ = ["ROUTES", "choose_route", "dense_attention", "toeplitz_attention", "wide"]
+__all__ = [
+    "ROUTES",
+    "choose_route",
+    "exact_attention",
+    "initial_state",
+    "stream",
+    "toeplitz_attention",
+    "wide",
+]
 
-ROUTES = ("auto", "dense", "fft", "banded")
+LINE_ROUTES = {
+    "dense": dense_attention,
+    "fft": fft_attention,
+    "banded": banded_attention,
+    "streaming": streaming_attention,
+}
+GRID_ROUTES = {"dense": dense_grid_attention, "fft": fft_grid_attention}
+ROUTES = ("auto", *LINE_ROUTES)
 
 
 def toeplitz_attention(
@@ -32,7 +51,8 @@ def toeplitz_attention(
         z_i = sum_j c_{j-i} (phi(q_i) . phi(k_j)) v_j / sum_j c_{j-i} (phi(q_i) . phi(k_j)),    c_t = exp(b_t).
 
     A query that sees no key gets zeros. What stands in masked places, NaN included, changes nothing. Computed in
-    float32 whatever the inputs are (in float64 when they are).
+    float32 whatever the inputs are (in float64 when they are). With features that may be negative (the trigonometric
+    map) a denominator may be, too, or come close to zero: such a row is finite and far off.
 
     Args:
         query_features: phi(q), (batch, heads, n_q, m).
@@ -40,50 +60,72 @@ def toeplitz_attention(
         value: (batch, heads, n_k, d).
         position_bias: None, or a bias with as many heads: its `log_weights` is b.
         causal: whether c_t = 0 for keys after the query, t > 0.
-        prefix_length: with `causal`, how many first keys every query sees all the same. Served by the dense route.
+        prefix_length: with `causal`, how many first keys every query sees all the same.
         key_mask: None, or bool or integer (batch, n_k), zero where a key is hidden.
-        route: "dense" (n^2, any bias), "fft" (n log n, any bias; the paper's Algorithm 1), "banded" (linear), or
-            "auto", which takes the cheapest by `choose_route`.
+        route: "dense" (n^2, any bias), "fft" (n log n, any bias; the paper's Algorithm 1), "banded" (linear),
+            "streaming" (linear, causal, in constant memory; what `KernelizedRPEAttention.step` does), or "auto",
+            which takes the cheapest by `choose_route`.
 
     Returns:
         (batch, heads, n_q, d), float32 or float64.
 
     Raises:
         ValueError: for an unknown route, ranks, widths or heads that do not agree, or a route that does not serve the
-            request.
+            request; the message names one that does.
     """
     check_one_of(ROUTES, route=route)
     _check_shapes(query_features, key_features, value, position_bias, key_mask)
-    if route == "banded" and position_bias is not None and not hasattr(position_bias, "tails"):
-        raise ValueError(
-            'route="banded" needs a bias with `radius` and `tails`; take "fft" or "dense". '
-            f"Received: position_bias={position_bias!r}"
-        )
-    if prefix_length is not None:
-        if not causal:
-            raise ValueError(
-                f"prefix_length goes with causal=True: without it every key is seen. "
-                f"Received: prefix_length={prefix_length}, causal={causal}"
-            )
-        if route not in ("auto", "dense"):
-            raise ValueError(f'prefix_length is served by route="dense". Received: route={route!r}')
-        route = "dense"
     heads, n_q, m = query_features.shape[1:]
+    n_k, d = value.shape[2:]
     position_bias = position_bias or NoBias(heads)
+    _check_route(route, position_bias, n_q, n_k, causal, prefix_length)
+    if 0 in (n_q, n_k):
+        return _zeros(query_features, value, d)
     if route == "auto":
-        route = choose_route(position_bias, n_q, key_features.shape[2], m, value.shape[-1])
+        ordered_grid = causal and is_grid(position_bias)
+        route = "dense" if ordered_grid else choose_route(position_bias, n_q, n_k, m, d)
+    attention = (GRID_ROUTES if is_grid(position_bias) else LINE_ROUTES)[route]
+    arrays, options = (query_features, key_features, value), {"causal": causal, "key_mask": key_mask}
+    if prefix_length is None or prefix_length == 0:
+        return attention(*arrays, position_bias, **options)
     if route == "dense":
-        return dense_attention(
-            query_features,
-            key_features,
-            value,
-            position_bias,
-            causal=causal,
-            prefix_length=prefix_length,
-            key_mask=key_mask,
-        )
-    attention = fft_attention if route == "fft" else banded_attention
-    return attention(query_features, key_features, value, position_bias, causal=causal, key_mask=key_mask)
+        return attention(*arrays, position_bias, **options, prefix_length=prefix_length)
+    # The first p queries see the first p keys, on both sides, and the others look back.
+    first = (x[:, :, :prefix_length] for x in arrays)
+    mask = None if key_mask is None else key_mask[:, :prefix_length]
+    first = attention(*first, position_bias, causal=False, key_mask=mask)
+    if n_q is not None and n_q <= prefix_length:
+        return first
+    rest = attention(*arrays, position_bias, **options)[:, :, prefix_length:]
+    return ops.concatenate([first, rest], axis=2)
+
+
+def exact_attention(query, key, value, position_bias, *, scores: bool = False, **options):
+    """Every pair of positions: for the kernel exp(q . k) (`exact_kernel`) or for the weights themselves (`scores`).
+
+    Args and returns: as `dense_attention`.
+    """
+    _check_shapes(query, key, value, position_bias, options["key_mask"])
+    _check_prefix(options.get("prefix_length"), options["causal"])
+    n_q, n_k = query.shape[2], value.shape[2]
+    if is_grid(position_bias):
+        _check_grid(position_bias, n_q, n_k)
+    elif 0 in (n_q, n_k):
+        output = _zeros(query, value, value.shape[3])
+        return (output, _zeros(query, value, ops.shape(value)[2])) if scores else output
+    if is_grid(position_bias):
+        return dense_grid_attention(query, key, value, position_bias, scores=scores, **options)
+    return dense_attention(query, key, value, position_bias, scores=scores, **options)
+
+
+def _zeros(query, value, width):
+    """What queries get where there are no keys, or no queries."""
+    return ops.zeros((*ops.shape(query)[:3], width), wide(value).dtype)
+
+
+def is_grid(position_bias) -> bool:
+    """Whether offsets have two axes."""
+    return hasattr(position_bias, "diagonals")
 
 
 def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int) -> str:
@@ -96,10 +138,13 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
         m, d: widths of features and values.
     """
     banded = hasattr(position_bias, "tails")
+    if is_grid(position_bias):
+        n_q = n_k = position_bias.num_positions
     if n_q is None or n_k is None:
         return "banded" if banded and position_bias.radius <= 256 else "fft"
     cost = {"dense": 2 * n_q * n_k * (m + d)}
-    length = fast_length(n_q + n_k - 1)
+    line = 2 * position_bias.height * (2 * position_bias.width - 1) if is_grid(position_bias) else n_q + n_k - 1
+    length = fast_length(line)
     # Two transforms of 2.5 L log2 L for each channel, taken to run at a tenth of a matmul's rate; not fitted.
     cost["fft"] = 10 * 5 * length * math.log2(length + 1) * m * (d + 1)
     if banded:
@@ -111,6 +156,56 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
         far = 8 * terms * m * (d + 1) * (1 + chunks / chunk) if chunks > 2 else 0
         cost["banded"] = chunks * chunk * (near + far)
     return min(cost, key=cost.get)
+
+
+def _check_route(route, position_bias, n_q, n_k, causal, prefix_length):
+    """Raises unless the route serves the bias, the order and the lengths."""
+    if is_grid(position_bias):
+        _check_grid(position_bias, n_q, n_k)
+        if causal and route == "fft":
+            raise ValueError(
+                'route="fft" serves a bias over two axes without causal only; take "dense". '
+                f"Received: causal={causal}, position_bias={position_bias!r}"
+            )
+    if route in ("banded", "streaming") and not hasattr(position_bias, "tails"):
+        others = '"dense"' if causal and is_grid(position_bias) else '"fft" or "dense"'
+        raise ValueError(
+            f'route="{route}" needs a bias with `radius` and `tails`; take {others}. '
+            f"Received: position_bias={position_bias!r}"
+        )
+    _check_prefix(prefix_length, causal)
+    if route != "streaming":
+        return
+    if not causal or prefix_length:
+        raise ValueError(
+            'route="streaming" needs causal=True and no prefix, as it reads what comes and nothing ahead; take '
+            f'"banded". Received: causal={causal}, prefix_length={prefix_length}'
+        )
+    if n_q is None or n_q != n_k:
+        raise ValueError(
+            'route="streaming" needs queries and keys at the same positions, of a known length; take "banded". '
+            f"Received: n_q={n_q}, n_k={n_k}"
+        )
+
+
+def _check_prefix(prefix_length, causal):
+    if prefix_length is None:
+        return
+    check_at_least(0, prefix_length=prefix_length)
+    if not causal:
+        raise ValueError(
+            f"prefix_length goes with causal=True: without it every key is seen. "
+            f"Received: prefix_length={prefix_length}, causal={causal}"
+        )
+
+
+def _check_grid(position_bias, n_q, n_k):
+    expected = position_bias.num_positions
+    if any(n not in (None, expected) for n in (n_q, n_k)):
+        raise ValueError(
+            f"queries and keys must be the {expected} positions of the bias's grid, class token included; for other "
+            f"lengths take a bias over one axis. Received: n_q={n_q}, n_k={n_k}, position_bias={position_bias!r}"
+        )
 
 
 def _check_shapes(query_features, key_features, value, position_bias, key_mask):

@@ -1,5 +1,6 @@
 """What the routes share."""
 
+import keras
 from keras import backend, ops
 
 # A denominator below this counts as none: float32 ends soon after.
@@ -17,6 +18,10 @@ class NoBias:
     def log_weights(self, offsets):
         """Zeros."""
         return ops.zeros((self.num_heads, *ops.shape(offsets)), "float32")
+
+    def near_table(self):
+        """One zero."""
+        return ops.zeros((self.num_heads, 1), "float32")
 
     def tails(self):
         """One constant term on each side."""
@@ -44,17 +49,41 @@ def append_one(value):
 
 
 def divide(sums, floor=TINY):
-    """Numerator over denominator, from (..., d + 1); zeros where the denominator is below `floor`."""
+    """Numerator over denominator, from (..., d + 1); zeros where the denominator is within `floor` of zero."""
     # Split, not sliced: the gradient of a slice fills and copies the whole tensor, once for each slice.
     numerator, denominator = ops.split(sums, [sums.shape[-1] - 1], axis=-1)
     return numerator * safe_inverse(denominator, floor)
 
 
 def safe_inverse(x, floor=TINY):
-    """1 / x, and zero where x is below `floor`; its gradient is finite, and never squares x, which might underflow."""
-    seen = x > floor
+    """1 / x, and zero where |x| is below `floor`; its gradient is finite, and never squares x, which might underflow.
+
+    Trigonometric features may sum up to a negative denominator, which then stays one.
+    """
+    seen = ops.abs(x) > floor
     scale = ops.stop_gradient(1 / ops.where(seen, x, 1))
     return ops.where(seen, scale / ops.where(seen, x * scale, 1), 0)
+
+
+def sum_over(function, first, last, start, *arrays):
+    """start + function(first, *arrays) + ... + function(last - 1, *arrays), one term at a time.
+
+    The graph holds `function` once, of a float32 scalar and the arrays that it needs gradients for, and the backward
+    pass computes each term again instead of keeping all of them.
+    """
+    term = keras.remat(function)
+    if backend.backend() == "tensorflow":
+        # XLA needs a loop with a known number of rounds for the gradient, which a Keras scan is not on TensorFlow.
+        _, total = ops.while_loop(
+            lambda i, total: i < last,
+            lambda i, total: (i + 1, total + term(i, *arrays)),
+            (ops.convert_to_tensor(first, "float32"), start),
+            maximum_iterations=last - first,
+        )
+        return total
+    return ops.scan(lambda total, i: (total + term(i, *arrays), None), start, ops.arange(first, last, dtype="float32"))[
+        0
+    ]
 
 
 def fold_heads(x):

@@ -39,53 +39,77 @@ def dense_attention(
     Returns:
         (batch, heads, n_q, d), and with `scores` the normalised weights (batch, heads, n_q, n_k).
     """
-    query_features, key_features, value = wide(query_features), wide(key_features), wide(value)
-    key_features, value = hide_keys(key_features, value, key_mask)
-    heads, n_q, m = ops.shape(query_features)[1:]
+    query, key, value = wide(query_features), wide(key_features), wide(value)
+    key, value = hide_keys(key, value, key_mask)
+    heads, n_q = ops.shape(query)[1:3]
+    n_k = ops.shape(value)[2]
     position_bias = position_bias or NoBias(heads)
-    n_k, d = ops.shape(value)[2:]
     one_block = scores or (isinstance(n_q, int) and n_q <= BLOCK)
     rows = n_q if one_block else BLOCK
     blocks = 1 if one_block else (n_q + BLOCK - 1) // BLOCK
-    mask = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]
     # The diagonals -(blocks * rows - 1) .. n_k - 1; a slice of them makes a block of rows of the Toeplitz matrix.
     diagonals = position_bias.log_weights(ops.arange(blocks * rows + n_k - 1) - (blocks * rows - 1))
     diagonals = ops.cast(diagonals, value.dtype)
 
     def attend(query, first, key, value, diagonals):
         start = (blocks - 1) * rows - first
-        bias = toeplitz_rows(ops.slice(diagonals, (0, start), (heads, rows + n_k - 1)), rows, n_k)[None]
-        visible = mask
-        if causal:
-            position, key_position = first + ops.arange(rows)[:, None], ops.arange(n_k)
-            past = key_position <= position
-            if prefix_length is not None:
-                past = ops.logical_or(past, key_position < prefix_length)
-            visible = past if mask is None else ops.logical_and(past, mask)
-        similarity = ops.matmul(query, ops.swapaxes(key, -1, -2))
-        if exact_kernel:
-            weights = _exp_from_row_maximum(similarity + bias, visible)
-        else:
-            weights = similarity * _exp_from_row_maximum(bias, visible)
-        inverse = safe_inverse(ops.sum(weights, axis=-1, keepdims=True))
-        output = ops.matmul(weights, value) * inverse
-        return (output, weights * inverse) if scores else output
+        bias = toeplitz_rows(ops.slice(diagonals, (0, start), (heads, rows + n_k - 1)), rows, n_k)
+        visible = visible_pairs(first, rows, n_k, causal, prefix_length, key_mask)
+        return attend_pairs(query, key, value, bias, visible, exact_kernel, scores)
 
     if one_block:
-        return attend(query_features, 0, key_features, value, diagonals)
+        return attend(query, 0, key, value, diagonals)
+    return by_blocks(attend, query, rows, blocks, key, value, diagonals)
 
-    padded = ops.pad(query_features, [[0, 0], [0, 0], [0, blocks * rows - n_q], [0, 0]])
+
+def attend_pairs(query, key, value, bias, visible, exact_kernel=False, scores=False):
+    """Attention with a log-weight for each pair of positions.
+
+    Args:
+        bias: (heads, rows, n_k).
+        visible: None, or bool that broadcasts to (batch, heads, rows, n_k).
+        query, key, value, exact_kernel, scores: as in `dense_attention`.
+    """
+    similarity = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    if exact_kernel:
+        weights = _exp_from_row_maximum(similarity + bias[None], visible)
+    else:
+        weights = similarity * _exp_from_row_maximum(bias[None], visible)
+    inverse = safe_inverse(ops.sum(weights, axis=-1, keepdims=True))
+    output = ops.matmul(weights, value) * inverse
+    return (output, weights * inverse) if scores else output
+
+
+def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask):
+    """Which keys queries `first` .. `first` + `rows` - 1 see: None for all, or bool (batch or 1, 1, rows or 1, n_k)."""
+    mask = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]
+    if not causal:
+        return mask
+    position, key_position = first + ops.arange(rows)[:, None], ops.arange(n_k)
+    past = key_position <= position
+    if prefix_length is not None:
+        past = ops.logical_or(past, key_position < prefix_length)
+    return past[None, None] if mask is None else ops.logical_and(past, mask)
+
+
+def by_blocks(attend, query, rows, blocks, *shared):
+    """attend(block of `rows` queries, place of its first, *shared) for all queries (batch, heads, n_q, m), in turn.
+
+    `shared` must hold all that needs gradients: what `attend` closes over gets none on TensorFlow.
+    """
+    heads, n_q, m = ops.shape(query)[1:]
+    padded = ops.pad(query, [[0, 0], [0, 0], [0, blocks * rows - n_q], [0, 0]])
     padded = ops.transpose(ops.reshape(padded, (-1, heads, blocks, rows, m)), (2, 0, 1, 3, 4))
 
     def attend_block(block):
         query, first = block
         # The backward pass computes a block's weights again: keeping them would take n_q * n_k floats.
         again = keras.remat(lambda *arrays: attend(arrays[0], first, *arrays[1:]))
-        return again(query, key_features, value, diagonals)
+        return again(query, *shared)
 
     output = ops.map(attend_block, (padded, ops.arange(blocks) * rows))
-    output = ops.reshape(ops.transpose(output, (1, 2, 0, 3, 4)), (-1, heads, blocks * rows, d))
-    return output[:, :, :n_q]
+    output = ops.transpose(output, (1, 2, 0, 3, 4))
+    return ops.reshape(output, (-1, heads, blocks * rows, output.shape[-1]))[:, :, :n_q]
 
 
 def _exp_from_row_maximum(logits, visible):

@@ -1,0 +1,138 @@
+"""The streaming route: causal attention a piece at a time, in memory that does not grow with what was read.
+
+The state holds the last `radius` keys and values, which the near band still weighs one by one, and for each term of the
+tail one sum over all keys before them. Only differences of positions count, so every entry of a batch starts where it
+likes, from zeros.
+"""
+
+from keras import ops
+
+from ._common import append_one, divide, hide_keys, toeplitz_rows, wide
+
+# Positions that meet one another directly; longer inputs are read a piece at a time.
+SMALLEST_PIECE = 64
+
+
+def initial_state(position_bias, batch_size: int, m: int, d: int) -> dict:
+    """The state of streams that have read nothing: zeros.
+
+    Args:
+        position_bias: a bias with a near band and tails.
+        batch_size: number of streams.
+        m, d: widths of features and values.
+
+    Returns:
+        "keys" (batch, heads, radius, m), "values" (batch, heads, radius, d + 1), and "sums", the tail's sums of
+        phi(k)^T [v, 1], (batch, heads, terms * m, d + 1).
+    """
+    heads, radius = position_bias.num_heads, position_bias.radius
+    terms = position_bias.tails()[0].shape[-1]
+    return {
+        "keys": ops.zeros((batch_size, heads, radius, m), "float32"),
+        "values": ops.zeros((batch_size, heads, radius, d + 1), "float32"),
+        "sums": ops.zeros((batch_size, heads, terms * m, d + 1), "float32"),
+    }
+
+
+def stream(query_features, key_features, value, position_bias, state, key_mask=None):
+    """Reads n more positions.
+
+    Range: sums of a tail that does not decay round by up to 6e-8 for each position read.
+
+    Args:
+        query_features, key_features: (batch, heads, n, m), n known and at least 1.
+        value: (batch, heads, n, d).
+        position_bias: a bias with a near band and tails.
+        state: from `initial_state`, or from the call before.
+        key_mask: None, or (batch, n), zero where a key is hidden; a hidden position still counts as one.
+
+    Returns:
+        (batch, heads, n, d), and the new state.
+    """
+    query, key, value = wide(query_features), wide(key_features), wide(value)
+    key, value = hide_keys(key, value, key_mask)
+    value = append_one(value)
+    n = query.shape[2]
+    piece = SMALLEST_PIECE
+    while piece < position_bias.radius:
+        piece *= 2
+    pieces, outputs = n // piece, []
+    if pieces > 1:
+        cut = [_cut(x[:, :, : pieces * piece], pieces, piece) for x in (query, key, value)]
+        sums = ops.zeros_like(cut[2][0])
+
+        def read(carry, arrays):
+            sums, state = _read(*arrays, position_bias, carry[1])
+            # On TensorFlow a Keras scan returns nothing but values shaped as its carry.
+            return (sums, state), (sums, state)
+
+        (_, state), (sums, _) = ops.scan(read, (sums, state), cut)
+        outputs.append(_join(sums))
+    else:
+        pieces = 0
+    if pieces * piece < n:
+        rest = (x[:, :, pieces * piece :] for x in (query, key, value))
+        sums, state = _read(*rest, position_bias, state)
+        outputs.append(sums)
+    return divide(ops.concatenate(outputs, axis=2) if len(outputs) > 1 else outputs[0]), state
+
+
+def streaming_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
+    """Causal attention over a whole sequence, read a piece at a time from an empty state, at O(n) time.
+
+    Range: as `stream`, and a row whose visible keys all have weights below about exp(-80) of the head's largest comes
+    out as zeros.
+
+    Args and returns: as `toeplitz_attention`; `causal` must hold, and queries and keys be the same positions.
+    """
+    state = initial_state(position_bias, ops.shape(value)[0], key_features.shape[-1], value.shape[-1])
+    return stream(query_features, key_features, value, position_bias, state, key_mask)[0]
+
+
+def _read(query, key, value, position_bias, state):
+    """The sums for n positions that meet one another directly, and the state after them."""
+    radius, n, m = position_bias.radius, query.shape[2], query.shape[3]
+    keys = ops.concatenate([ops.cast(state["keys"], key.dtype), key], axis=2)
+    values = ops.concatenate([ops.cast(state["values"], value.dtype), value], axis=2)
+    sums = ops.cast(state["sums"], value.dtype)
+    log_amplitudes, rates = (ops.cast(part[0], value.dtype) for part in position_bias.tails())
+    near = ops.cast(position_bias.near_table()[:, :radius], value.dtype)
+    # Tails only fall, so these are the candidates for the head's largest weight, at any length.
+    largest = ops.maximum(ops.max(near, axis=-1), ops.logsumexp(log_amplitudes, axis=-1))[:, None]
+    largest = ops.stop_gradient(largest)
+
+    # The keys in the window and the new ones, one by one; the first of them is `radius` before the first query.
+    offsets = ops.arange(radius + 2 * n - 1) - (radius + n - 1)
+    log_weights = ops.cast(position_bias.log_weights(offsets), value.dtype) - largest
+    weights = ops.where(offsets <= 0, ops.exp(ops.where(offsets <= 0, log_weights, 0)), 0)
+    similarity = ops.matmul(query, ops.swapaxes(keys, -1, -2))
+    output = ops.matmul(similarity * toeplitz_rows(weights, n, radius + n), values)
+
+    # The keys before them, through the sums.
+    place = ops.cast(ops.arange(n), value.dtype)[:, None]
+    decay = ops.exp(log_amplitudes[:, None] - largest[:, None] - rates[:, None] * (place + 1))
+    output = output + ops.matmul(_each_term(query, decay), sums)
+
+    # The first n of window and new keys leave the window.
+    kept = ops.repeat(ops.exp(-rates * n), m, axis=-1)[..., None]
+    leaving = _each_term(keys[:, :, :n], ops.exp(-rates[:, None] * (n - 1 - place)))
+    sums = sums * kept + ops.matmul(ops.swapaxes(leaving, -1, -2), values[:, :, :n])
+    return output, {"keys": keys[:, :, n:], "values": values[:, :, n:], "sums": sums}
+
+
+def _each_term(features, decay):
+    """Features (batch, heads, n, m) once for each term, with its decay (heads, n, terms): (..., terms * m)."""
+    m, terms = features.shape[-1], decay.shape[-1]
+    return ops.tile(features, (1, 1, 1, terms)) * ops.repeat(decay, m, axis=-1)
+
+
+def _cut(x, pieces, piece):
+    """(batch, heads, pieces * piece, width) to (pieces, batch, heads, piece, width)."""
+    heads, width = x.shape[1], x.shape[3]
+    return ops.transpose(ops.reshape(x, (-1, heads, pieces, piece, width)), (2, 0, 1, 3, 4))
+
+
+def _join(x):
+    """What `_cut` cut."""
+    pieces, _, heads, piece, width = x.shape
+    return ops.reshape(ops.transpose(x, (1, 2, 0, 3, 4)), (-1, heads, pieces * piece, width))

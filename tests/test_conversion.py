@@ -1,0 +1,69 @@
+"""From a trained `MultiHeadAttention`: identical as it comes, close with enough features."""
+
+import keras
+import numpy as np
+import pytest
+from definition import error, to_numpy
+
+from krpe_tf import KernelizedRPEAttention, from_multi_head_attention
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def trained(**arguments):
+    """A peer whose weights, biases included, are off their start."""
+    layer = keras.layers.MultiHeadAttention(**{"num_heads": 2, "key_dim": 4, **arguments})
+    layer(normal(2, 3, 6), normal(2, 3, 6), normal(2, 3, 6))
+    for seed, weight in enumerate(layer.weights):
+        weight.assign(normal(*weight.shape, seed=seed))
+    return layer
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("arguments", [{}, {"use_bias": False}, {"output_shape": 5}, {"output_shape": (5,)}])
+def test_a_converted_layer_computes_the_same(arguments, causal):
+    layer = trained(**arguments)
+    converted = from_multi_head_attention(layer)
+    query, value, key = normal(2, 9, 6), normal(2, 8, 6, seed=1), normal(2, 8, 6, seed=2)
+    expected = to_numpy(layer(query, value, key, use_causal_mask=causal))
+    assert error(to_numpy(converted(query, value, key, use_causal_mask=causal)), expected) < 1e-5
+
+
+@pytest.mark.parametrize("feature_map", ["orthogonal", "positive", "trigonometric"])
+def test_another_map_estimates_it(feature_map):
+    layer = trained()
+    for weight in layer.weights[:4]:
+        weight.assign(0.15 * to_numpy(weight))  # queries and keys: small norms, for which the estimate is good
+    x, errors = normal(2, 30, 6), []
+    for num_features in (8, 2048):
+        converted = from_multi_head_attention(layer, feature_map=feature_map, num_features=num_features, seed=0)
+        errors.append(error(to_numpy(converted(x, x)), to_numpy(layer(x, x))))
+    assert errors[1] < 0.1
+    assert errors[1] < errors[0] / 3
+
+
+def test_arguments_and_dropout_go_over():
+    layer = trained(dropout=0.25, value_dim=4)
+    converted = from_multi_head_attention(layer, position_bias="decay", normalize=True, causal=True)
+    assert isinstance(converted, KernelizedRPEAttention)
+    config = converted.get_config()
+    assert (config["dropout"], config["position_bias"], config["normalize"]) == (0.25, "decay", True)
+    again = KernelizedRPEAttention.from_config(config)
+    again.build((None, None, 6), (None, None, 6))
+    again.set_weights(converted.get_weights())
+    x = normal(1, 9, 6)
+    np.testing.assert_array_equal(to_numpy(again(x, x)), to_numpy(converted(x, x)))
+
+
+def test_what_cannot_be_converted_raises():
+    for layer in (keras.layers.Dense(3), keras.layers.MultiHeadAttention(2, 4), None):
+        with pytest.raises(ValueError, match=r"built keras.layers.MultiHeadAttention. Received: layer="):
+            from_multi_head_attention(layer)
+    two_axes = keras.layers.MultiHeadAttention(2, 4, attention_axes=(1, 2))
+    two_axes(normal(1, 3, 3, 6), normal(1, 3, 3, 6))
+    with pytest.raises(ValueError, match=r"one axis.*Received: layer with attention_axes=\(1, 2\)"):
+        from_multi_head_attention(two_axes)
+    with pytest.raises(ValueError, match=r"one axis.*Received: layer with .*output_shape=\(2, 3\)"):
+        from_multi_head_attention(trained(output_shape=(2, 3)))

@@ -1,0 +1,162 @@
+"""Decoding: steps of any size give what the whole sequence gives, from a state that does not grow."""
+
+import keras
+import numpy as np
+import pytest
+from definition import error, randomize, to_numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from krpe_tf import BucketedBias, DecayBias, KernelizedRPEAttention, LearnedBias, LearnedBias2D
+from krpe_tf.feature_maps import FEATURE_MAPS
+
+MAPS = [name for name in FEATURE_MAPS if name != "softmax"]
+BIASES = {
+    "decay": lambda: DecayBias(2),
+    "alibi": lambda: DecayBias(2, radius=1, num_terms=1),
+    "bucketed": lambda: BucketedBias(2),
+    "learned": lambda: LearnedBias(2, 5),
+    "longer than a piece": lambda: LearnedBias(2, 70),
+    "none": lambda: None,
+}
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def make(bias="decay", **arguments):
+    bias = BIASES[bias]()
+    arguments = {"num_heads": 2, "key_dim": 4, "num_features": 5, "causal": True, "seed": 1, **arguments}
+    layer = KernelizedRPEAttention(position_bias=bias and randomize(bias), **arguments)
+    layer.build((None, None, 6), (None, None, 6))
+    return layer
+
+
+def steps(layer, x, sizes, mask=None, state=None):
+    """The outputs of steps of these sizes, joined, and the last state."""
+    state = layer.initial_state(len(x)) if state is None else state
+    outputs, start = [], 0
+    for size in sizes:
+        part = slice(start, start + size)
+        output, state = layer.step(x[:, part], state, mask=None if mask is None else mask[:, part])
+        outputs.append(to_numpy(output))
+        start += size
+    return np.concatenate(outputs, axis=1), state
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@given(sizes=st.lists(st.one_of(st.just(1), st.integers(1, 150)), min_size=1, max_size=8), masked=st.booleans())
+def test_steps_of_any_size_give_what_the_whole_sequence_gives(bias, sizes, masked):
+    layer, n = make(bias), sum(sizes)
+    x = normal(2, n, 6)
+    mask = np.random.default_rng(1).random((2, n)) < 0.7 if masked else None
+    output, _ = steps(layer, x, sizes, mask)
+    assert error(output, to_numpy(layer(x, x, query_mask=mask, attention_mask=mask))) < 1e-5
+
+
+@pytest.mark.parametrize("feature_map", MAPS)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_one_position_at_a_time_with_every_feature_map(feature_map, normalize):
+    layer = make(feature_map=feature_map, normalize=normalize, route="dense", value_dim=3, output_shape=7)
+    x = normal(2, 40, 6) / 2
+    expected = to_numpy(layer(x, x))
+    # Trigonometric sums cancel: what is left of them carries the rounding of what went.
+    tolerance = 1e-3 if feature_map == "trigonometric" else 1e-5
+    assert error(steps(layer, x, [1] * 40)[0], expected) < tolerance
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_the_state_does_not_grow(bias):
+    layer = make(bias)
+    shapes = {name: x.shape for name, x in layer.initial_state(3).items()}
+    _, state = steps(layer, normal(3, 330, 6), [1, 5, 64, 260])
+    assert {name: x.shape for name, x in state.items()} == shapes
+    radius = layer.position_bias.radius if layer.position_bias else 1
+    assert shapes["keys"] == (3, 2, radius, 5)
+    assert shapes["values"] == (3, 2, radius, 5)
+    assert shapes["sums"][2:] == ((2 if bias == "decay" else 1) * 5, 5)
+
+
+def test_entries_of_a_batch_start_and_reset_by_themselves():
+    layer, x = make(), normal(3, 60, 6)
+    first, state = steps(layer, x[:, :20], [7, 13])
+    again, state = layer.step(x[:, 20:40], state, reset=np.array([False, True, False]))
+    last, _ = layer.step(x[:, 40:], state, reset=np.array([0, 0, 1]))
+    output = np.concatenate([first, to_numpy(again), to_numpy(last)], axis=1)
+    for entry, starts in enumerate(([0], [0, 20], [0, 40])):
+        for start, end in zip(starts, [*starts[1:], 60], strict=True):
+            alone = x[entry : entry + 1, start:end]
+            assert error(output[entry : entry + 1, start:end], to_numpy(layer(alone, alone))) < 1e-5
+
+
+def test_rubbish_in_masked_positions_and_in_what_came_before_a_reset_changes_nothing():
+    layer, x = make(), normal(1, 50, 6)
+    mask = (np.arange(50) % 3 > 0)[None]
+    clean, _ = steps(layer, x, [50], mask)
+    dirty = np.where(mask[..., None], x, np.float32("nan"))
+    _, state = layer.step(np.full((1, 9, 6), np.nan, "float32"), layer.initial_state(1))
+    output, _ = layer.step(dirty, state, mask=mask, reset=[True])
+    np.testing.assert_array_equal(to_numpy(output), clean)
+
+
+def test_mixed_precision_keeps_its_state_in_float32():
+    half, layer = make(dtype="mixed_bfloat16"), make()
+    half.set_weights(layer.get_weights())
+    x = normal(1, 300, 6)
+    output, state = half.step(x, half.initial_state(1))
+    assert {keras.backend.standardize_dtype(part.dtype) for part in state.values()} == {"float32"}
+    output = to_numpy(keras.ops.cast(output, "float32"))
+    assert error(output, to_numpy(layer(x, x))) < 0.03
+
+
+def test_a_step_compiles():
+    layer, x = make(), normal(2, 12, 6)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        step = tf.function(layer.step, jit_compile=True)
+    else:
+        import jax
+
+        step = jax.jit(layer.step)
+    state, outputs = layer.initial_state(2), []
+    for i in range(12):
+        output, state = step(keras.ops.convert_to_tensor(x[:, i : i + 1]), state)
+        outputs.append(to_numpy(output))
+    assert error(np.concatenate(outputs, axis=1), to_numpy(layer(x, x))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"causal": False},
+        {"feature_map": "softmax"},
+        {"position_bias": LearnedBias2D(2, 3, 3)},
+    ],
+)
+def test_layers_that_cannot_stream_say_so(arguments):
+    layer = KernelizedRPEAttention(**{"num_heads": 2, "key_dim": 4, "causal": True, **arguments})
+    with pytest.raises(ValueError, match=r"(?s)decoding needs causal=True.*Received: causal="):
+        layer.initial_state(1)
+
+
+def test_bad_steps_raise():
+    layer, x = make(), normal(2, 3, 6)
+    state = layer.initial_state(2)
+    for bad in (layer.initial_state(3), {}, None, {**state, "keys": state["values"][:, :1]}):
+        with pytest.raises(ValueError, match=r"(?s)state must come from initial_state.*Received: state"):
+            layer.step(x, bad)
+    with pytest.raises(ValueError, match=r"(?s)query must have shape.*Received: query"):
+        layer.step(x[0], state)
+    with pytest.raises(ValueError, match=r"(?s)mask must have shape \(2, 3\).*Received: mask.shape"):
+        layer.step(x, state, mask=np.ones((2, 4), bool))
+    with pytest.raises(ValueError, match=r"(?s)reset must have shape \(2,\).*Received: reset.shape"):
+        layer.step(x, state, reset=np.ones((3,), bool))
+    with pytest.raises(ValueError, match=r"at least one.*Received: query.shape"):
+        layer.step(x[:, :0], state)
+    unbuilt = KernelizedRPEAttention(2, 4, causal=True)
+    with pytest.raises(ValueError, match=r"built.*Received: built=False"):
+        unbuilt.step(x, unbuilt.initial_state(2))
+    with pytest.raises(ValueError, match=r"batch_size.*Received: batch_size=0"):
+        layer.initial_state(0)
