@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench figures mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
@@ -11,7 +11,8 @@ demo: .venv/demo.installed
 test: .venv/test.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist loadscope
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" tests/test_toeplitz.py tests/test_cells.py \
-		tests/test_streaming.py tests/test_grid.py tests/test_position_bias.py tests/test_conversion.py tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
+		tests/test_streaming.py tests/test_grid.py tests/test_position_bias.py tests/test_conversion.py \
+		tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
 		tests/test_text_classifier.py
 
 lint: .venv/test.installed
@@ -24,6 +25,16 @@ format: .venv/test.installed
 
 bench: .venv/demo.installed
 	$(BIN)/python benchmarks/attention.py --output build/bench
+
+# About half an hour: the figures of docs/figures, and the numbers beside them.
+figures: .venv/demo.installed
+	$(BIN)/python benchmarks/figures/feature_error.py
+	$(BIN)/python benchmarks/figures/extrapolation.py
+	$(BIN)/python benchmarks/figures/conversion.py
+
+# Breaks the numerics on purpose and shows that the tests notice.
+mutations: .venv/test.installed
+	$(BIN)/python tests/mutations.py
 
 # Editable: a plain install would hide krpe_tf.models from a Python that starts here, see CONTRIBUTING.md.
 .venv/%.installed: setup.py pyproject.toml

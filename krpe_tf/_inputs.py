@@ -86,8 +86,8 @@ def check_step(query, state, expected, mask, reset):
             f"a step needs a known length of at least one position. Received: query.shape={tuple(query.shape)}"
         )
     for name, x, shape in (("mask", mask, (batch, n)), ("reset", reset, (batch,))):
-        if x is not None and _differ(ops.shape(x), shape):
-            raise ValueError(f"{name} must have shape {shape}. Received: {name}.shape={tuple(ops.shape(x))}")
+        if x is not None and _differ(x.shape, shape):
+            raise ValueError(f"{name} must have shape {shape}. Received: {name}.shape={tuple(x.shape)}")
     wanted = {name: (batch, *x.shape[1:]) for name, x in expected.items()}
     received = {name: tuple(x.shape) for name, x in state.items()} if isinstance(state, dict) else state
     if isinstance(received, dict) and received.keys() == wanted.keys():

@@ -195,7 +195,9 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
                 output, scores = output
         else:
             output = toeplitz_attention(query, key, value, self.position_bias, route=self.route, **options)
-        output = self._join_heads(blank(output, None if query_mask is None else query_mask[:, None]), training)
+        if self.feature_map == "softmax" and query_mask is not None:
+            output = blank(output, query_mask[:, None])  # other maps: features of zeros have given zeros
+        output = self._join_heads(output, training)
         return (output, scores) if return_attention_scores else output
 
     def initial_state(self, batch_size: int) -> dict:
@@ -236,6 +238,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         """
         expected = self.initial_state(1)
         self._check_built()
+        mask, reset = (None if x is None else ops.convert_to_tensor(x) for x in (mask, reset))
         check_step(query, state, expected, mask, reset)
         check_widths((query,), [self.query_dense.kernel.shape[0]])
         if reset is not None:
@@ -243,7 +246,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             state = {name: blank(x, kept[:, None, None]) for name, x in state.items()}
         query, key, value = self._project(query, query, query, mask, mask)
         output, state = stream(query, key, value, self._stream_bias, state, mask)
-        return self._join_heads(blank(output, None if mask is None else mask[:, None])), state
+        return self._join_heads(output), state
 
     def redraw(self, seed: int):
         """Draws new random features in place of those drawn at build, the same for the same seed."""

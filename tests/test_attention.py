@@ -243,6 +243,21 @@ def test_large_inputs_stay_finite_in_float16():
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("route", ["dense", "fft", "banded"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("feature_map", ["orthogonal", "trigonometric", "elu"])
+def test_keys_of_norm_1e6_stay_finite(feature_map, normalize, route):
+    layer, x = make(feature_map=feature_map, normalize=normalize, route=route), normal(1, 70, 6)
+    x[:, ::3] *= np.float32(1e6)
+    mask = np.stack([np.zeros(70, bool)])
+    for options in ({}, {"attention_mask": mask}):
+        output, (gradient,), gradients = forward_backward(
+            lambda x, options=options: layer(x, x, **options), [x], None, layer.trainable_weights
+        )
+        assert np.isfinite(output).all()
+        assert all(np.isfinite(g).all() for g in (gradient, *gradients))
+
+
 def test_the_seed_decides_the_random_features():
     def projection(seed):
         layer = make(seed=seed)

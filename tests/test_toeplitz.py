@@ -233,6 +233,36 @@ def test_half_precision_is_computed_in_float32(route, dtype):
     assert error(to_numpy(output), expected.output) < 1e-4
 
 
+@tensorflow_only
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_definitions_gradients_are_those_of_automatic_differentiation(causal):
+    import tensorflow as tf
+
+    *inputs, cotangent = (x.astype("float64") for x in make_inputs(40, 40))
+    mask, bias = make_mask("some", 40), make_bias("decay")
+    t = np.arange(40)[None] - np.arange(40)[:, None]
+    side, near = (t > 0).astype(int), np.abs(t) < bias.radius
+    sources = [tf.constant(x) for x in inputs] + [tf.cast(weight.value, "float64") for weight in bias.weights]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        query, key, value, table, log_amplitude, log_rate = sources
+        beyond = np.maximum(np.abs(t) - bias.radius, 0)[..., None]
+        tails = tf.gather(log_amplitude, side) - tf.gather(tf.exp(log_rate), side) * beyond[:, :, None]
+        tails = tf.transpose(tf.reduce_logsumexp(tails, axis=-1), (2, 0, 1))
+        b = tf.where(near, tf.gather(table, np.where(near, t + bias.radius - 1, 0), axis=1), tails)
+        seen = mask[:, None, None] & ((t <= 0) | (not causal))
+        weights = tf.where(seen, tf.exp(b) * tf.matmul(query, key, transpose_b=True), 0)
+        total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+        output = tf.matmul(tf.math.divide_no_nan(weights, total), value)
+        loss = tf.reduce_sum(output * cotangent)
+    expected = Attention(*inputs, bias, causal=causal, key_mask=mask)
+    assert error(output, expected.output) < 1e-12
+    *right, by_name = expected.gradients(cotangent)
+    right += [by_name[weight.name] for weight in bias.weights]
+    for automatic, ours in zip(map(tf.convert_to_tensor, tape.gradient(loss, sources)), right, strict=True):
+        assert error(ours, automatic) < 1e-10
+
+
 # --- Masks, order, range
 
 

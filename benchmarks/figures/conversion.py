@@ -1,0 +1,55 @@
+"""Figure 2 of the paper, small: softmax models converted to random features without training on.
+
+Byte-level language models with standard or normalised attention, with or without relative positions (then absolute
+ones), trained with the exact softmax kernel; then the kernel is replaced by m positive features (Eq. 5).
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from _language import evaluate, load_bytes, make_model, train
+from _output import arguments, write
+from keras.utils import Progbar
+
+VARIANTS = {
+    "standard": {"normalize": False, "bias": None},
+    "normalised": {"normalize": True, "bias": None},
+    "standard, relative": {"normalize": False, "bias": "decay"},
+    "normalised, relative": {"normalize": True, "bias": "decay"},
+}
+
+
+def main() -> None:
+    """Trains, converts, plots and writes."""
+    options = arguments(__doc__.splitlines()[0])
+    steps, seeds, counts = (3, 1, (16,)) if options.quick else (400, 5, (16, 32, 64, 128, 256, 512))
+    training, validation = load_bytes()
+    losses = {name: {m: [] for m in ("softmax", *counts)} for name in VARIANTS}
+    progress = Progbar(len(VARIANTS) * seeds, unit_name="model")
+    for seed in range(seeds):
+        for name, variant in VARIANTS.items():
+            model = make_model(feature_map="softmax", seed=seed, **variant)
+            train(model, training, steps, seed)
+            losses[name]["softmax"].append(evaluate(model, validation))
+            for m in counts:
+                converted = make_model(feature_map="positive", num_features=m, seed=seed, **variant)
+                for ours, theirs in zip(converted.weights, model.weights, strict=True):
+                    if ours.name != "projection":
+                        ours.assign(theirs)
+                losses[name][m].append(evaluate(converted, validation))
+            progress.add(1)
+    figure, axes = plt.subplots(1, len(VARIANTS), figsize=(14, 3.5), sharey=True)
+    for axis, (name, values) in zip(axes, losses.items(), strict=True):
+        mean = np.array([np.mean(values[m]) for m in counts])
+        spread = [2 * np.std(values[m]) / np.sqrt(seeds) for m in counts]
+        axis.errorbar(counts, mean, spread, marker="o", capsize=3, label="converted")
+        axis.axhline(np.mean(values["softmax"]), color="black", linestyle="--", label="softmax")
+        axis.set(title=name, xlabel="features m", xscale="log", xticks=counts, xticklabels=counts)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("validation, nats a byte")
+    axes[0].legend()
+    write(options.output, "conversion", {"steps": steps, "seeds": seeds, "nats": losses}, figure)
+
+
+if __name__ == "__main__":
+    main()

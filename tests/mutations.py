@@ -1,0 +1,97 @@
+"""Breaks the numerics on purpose, one line at a time, and shows that the tests notice each: `make mutations`.
+
+Every mutation is one replacement in a copy of the checkout; the tests that must fail on it run against the copy.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TOEPLITZ = "krpe_tf/toeplitz/"
+# file, what stands there, what breaks it, the test file that notices
+MUTATIONS = [
+    (TOEPLITZ + "dense.py", "key_position <= position", "key_position < position", "test_toeplitz.py"),
+    (TOEPLITZ + "dense.py", "start = (blocks - 1) * rows - first", "start = (blocks - 1) * rows", "test_toeplitz.py"),
+    (TOEPLITZ + "dense.py", "visible, ops.exp(logits - maximum), 0", "visible, ops.exp(logits), 0", "test_toeplitz.py"),
+    (TOEPLITZ + "_common.py", "ops.where(visible, key_features, zero)", "key_features", "test_toeplitz.py"),
+    (TOEPLITZ + "_common.py", "diagonals[:, rows - 1 :]", "diagonals[:, rows - 2 : -1]", "test_toeplitz.py"),
+    (TOEPLITZ + "fft.py", "shift > -n_k", "shift > -n_k + 1", "test_toeplitz.py"),
+    (TOEPLITZ + "fft.py", "x * imaginary + y * real", "x * imaginary - y * real", "test_toeplitz.py"),
+    (TOEPLITZ + "fft.py", "fast_length(n_q + n_k - 1)", "fast_length(n_q + n_k - 3)", "test_toeplitz.py"),
+    (
+        TOEPLITZ + "fft.py",
+        "kept = log_weights <= -LEVEL_HEIGHT * this_level",
+        "kept = log_weights <= 0",
+        "test_toeplitz.py",
+    ),
+    (TOEPLITZ + "fft.py", "counts > 0.5", "counts > 1.5", "test_toeplitz.py"),
+    (TOEPLITZ + "banded.py", "apart >= 2", "apart >= 3", "test_toeplitz.py"),
+    (TOEPLITZ + "banded.py", "(chunk - 1) - radius, 0)", "(chunk - 1) - radius + 1, 0)", "test_toeplitz.py"),
+    (TOEPLITZ + "banded.py", "place, chunk - 1 - place) if side", "place, chunk - place) if side", "test_toeplitz.py"),
+    (TOEPLITZ + "banded.py", "log_amplitudes[:sides] - largest", "log_amplitudes[:sides]", "test_toeplitz.py"),
+    (TOEPLITZ + "banded.py", "index < chunks - 1, key.dtype", "index < chunks, key.dtype", "test_toeplitz.py"),
+    (TOEPLITZ + "streaming.py", "(place + 1))", "place)", "test_streaming.py"),
+    (TOEPLITZ + "streaming.py", "(n - 1 - place)", "(n - place)", "test_streaming.py"),
+    (TOEPLITZ + "streaming.py", "ops.exp(-rates * n)", "ops.exp(-rates * (n - 1))", "test_streaming.py"),
+    (TOEPLITZ + "streaming.py", "values[:, :, n:]", "values[:, :, : radius]", "test_streaming.py"),
+    (TOEPLITZ + "grid.py", "before = (blocks * grid_rows - height) * line", "before = height * line", "test_grid.py"),
+    (TOEPLITZ + "grid.py", "special[None, :, 2:, None]", "special[None, :, 1:2, None]", "test_grid.py"),
+    (TOEPLITZ + "__init__.py", "causal=False, key_mask=mask", "causal=True, key_mask=mask", "test_toeplitz.py"),
+    ("krpe_tf/position_bias.py", "distance - self.radius, 0", "distance - self.radius + 1, 0", "test_position_bias.py"),
+    (
+        "krpe_tf/position_bias.py",
+        "np.where(offsets > 0, self.num",
+        "np.where(offsets >= 0, self.num",
+        "test_position_bias.py",
+    ),
+    (
+        "krpe_tf/feature_maps.py",
+        "math.log(projection.shape[-1]) / 2",
+        "math.log(projection.shape[-1])",
+        "test_feature_maps.py",
+    ),
+    ("krpe_tf/feature_maps.py", "np.sqrt(dim) / np.linalg", "1 / np.linalg", "test_feature_maps.py"),
+    ("krpe_tf/attention.py", "self.key_dense(blank(key, visible))", "self.key_dense(key)", "test_attention_inputs.py"),
+]
+
+
+def noticed(file: str, before: str, after: str, test: str) -> bool:
+    """Whether the test file fails once `before` reads `after`."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__"))
+        path = copy / file
+        text = path.read_text()
+        if text.count(before) < 1:
+            raise ValueError(f"{file} no longer holds {before!r}: bring tests/mutations.py up to date")
+        path.write_text(text.replace(before, after))
+        # The installed package points at the checkout; this one points at the copy.
+        for name in ("models", "export"):
+            (copy / "krpe_tf" / name).symlink_to(copy / name)
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", f"tests/{test}"],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            text=True,
+        )
+        return run.returncode == 1
+
+
+def main() -> int:
+    """Prints each mutation and whether it was noticed; returns how many were not."""
+    missed = 0
+    for file, before, after, test in MUTATIONS:
+        found = noticed(file, before, after, test)
+        missed += not found
+        print(f"{'noticed' if found else 'MISSED '}  {file}: {before}  ->  {after}", flush=True)
+    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} noticed")
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
