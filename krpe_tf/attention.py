@@ -193,6 +193,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             )
             if return_attention_scores:
                 output, scores = output
+                scores = scores if query_mask is None else blank(scores, query_mask[:, None])
         else:
             output = toeplitz_attention(query, key, value, self.position_bias, route=self.route, **options)
         if self.feature_map == "softmax" and query_mask is not None:
@@ -279,7 +280,16 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return self.output_dense(self.dropout_layer(output, training=training))
 
     def compute_output_spec(
-        self, query, value, key=None, attention_mask=None, return_attention_scores=False, **unused_masks_and_modes
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        return_attention_scores=False,
+        **unused_modes,
     ):
         self._check_call(query, value, value if key is None else key, attention_mask, return_attention_scores)
         output_shape = (*query.shape[:-1], self.output_width or query.shape[-1])

@@ -16,14 +16,14 @@ def from_multi_head_attention(layer: layers.MultiHeadAttention, **arguments) -> 
 
     The estimate is good where queries and keys have small norms, as in a model trained with `normalize=True` and a
     position bias (Figure 2 of the paper); otherwise train on a little after converting. Dropout acts on the attention
-    output, not on the scores.
+    output, not on the scores; regularizers and constraints do not come along.
 
     Args:
         layer: built, with attention over one axis and an output of one axis.
         **arguments: of `KernelizedRPEAttention`, in place of the layer's own.
 
     Raises:
-        ValueError: for another kind of layer, one that is not built, or more than one attention or output axis.
+        ValueError: for another kind of layer, one that is not built, more than one attention or output axis, or a gate.
     """
     if not isinstance(layer, layers.MultiHeadAttention) or not layer.built:
         raise ValueError(f"layer must be a built keras.layers.MultiHeadAttention. Received: layer={layer!r}")
@@ -35,6 +35,8 @@ def from_multi_head_attention(layer: layers.MultiHeadAttention, **arguments) -> 
             "layer must attend over one axis and put out one. "
             f"Received: layer with attention_axes={axes}, output_shape={config['output_shape']}"
         )
+    if config.get("use_gate"):
+        raise ValueError("layer must have no gate. Received: layer with use_gate=True")
     kept = ("num_heads", "key_dim", "value_dim", "dropout", "use_bias", "kernel_initializer", "bias_initializer")
     converted = KernelizedRPEAttention(
         **{

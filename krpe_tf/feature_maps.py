@@ -90,5 +90,6 @@ def apply_feature_map(feature_map: str, x, projection, unit_norm: bool = False):
     half_log_m = math.log(projection.shape[-1]) / 2
     if feature_map == "trigonometric":
         waves = ops.concatenate([ops.sin(along), ops.cos(along)], axis=-1)
-        return waves * ops.exp(ops.minimum(half_square, 30.0) - half_log_m)
+        half_square = half_square if unit_norm else ops.minimum(half_square, ops.cast(30.0, x.dtype))
+        return waves * ops.exp(ops.cast(half_square - half_log_m, x.dtype))
     return ops.exp(along - (half_square + half_log_m))

@@ -235,7 +235,7 @@ class LearnedBias2D(BiasLayer):
         super().__init__(num_heads, **kwargs)
         self.height = height
         self.width = width
-        self.class_token = class_token
+        self.class_token = bool(class_token)
         distance = np.hypot(np.arange(1 - height, height)[:, None], np.arange(1 - width, width))
         self.table = self.add_bias_weight("table", -alibi_slopes(num_heads)[:, None, None] * distance)
         if class_token:

@@ -334,6 +334,8 @@ def test_padded_queries_attend_to_zeros(feature_map):
     output = to_numpy(layer(x, x, query_mask=mask))
     np.testing.assert_array_equal(output[~mask], 0)
     assert error(output[mask], to_numpy(layer(x, x))[mask]) < 1e-6
+    _, scores = layer(x, x, query_mask=mask, return_attention_scores=True)
+    np.testing.assert_array_equal(to_numpy(scores)[1, :, 5:], 0)
 
 
 def test_number_of_weights():

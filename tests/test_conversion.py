@@ -65,5 +65,9 @@ def test_what_cannot_be_converted_raises():
     two_axes(normal(1, 3, 3, 6), normal(1, 3, 3, 6))
     with pytest.raises(ValueError, match=r"one axis.*Received: layer with attention_axes=\(1, 2\)"):
         from_multi_head_attention(two_axes)
+    gated = trained()
+    gated.get_config = lambda: {**keras.layers.MultiHeadAttention.get_config(gated), "use_gate": True}
+    with pytest.raises(ValueError, match=r"gate.*Received: layer with use_gate=True"):
+        from_multi_head_attention(gated)
     with pytest.raises(ValueError, match=r"one axis.*Received: layer with .*output_shape=\(2, 3\)"):
         from_multi_head_attention(trained(output_shape=(2, 3)))

@@ -1,5 +1,6 @@
 """Feature maps: formulas by numpy, and the distribution of the directions by statistics with a stated confidence."""
 
+import keras
 import numpy as np
 import pytest
 from definition import feature_map, forward_backward, to_numpy
@@ -24,6 +25,16 @@ def test_features_are_those_of_the_formula(dim, m, name, seed):
     actual = to_numpy(apply_feature_map(name, x, projection))
     expected = feature_map(name, x.astype("float64"), projection.astype("float64"))
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_features_keep_the_dtype(name, unit_norm):
+    dtypes = ["float32", "bfloat16"] + ["float64"] * (keras.backend.backend() == "tensorflow")
+    for dtype in dtypes:
+        x = keras.ops.cast(normal(2, 4), dtype)
+        features = apply_feature_map(name, x, draw_projection(name, 4, 3, 0), unit_norm)
+        assert keras.backend.standardize_dtype(features.dtype) == dtype
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)

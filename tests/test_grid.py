@@ -67,6 +67,8 @@ def test_a_grid_over_a_wide_range_of_weights(route):
         weight.assign(rng.uniform(-30, 30, weight.shape))
     check(bias, route)
     check(bias, route, key_mask=np.arange(49)[None].repeat(2, 0) >= 44)
+    bias.class_weights.assign(np.full((2, 3), 100))
+    check(bias, route, key_mask=np.arange(49)[None].repeat(2, 0) >= 1)  # a hidden token sets no scale
 
 
 @pytest.mark.parametrize("class_token", [False, True])

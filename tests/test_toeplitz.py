@@ -209,13 +209,13 @@ def test_prefix_over_several_blocks():
 
 
 @tensorflow_only
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES, "streaming"])
 def test_float64_stays_float64(route):
     # The bias is float32, so one whose values are weights, not computed.
-    inputs = [x.astype("float64") for x in make_inputs(101, 101)]
-    bias = make_bias("learned")
-    output, gradients = run(inputs[:3], bias, route, inputs[3])
-    expected = Attention(*inputs[:3], bias)
+    inputs = [x.astype("float64") for x in make_inputs(140, 140)]
+    bias, causal = make_bias("learned"), route == "streaming"
+    output, gradients = run(inputs[:3], bias, route, inputs[3], causal=causal)
+    expected = Attention(*inputs[:3], bias, causal=causal)
     assert output.dtype == "float64"
     assert error(output, expected.output) < 1e-10
     for actual, right in zip(gradients, expected.gradients(inputs[3])[:3], strict=False):
@@ -223,13 +223,13 @@ def test_float64_stays_float64(route):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES, "streaming"])
 def test_half_precision_is_computed_in_float32(route, dtype):
-    inputs = [keras.ops.cast(x, dtype) for x in make_inputs(70, 70)[:3]]
-    bias = make_bias("decay")
-    output = toeplitz_attention(*inputs, bias, route=route)
+    inputs = [keras.ops.cast(x, dtype) for x in make_inputs(140, 140)[:3]]
+    bias, causal = make_bias("decay"), route == "streaming"
+    output = toeplitz_attention(*inputs, bias, route=route, causal=causal)
     assert keras.backend.standardize_dtype(output.dtype) == "float32"
-    expected = Attention(*(to_numpy(keras.ops.cast(x, "float32")) for x in inputs), bias)
+    expected = Attention(*(to_numpy(keras.ops.cast(x, "float32")) for x in inputs), bias, causal=causal)
     assert error(to_numpy(output), expected.output) < 1e-4
 
 
@@ -371,6 +371,35 @@ def far_peak(height, heads=2, last=40):
 def test_rows_that_cannot_see_the_largest_weight_stay_right(route, height):
     # A plain fft is wrong by hundreds here.
     check(make_inputs(60, 60, batch=1), far_peak(height), route, causal=True)
+
+
+@tensorflow_only
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("below", [4.5, 15.0])  # compiled arithmetic must put 15, between two levels, into one
+def test_such_rows_stay_right_when_compiled(route, below):
+    import tensorflow as tf
+
+    *inputs, cotangent = make_inputs(60, 60, batch=1)
+    bias = far_peak(0)
+    table = np.full((2, 81), -np.nextafter(np.float32(below), np.float32(0)), "float32")
+    table[:, 0] = 0
+    bias.table.assign(table)
+    expected = Attention(*inputs, bias, causal=True)
+    *right, by_name = expected.gradients(cotangent)
+    for jit_compile in (False, True):
+
+        @tf.function(jit_compile=jit_compile)
+        def graph(*inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                output = toeplitz_attention(*inputs, bias, causal=True, route=route)
+            return output, tape.gradient(output, [*inputs, bias.table.value], output_gradients=cotangent)
+
+        output, gradients = graph(*map(tf.constant, inputs))
+        assert error(output, expected.output, np.abs(inputs[2]).max()) < 1e-4
+        scale = max(np.abs(x).max() for x in right)
+        for actual, definition in zip(gradients, [*right, by_name["table"]], strict=True):
+            assert error(tf.convert_to_tensor(actual), definition, scale) < 1e-4
 
 
 def test_dense_has_no_range():

@@ -61,9 +61,10 @@ def train(model, data, steps, seed):
     model.fit(*windows(data, LENGTH, steps * BATCH, seed), batch_size=BATCH, verbose=0)
 
 
-def evaluate(model, data, length=LENGTH, tokens=2**15) -> float:
-    """Nats a byte, on the same validation bytes every time."""
-    inputs, targets = windows(data, length, tokens // length, seed=1)
+def evaluate(model, data, length=LENGTH, longest=None, tokens=2**15) -> float:
+    """Nats a byte in windows of `length`, cut from windows of `longest` that are the same every time."""
+    longest = longest or length
+    inputs, targets = (x.reshape(-1, length) for x in windows(data, longest, tokens // longest, seed=1))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(loss=loss, jit_compile=False)
     return float(model.evaluate(inputs, targets, batch_size=max(1, 2048 // length), verbose=0))

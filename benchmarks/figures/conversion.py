@@ -18,12 +18,10 @@ VARIANTS = {
 }
 
 
-def main() -> None:
-    """Trains, converts, plots and writes."""
-    options = arguments(__doc__.splitlines()[0])
-    steps, seeds, counts = (3, 1, (16,)) if options.quick else (400, 5, (16, 32, 64, 128, 256, 512))
+def measure(steps: int, seeds: int, counts: tuple[int, ...]) -> dict:
+    """Validation losses by variant and number of features, one a seed."""
     training, validation = load_bytes()
-    losses = {name: {m: [] for m in ("softmax", *counts)} for name in VARIANTS}
+    losses = {name: {str(m): [] for m in ("softmax", *counts)} for name in VARIANTS}
     progress = Progbar(len(VARIANTS) * seeds, unit_name="model")
     for seed in range(seeds):
         for name, variant in VARIANTS.items():
@@ -35,20 +33,33 @@ def main() -> None:
                 for ours, theirs in zip(converted.weights, model.weights, strict=True):
                     if ours.name != "projection":
                         ours.assign(theirs)
-                losses[name][m].append(evaluate(converted, validation))
+                losses[name][str(m)].append(evaluate(converted, validation))
             progress.add(1)
+    return {"steps": steps, "seeds": seeds, "nats": losses}
+
+
+def plot(numbers: dict):
+    """One panel a variant: means with two standard errors, and the softmax model it came from."""
     figure, axes = plt.subplots(1, len(VARIANTS), figsize=(14, 3.5), sharey=True)
-    for axis, (name, values) in zip(axes, losses.items(), strict=True):
-        mean = np.array([np.mean(values[m]) for m in counts])
-        spread = [2 * np.std(values[m]) / np.sqrt(seeds) for m in counts]
-        axis.errorbar(counts, mean, spread, marker="o", capsize=3, label="converted")
+    for axis, (name, values) in zip(axes, numbers["nats"].items(), strict=True):
+        counts = [int(m) for m in values if m != "softmax"]
+        mean = np.array([np.mean(values[str(m)]) for m in counts])
+        spread = [2 * np.std(values[str(m)], ddof=1) / np.sqrt(numbers["seeds"]) for m in counts]
+        axis.errorbar(counts, mean, spread if numbers["seeds"] > 1 else None, marker="o", capsize=3, label="converted")
         axis.axhline(np.mean(values["softmax"]), color="black", linestyle="--", label="softmax")
         axis.set(title=name, xlabel="features m", xscale="log", xticks=counts, xticklabels=counts)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("validation, nats a byte")
     axes[0].legend()
-    write(options.output, "conversion", {"steps": steps, "seeds": seeds, "nats": losses}, figure)
+    return figure
+
+
+def main() -> None:
+    """Trains, converts, plots and writes."""
+    options = arguments(__doc__.splitlines()[0])
+    numbers = measure(3, 1, (16,)) if options.quick else measure(400, 5, (16, 32, 64, 128, 256, 512))
+    write(options.output, "conversion", numbers, plot(numbers))
 
 
 if __name__ == "__main__":

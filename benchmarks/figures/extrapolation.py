@@ -32,7 +32,7 @@ def main() -> None:
             model = make_model(seed=seed, **variant)
             train(model, training, steps, seed)
             for factor in times:
-                losses[name][factor].append(evaluate(model, validation, factor * LENGTH))
+                losses[name][factor].append(evaluate(model, validation, factor * LENGTH, times[-1] * LENGTH))
             progress.add(1)
     figure, axis = plt.subplots(figsize=(7, 4.5))
     for name, values in losses.items():

@@ -27,7 +27,7 @@ def error(feature_map, radius, m, draws):
         # Trigonometric estimates can be negative and sum to nearly nothing: at most 2, as between distributions.
         distance = np.abs(exact / exact.sum() - estimate / estimate.sum()).sum()
         distances.append(min(distance, 2.0))
-    return float(np.mean(distances)), float(np.std(distances) / np.sqrt(draws))
+    return float(np.mean(distances)), float(np.std(distances, ddof=1) / np.sqrt(draws))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import math
 from keras import ops
 
 from .._checks import check_at_least, check_one_of
+from ..position_bias import LearnedBias2D
 from ._common import NoBias, wide
 from .banded import banded_attention, chunk_length
 from .dense import dense_attention
@@ -125,7 +126,7 @@ def _zeros(query, value, width):
 
 def is_grid(position_bias) -> bool:
     """Whether offsets have two axes."""
-    return hasattr(position_bias, "diagonals")
+    return isinstance(position_bias, LearnedBias2D)
 
 
 def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int) -> str:

@@ -65,25 +65,29 @@ def safe_inverse(x, floor=TINY):
     return ops.where(seen, scale / ops.where(seen, x * scale, 1), 0)
 
 
-def sum_over(function, first, last, start, *arrays):
+def sum_over(function, first, last, needed, start, *arrays):
     """start + function(first, *arrays) + ... + function(last - 1, *arrays), one term at a time.
 
     The graph holds `function` once, of a float32 scalar and the arrays that it needs gradients for, and the backward
-    pass computes each term again instead of keeping all of them.
+    pass computes each term again instead of keeping all of them. Terms from `needed` on, a float32 scalar, are zero,
+    and where all are, none is computed.
     """
     term = keras.remat(function)
     if backend.backend() == "tensorflow":
-        # XLA needs a loop with a known number of rounds for the gradient, which a Keras scan is not on TensorFlow.
+        # XLA needs a loop with a known limit of rounds for the gradient, which a Keras scan has not on TensorFlow.
         _, total = ops.while_loop(
-            lambda i, total: i < last,
+            lambda i, total: i < needed,
             lambda i, total: (i + 1, total + term(i, *arrays)),
             (ops.convert_to_tensor(first, "float32"), start),
             maximum_iterations=last - first,
         )
         return total
-    return ops.scan(lambda total, i: (total + term(i, *arrays), None), start, ops.arange(first, last, dtype="float32"))[
-        0
-    ]
+    terms = ops.arange(first, last, dtype="float32")
+
+    def add_all():
+        return ops.scan(lambda total, i: (total + term(i, *arrays), None), start, terms)[0]
+
+    return ops.cond(needed > first, add_all, lambda: start)
 
 
 def fold_heads(x):

@@ -3,11 +3,12 @@
 A transform rounds relative to the largest weight anywhere. A row that cannot see that weight, because a mask hides the
 keys or the bias peaks further back than the sequence reaches, would drown in it: errors of hundreds. So every row is
 given the level of the largest weight that it sees, and a row below the first level is computed by a transform that
-leaves out all larger weights, which it cannot see. Levels without rows cost nothing but the count.
+leaves out all larger weights, which it cannot see. Where all rows see the first level, as with weights that fall with
+the distance, that costs nothing but the count.
 """
 
 import keras
-from keras import ops
+from keras import backend, ops
 
 from ._common import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, sum_over, wide
 from .dense import dense_attention
@@ -28,9 +29,11 @@ FIRST_ROWS = 64
 def fft_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
     """Attention by FFT, at O(n log n * m * (d + 1)) time, for any bias.
 
-    Range: a row whose visible keys all have weights below exp(-80) of the head's largest comes out as zeros, and so
-    does one whose denominator is less than 1000 times the estimate of its own rounding error (features that differ by
-    orders of magnitude). Causal rows that see less than 1/64 of the sequence are computed densely.
+    Range: a row whose visible keys all have weights below exp(-80) of the head's largest comes out as zeros. So does
+    one whose denominator is less than 1000 times the estimate of its own rounding error, as of a row whose visible keys
+    are few among many, or small beside those of other rows by orders of magnitude; a row just above that may be off by
+    1e-3. The first 1/64 of causal rows, which see the fewest, are computed densely (64 where the length is unknown).
+    In the backward pass of the lower levels TensorFlow keeps all features' transforms at once.
 
     Args and returns: as `toeplitz_attention`.
     """
@@ -81,11 +84,13 @@ def fft_sums(query, key, value, position_bias, *, causal, key_mask):
 
     def sums_where_needed(this_level, *arrays):
         needed = ops.any(row_level == ops.cast(this_level, row_level.dtype))
-        return ops.cond(needed, lambda: sums_of(this_level, *arrays), lambda: ops.zeros_like(top))
+        # On TensorFlow nothing can be rematerialised within a `cond`.
+        again = backend.backend() != "tensorflow"
+        return ops.cond(needed, lambda: sums_of(this_level, *arrays, again=again), lambda: ops.zeros_like(top))
 
     arrays = query, key, value, log_weights
     top = sums_of(0, *arrays, again=True)
-    sums = sum_over(sums_where_needed, 1, LEVELS, top, *arrays)
+    sums = sum_over(sums_where_needed, 1, LEVELS, ops.cast(ops.max(row_level), "float32") + 1, top, *arrays)
     sums = ops.reshape(sums, (-1, heads, n_q, width + 1))
     sums, norm = ops.split(sums, [width], axis=-1)
     floor = ops.maximum(ops.stop_gradient(1000 * rounding * norm), TINY)
@@ -108,8 +113,7 @@ def fast_length(at_least: int) -> int:
 def _product(query, key, value, weights, length, batch_and_heads, again):
     """The Toeplitz product itself, a few features at a time: (batch * heads, n_q, width of the value).
 
-    `again`: the backward pass transforms a group of features again instead of keeping all of them. Within a `cond`
-    TensorFlow cannot.
+    `again`: the backward pass transforms a group of features again instead of keeping all of them.
     """
     m, n_q, width = query.shape[-1], ops.shape(query)[1], value.shape[-1]
     spectrum = tuple(part[:, None, None, :] for part in ops.rfft(weights, fft_length=length))
@@ -156,14 +160,22 @@ def _circulant_log_weights(position_bias, n_q, n_k, length, causal, dtype):
 def _levels_of_rows(log_weights, key_mask, n_q, n_k, length):
     """The level of the largest weight that each row sees, (batch or 1, heads, n_q); 0 for a row that sees none.
 
-    The keys that a row sees at each level are counted by FFT too. Counts are integers, and rounding leaves those right.
+    The keys that a row sees at each level are counted by FFT too, one level at a time. Rounding leaves a count right to
+    6e-8 n, so up to millions of positions none is taken for one.
     """
-    levels = ops.arange(LEVELS)
-    entry = ops.clip(ops.floor(log_weights / -LEVEL_HEIGHT), 0, LEVELS)
-    indicator = ops.cast(ops.cast(entry, "int32")[:, None] == levels[:, None], log_weights.dtype)
-    mask = ops.ones((1, n_k)) if key_mask is None else ops.cast(key_mask, "bool")
-    mask = ops.cast(mask, log_weights.dtype)[:, None, None]
-    (a, b), (x, y) = ops.rfft(indicator, fft_length=length), ops.rfft(mask, fft_length=length)
-    counts = ops.irfft((a * x - b * y, a * y + b * x), fft_length=length)[..., :n_q]
-    first = ops.min(ops.where(counts > 0.5, levels[:, None], LEVELS), axis=2)
-    return ops.stop_gradient(ops.cast(ops.where(first < LEVELS, first, 0), log_weights.dtype))
+    log_weights = ops.stop_gradient(log_weights)
+    dtype = log_weights.dtype
+    mask = ops.ones((1, n_k), dtype) if key_mask is None else ops.cast(ops.cast(key_mask, "bool"), dtype)
+    x, y = ops.rfft(mask[:, None], fft_length=length)
+
+    def seen(level):
+        # The comparison of `sums_of`, so that compiled arithmetic cannot put a weight between two levels.
+        here = ops.logical_and(
+            log_weights <= -LEVEL_HEIGHT * level, ops.logical_not(log_weights <= -LEVEL_HEIGHT * (level + 1))
+        )
+        a, b = ops.rfft(ops.cast(here, dtype), fft_length=length)
+        return ops.irfft((a * x - b * y, a * y + b * x), fft_length=length)[..., :n_q] > 0.5
+
+    levels = ops.cast(ops.arange(LEVELS), dtype)
+    first = ops.min(ops.where(ops.map(seen, levels), levels[:, None, None, None], LEVELS), axis=0)
+    return ops.where(first < LEVELS, first, 0)

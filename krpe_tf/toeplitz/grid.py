@@ -106,8 +106,8 @@ def fft_grid_attention(query_features, key_features, value, position_bias, *, ca
     if not token:
         return divide(sums, floor)
     special = ops.cast(position_bias.class_weights, value.dtype)
-    # Every query sees the class token, in whose presence no sum is small, unless it is hidden.
-    to_class = special[None, :, 2:, None]
+    # Where the class token is hidden its weight must not set the scale.
+    to_class = ops.where(ops.cast(mask[:, :1, None, None], "bool"), special[None, :, 2:, None], -1e30)
     scale = ops.stop_gradient(ops.maximum(log_scale, to_class))
     pair = ops.matmul(query[:, :, token:], ops.swapaxes(key[:, :, :1], -1, -2)) * value[:, :, :1]
     sums = sums * ops.exp(log_scale - scale) + pair * ops.exp(to_class - scale)

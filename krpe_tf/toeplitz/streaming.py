@@ -52,6 +52,7 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
     query, key, value = wide(query_features), wide(key_features), wide(value)
     key, value = hide_keys(key, value, key_mask)
     value = append_one(value)
+    state = {name: ops.cast(x, value.dtype) for name, x in state.items()}
     n = query.shape[2]
     piece = SMALLEST_PIECE
     while piece < position_bias.radius:
@@ -80,6 +81,9 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
 def streaming_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
     """Causal attention over a whole sequence, read a piece at a time from an empty state, at O(n) time.
 
+    For decoding; train with "banded", which is faster and whose gradient XLA compiles on TensorFlow, which it does not
+    for the loop over more than one piece here.
+
     Range: as `stream`, and a row whose visible keys all have weights below about exp(-80) of the head's largest comes
     out as zeros.
 
@@ -92,9 +96,9 @@ def streaming_attention(query_features, key_features, value, position_bias, *, c
 def _read(query, key, value, position_bias, state):
     """The sums for n positions that meet one another directly, and the state after them."""
     radius, n, m = position_bias.radius, query.shape[2], query.shape[3]
-    keys = ops.concatenate([ops.cast(state["keys"], key.dtype), key], axis=2)
-    values = ops.concatenate([ops.cast(state["values"], value.dtype), value], axis=2)
-    sums = ops.cast(state["sums"], value.dtype)
+    keys = ops.concatenate([state["keys"], key], axis=2)
+    values = ops.concatenate([state["values"], value], axis=2)
+    sums = state["sums"]
     log_amplitudes, rates = (ops.cast(part[0], value.dtype) for part in position_bias.tails())
     near = ops.cast(position_bias.near_table()[:, :radius], value.dtype)
     # Tails only fall, so these are the candidates for the head's largest weight, at any length.
