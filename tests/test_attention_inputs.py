@@ -276,7 +276,8 @@ def test_a_width_other_than_the_built_one_raises(argument, width):
 def test_the_refusal_of_a_full_mask_says_what_is_supported():
     x = normal(2, 5, 6)
     with pytest.raises(
-        ValueError, match=r"(?s)\(batch, n_k\).*causal=True.*Received: attention_mask.shape=\(2, 5, 5\)"
+        ValueError,
+        match=r"(?s)\(batch, n_k\).*causal=True.*packed segments.*Received: attention_mask.shape=\(2, 5, 5\)",
     ):
         make()(x, x, attention_mask=np.ones((2, 5, 5), bool))
 

@@ -267,8 +267,9 @@ def test_the_definitions_gradients_are_those_of_automatic_differentiation(causal
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf, 1e30])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("route", "causal"), [*((route, causal) for route in ROUTES for causal in (False, True)), ("streaming", True)]
+)
 def test_rubbish_in_masked_places_changes_nothing(route, causal, rubbish):
     n = 140
     query, key, value, cotangent = make_inputs(n, n)
@@ -307,7 +308,7 @@ def test_masked_equals_sliced(route, n, causal):
 
 
 @pytest.mark.parametrize("n", [20, 250])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES, "streaming"])
 def test_the_future_does_not_leak(route, n):
     query, key, value, cotangent = make_inputs(n, n)
     last = n // 2
