@@ -73,7 +73,19 @@ def fails(test: str, file: str = "", before: str = "", after: str = "") -> bool:
         for name in ("models", "export"):
             (copy / "krpe_tf" / name).symlink_to(copy / name)
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", f"tests/{test}"],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "not slow",
+                "--hypothesis-profile=first_failure",
+                f"tests/{test}",
+            ],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": str(copy), "TF_CPP_MIN_LOG_LEVEL": "3"},
             capture_output=True,
