@@ -20,32 +20,40 @@ MODELS = {
 }
 
 
-def main() -> None:
-    """Trains, measures, plots and writes."""
-    options = arguments(__doc__.splitlines()[0])
-    steps, seeds, times = (3, 1, (1, 2)) if options.quick else (400, 3, (1, 2, 4, 8))
+def measure(steps: int, seeds: int, times: tuple[int, ...]) -> dict:
+    """Validation losses by model and length, one a seed."""
     training, validation = load_bytes()
-    losses = {name: {factor: [] for factor in times} for name in MODELS}
+    losses = {name: {str(factor * LENGTH): [] for factor in times} for name in MODELS}
     progress = Progbar(len(MODELS) * seeds, unit_name="model")
     for seed in range(seeds):
         for name, variant in MODELS.items():
             model = make_model(seed=seed, **variant)
             train(model, training, steps, seed)
-            for factor in times:
-                losses[name][factor].append(evaluate(model, validation, factor * LENGTH, times[-1] * LENGTH))
+            for length, values in losses[name].items():
+                values.append(evaluate(model, validation, int(length), times[-1] * LENGTH))
             progress.add(1)
-    figure, axis = plt.subplots(figsize=(7, 4.5))
-    for name, values in losses.items():
-        mean = [np.mean(values[factor]) for factor in times]
-        axis.plot([factor * LENGTH for factor in times], mean, marker="o", label=name)
-    ticks = [factor * LENGTH for factor in times]
+    return {"steps": steps, "seeds": seeds, "trained_at": LENGTH, "nats": losses}
+
+
+def plot(numbers: dict):
+    """One line a model."""
+    figure, axis = plt.subplots(figsize=(6, 4.5))
+    for name, values in numbers["nats"].items():
+        axis.plot(list(map(int, values)), [np.mean(losses) for losses in values.values()], marker="o", label=name)
+    ticks = list(map(int, values))
     axis.set(xlabel=f"length in bytes (trained at {LENGTH})", ylabel="validation, nats a byte", xscale="log")
     axis.set(xticks=ticks, xticklabels=ticks)
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend()
-    numbers = {"steps": steps, "seeds": seeds, "trained_at": LENGTH, "nats": losses}
-    write(options.output, "extrapolation", numbers, figure)
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def main() -> None:
+    """Trains, measures, plots and writes."""
+    options = arguments(__doc__.splitlines()[0])
+    numbers = measure(3, 1, (1, 2)) if options.quick else measure(400, 3, (1, 2, 4, 8))
+    write(options.output, "extrapolation", numbers, plot(numbers))
 
 
 if __name__ == "__main__":
