@@ -249,7 +249,8 @@ def test_large_inputs_stay_finite_in_float16():
 def test_keys_of_norm_1e6_stay_finite(feature_map, normalize, route):
     layer, x = make(feature_map=feature_map, normalize=normalize, route=route), normal(1, 70, 6)
     x[:, ::3] *= np.float32(1e6)
-    mask = np.stack([np.zeros(70, bool)])
+    layer(x, x)
+    mask = np.zeros((1, 70), bool)
     for options in ({}, {"attention_mask": mask}):
         output, (gradient,), gradients = forward_backward(
             lambda x, options=options: layer(x, x, **options), [x], None, layer.trainable_weights
