@@ -71,7 +71,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return_attention_scores: also return the weights (batch, num_heads, n_q, n_k); needs route "dense" or "auto".
         training: whether dropout applies.
         use_causal_mask: `causal` for this call.
-        prefix_length: with a causal mask, how many first keys every query sees all the same.
+        prefix_length: with a causal mask, how many first keys every query sees all the same; a Python int.
 
     Decoding, for causal self-attention on a bias over one axis: `state = layer.initial_state(batch_size)`, then
     `output, state = layer.step(x, state)` for one position or any number of them at a time.
@@ -228,14 +228,16 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         Args:
             query: (batch, n, width), the next n positions, n known and at least 1.
             state: from `initial_state`, or from the step before.
-            mask: None, or bool or integer (batch, n), zero where a position is hidden; it counts as a position.
+            mask: None, or bool or integer (batch, n), zero where a position is padding: hidden from the others, with an
+                attention of zeros. It counts as a position.
             reset: None, or bool or integer (batch,), nonzero where an entry of the batch begins anew.
 
         Returns:
             (batch, n, output width), and the new state.
 
         Raises:
-            ValueError: as `initial_state`, for a query of another rank, or a state of another batch.
+            ValueError: as `initial_state`, before the layer is built, for a query of another rank, or a state of
+                another batch.
         """
         expected = self.initial_state(1)
         self._check_built()
@@ -250,7 +252,10 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return self._join_heads(output), state
 
     def redraw(self, seed: int):
-        """Draws new random features in place of those drawn at build, the same for the same seed."""
+        """Draws new random features in place of those drawn at build, the same for the same seed.
+
+        "elu" and "softmax" hold features that they do not use.
+        """
         check_at_least(0, seed=seed)
         self._check_built()
         self.projection.assign(draw_projection(self.feature_map, self.key_dim, self.num_features, seed))

@@ -20,10 +20,11 @@ def from_multi_head_attention(layer: layers.MultiHeadAttention, **arguments) -> 
 
     Args:
         layer: built, with attention over one axis and an output of one axis.
-        **arguments: of `KernelizedRPEAttention`, in place of the layer's own.
+        **arguments: of `KernelizedRPEAttention`, in place of the layer's own; none that its weights decide.
 
     Raises:
-        ValueError: for another kind of layer, one that is not built, more than one attention or output axis, or a gate.
+        ValueError: for another kind of layer, one that is not built, more than one attention or output axis, a gate, or
+            an argument that the weights decide.
     """
     if not isinstance(layer, layers.MultiHeadAttention) or not layer.built:
         raise ValueError(f"layer must be a built keras.layers.MultiHeadAttention. Received: layer={layer!r}")
@@ -37,6 +38,12 @@ def from_multi_head_attention(layer: layers.MultiHeadAttention, **arguments) -> 
         )
     if config.get("use_gate"):
         raise ValueError("layer must have no gate. Received: layer with use_gate=True")
+    decided = {"num_heads", "key_dim", "value_dim", "use_bias", "output_shape"}
+    if decided & arguments.keys():
+        raise ValueError(
+            f"{', '.join(sorted(decided))} are those of the weights and cannot be given. "
+            f"Received: {', '.join(f'{name}={arguments[name]!r}' for name in sorted(decided & arguments.keys()))}"
+        )
     kept = ("num_heads", "key_dim", "value_dim", "dropout", "use_bias", "kernel_initializer", "bias_initializer")
     converted = KernelizedRPEAttention(
         **{

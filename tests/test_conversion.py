@@ -65,6 +65,9 @@ def test_what_cannot_be_converted_raises():
     two_axes(normal(1, 3, 3, 6), normal(1, 3, 3, 6))
     with pytest.raises(ValueError, match=r"one axis.*Received: layer with attention_axes=\(1, 2\)"):
         from_multi_head_attention(two_axes)
+    for arguments in ({"output_shape": 3}, {"num_heads": 3}, {"use_bias": False}):
+        with pytest.raises(ValueError, match=rf"cannot be given.*Received: {next(iter(arguments))}="):
+            from_multi_head_attention(trained(), **arguments)
     gated = trained()
     gated.get_config = lambda: {**keras.layers.MultiHeadAttention.get_config(gated), "use_gate": True}
     with pytest.raises(ValueError, match=r"gate.*Received: layer with use_gate=True"):

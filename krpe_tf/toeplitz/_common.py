@@ -3,8 +3,8 @@
 import keras
 from keras import backend, ops
 
-# A denominator below this counts as none: float32 ends soon after.
-TINY = 1e-37
+# A denominator below this counts as none: what float32 loses below 1e-38 would show in it, and in its gradient.
+TINY = 1e-32
 
 
 class NoBias:

@@ -22,7 +22,7 @@ SMALLEST_CHUNK = 64
 def banded_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
     """Attention for any bias of a near band and exponential tails, at O(n) time and memory for a fixed radius.
 
-    Range: a row whose visible keys all have weights below about exp(-80) of the head's largest comes out as zeros.
+    Range: a row whose visible keys all have weights below about exp(-70) of the head's largest comes out as zeros.
 
     Args and returns: as `toeplitz_attention`.
     """
@@ -38,7 +38,7 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     n = max(n_q, n_k) if static else ops.maximum(n_q, n_k)
     log_amplitudes, rates = (ops.cast(part, value.dtype) for part in position_bias.tails())
     chunk = chunk_length(n if static else None, position_bias.radius, m, d, log_amplitudes.shape[-1])
-    chunks = -(-n // chunk)
+    chunks = -(-n // chunk) if static else ops.maximum(-(-n // chunk), 1)
 
     def cut(x, length):
         x = fold_heads(ops.pad(x, [[0, 0], [0, 0], [0, chunks * chunk - length], [0, 0]]))

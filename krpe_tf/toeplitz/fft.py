@@ -29,7 +29,7 @@ FIRST_ROWS = 64
 def fft_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
     """Attention by FFT, at O(n log n * m * (d + 1)) time, for any bias.
 
-    Range: a row whose visible keys all have weights below exp(-80) of the head's largest comes out as zeros. So does
+    Range: a row whose visible keys all have weights below exp(-70) of the head's largest comes out as zeros. So does
     one whose denominator is less than 1000 times the estimate of its own rounding error, as of a row whose visible keys
     are few among many, or small beside those of other rows by orders of magnitude; a row just above that may be off by
     1e-3. The first 1/64 of causal rows, which see the fewest, are computed densely (64 where the length is unknown).
@@ -128,7 +128,7 @@ def _product(query, key, value, weights, length, batch_and_heads, again):
 
     batch, heads = batch_and_heads
     if all(isinstance(size, int) for size in (batch, heads, length, width)):
-        group = max(1, min(m, TRANSFORM_BUDGET // (batch * heads * width * length)))
+        group = max(1, min(m, TRANSFORM_BUDGET // max(1, batch * heads * width * length)))
     else:
         group = -(-m // GROUPS_OF_UNKNOWN_SIZE)
     if group < m and again:

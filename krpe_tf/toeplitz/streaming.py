@@ -84,7 +84,7 @@ def streaming_attention(query_features, key_features, value, position_bias, *, c
     For decoding; train with "banded", which is faster and whose gradient XLA compiles on TensorFlow, which it does not
     for the loop over more than one piece here.
 
-    Range: as `stream`, and a row whose visible keys all have weights below about exp(-80) of the head's largest comes
+    Range: as `stream`, and a row whose visible keys all have weights below about exp(-70) of the head's largest comes
     out as zeros.
 
     Args and returns: as `toeplitz_attention`; `causal` must hold, and queries and keys be the same positions.
