@@ -116,7 +116,7 @@ def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
         )
 
     encoder = make_encoder("orthogonal")
-    logger.info("\n2. pretraining %s parameters with masked LM", f"{encoder.count_params():,}")
+    logger.info("\n2. pretraining %.2g M parameters with masked LM", encoder.count_params() / 1e6)
     histories = {
         "pretraining": pretrain(
             encoder,

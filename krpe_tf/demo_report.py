@@ -45,7 +45,8 @@ def render(report: dict) -> str:
         "",
         "| on the held-out presidents | tokens read | accuracy |",
         "| --- | --- | --- |",
-        f"| this model, {report['parameters']:,} parameters | {report['max_length']:,} | **{accuracy['model']:.3f}** |",
+        f"| this model, {report['parameters'] / 1e6:.2g} M parameters | {report['max_length']:,} | "
+        f"**{accuracy['model']:.3f}** |",
         f"| its softmax twin, as many steps | {report['twin_max_length']:,} | {accuracy['softmax_twin']:.3f} |",
         f"| TF-IDF and logistic regression | all | {accuracy['tfidf']:.3f} |",
         f"| always the most frequent period | none | {accuracy['majority']:.3f} |",
