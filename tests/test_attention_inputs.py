@@ -288,6 +288,25 @@ def test_an_empty_sequence_gives_an_empty_output(feature_map):
     assert tuple(layer(normal(2, 0, 6), normal(2, 0, 6)).shape) == (2, 0, 6)
 
 
+@pytest.mark.parametrize("route", ROUTES)
+def test_an_empty_batch_gives_an_empty_output(route):
+    layer = make(route=route)
+    layer(normal(2, 5, 6), normal(2, 5, 6))
+    assert tuple(layer(normal(0, 5, 6), normal(0, 5, 6)).shape) == (0, 5, 6)
+
+
+def test_the_default_layer_takes_an_empty_sequence_of_unknown_length():
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    layer, x = make(), normal(2, 9, 6)
+    layer(x, x)
+    graph = tf.function(lambda x: layer(x, x), input_signature=[tf.TensorSpec((None, None, 6))])
+    assert graph(x[:, :0]).shape == (2, 0, 6)
+    assert error(to_numpy(graph(x)), to_numpy(layer(x, x))) < 1e-5
+
+
 def test_an_unknown_width_raises():
     for shapes in ([(1, 3, None), (1, 3, 6)], [(1, 3, 6), (1, 3, None)], [(1, 6), (1, 3, 6)]):
         with pytest.raises(ValueError, match=r"(query|value).*Received: (query|value).shape="):

@@ -80,7 +80,7 @@ def toeplitz_attention(
     n_k, d = value.shape[2:]
     position_bias = position_bias or NoBias(heads)
     _check_route(route, position_bias, n_q, n_k, causal, prefix_length)
-    if 0 in (n_q, n_k):
+    if 0 in (query_features.shape[0], n_q, n_k):
         return _zeros(query_features, value, d)
     if route == "auto":
         ordered_grid = causal and is_grid(position_bias)
@@ -120,7 +120,7 @@ def exact_attention(query, key, value, position_bias, *, scores: bool = False, *
 
 
 def _zeros(query, value, width):
-    """What queries get where there are no keys, or no queries."""
+    """What queries get where there are no keys, no queries, or no batch."""
     return ops.zeros((*ops.shape(query)[:3], width), wide(value).dtype)
 
 
