@@ -10,7 +10,7 @@ demo: .venv/demo.installed
 # The whole suite on TensorFlow, then the fast part of the core once more on JAX; a module at a time on two cores.
 test: .venv/test.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist loadscope
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" tests/test_toeplitz.py tests/test_cells.py \
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" tests/test_toeplitz.py tests/test_toeplitz_range.py tests/test_cells.py \
 		tests/test_streaming.py tests/test_grid.py tests/test_position_bias.py tests/test_conversion.py \
 		tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
 		tests/test_text_classifier.py
@@ -26,7 +26,7 @@ format: .venv/test.installed
 bench: .venv/demo.installed
 	$(BIN)/python benchmarks/attention.py --output build/bench
 
-# About half an hour: the figures of docs/figures, and the numbers beside them.
+# The figures of docs/figures, and the numbers beside them: trains 35 small models.
 figures: .venv/demo.installed
 	$(BIN)/python benchmarks/figures/feature_error.py
 	$(BIN)/python benchmarks/figures/extrapolation.py

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import Phase, settings
 
 # On JAX every example compiles anew.
-examples = 4 if keras.backend.backend() == "jax" else 12
+examples = 8 if keras.backend.backend() == "jax" else 12
 settings.register_profile("few", deadline=None, derandomize=True, max_examples=examples, database=None)
 # For tests/mutations.py: that a test fails is enough, no smaller example is sought.
 settings.register_profile("first_failure", settings.get_profile("few"), phases=[Phase.generate])

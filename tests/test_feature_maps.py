@@ -24,7 +24,9 @@ def test_features_are_those_of_the_formula(dim, m, name, seed):
     assert projection.dtype == np.float32
     actual = to_numpy(apply_feature_map(name, x, projection))
     expected = feature_map(name, x.astype("float64"), projection.astype("float64"))
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    # Only sines and cosines come near zero.
+    atol = 1e-6 * np.abs(expected).max() if name == "trigonometric" else 0
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)

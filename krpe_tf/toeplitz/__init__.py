@@ -111,12 +111,11 @@ def exact_attention(query, key, value, position_bias, *, scores: bool = False, *
     n_q, n_k = query.shape[2], value.shape[2]
     if is_grid(position_bias):
         _check_grid(position_bias, n_q, n_k)
-    elif 0 in (n_q, n_k):
+    if 0 in (query.shape[0], n_q, n_k):
         output = _zeros(query, value, value.shape[3])
         return (output, _zeros(query, value, ops.shape(value)[2])) if scores else output
-    if is_grid(position_bias):
-        return dense_grid_attention(query, key, value, position_bias, scores=scores, **options)
-    return dense_attention(query, key, value, position_bias, scores=scores, **options)
+    attention = (GRID_ROUTES if is_grid(position_bias) else LINE_ROUTES)["dense"]
+    return attention(query, key, value, position_bias, scores=scores, **options)
 
 
 def _zeros(query, value, width):
