@@ -20,7 +20,7 @@ from toeplitz_checks import (
 )
 
 from krpe_tf import LearnedBias, toeplitz_attention
-from krpe_tf.toeplitz import fft
+from krpe_tf.toeplitz import banded, fft
 from krpe_tf.toeplitz.banded import SMALLEST_CHUNK
 
 
@@ -33,10 +33,10 @@ def test_route_computes_the_definition_over_several_chunks(route, bias, causal, 
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 15, SMALLEST_CHUNK + 1, 2 * SMALLEST_CHUNK + 1])
+@pytest.mark.parametrize("n", [1, 2, 15, 2 * SMALLEST_CHUNK, 2 * SMALLEST_CHUNK + 1])
 @pytest.mark.parametrize("route", ROUTES)
 def test_route_computes_the_definition_at_short_lengths(route, n, causal, optimized):
-    # Shorter than the radius, than a chunk, than two; one more than a chunk and than two.
+    # Shorter than the radius and a chunk; the most that is one chunk, and one more.
     check(make_inputs(n, n, batch=1), make_bias("decay"), route, causal=causal)
 
 
@@ -102,6 +102,33 @@ def test_dense_computes_the_definition_over_several_blocks(n_q, n_k, causal):
 @pytest.mark.parametrize("route", LINEAR_ROUTES)
 def test_route_computes_the_definition_at_a_long_length(route, causal, optimized):
     check(make_inputs(1101, 1101, batch=1, m=2, d=1), make_bias("decay"), route, causal=causal)
+
+
+@pytest.mark.parametrize("group", [2, 5])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("bias", ["none", "decay", "alibi", "bucketed"])
+def test_banded_carries_sums_from_group_to_group(monkeypatch, bias, causal, group):
+    monkeypatch.setattr(banded, "group_size", lambda key_chunks: group)
+    n = 8 * SMALLEST_CHUNK + 9
+    mask = make_mask("some", n)
+    check(make_inputs(n, n), make_bias(bias), "banded", causal=causal, key_mask=mask)
+
+
+@pytest.mark.parametrize("key_chunks", [1, 16, 17, 33, 129, 257, 1025])
+def test_groups_of_chunks_hold_all_and_leave_few_places_empty(key_chunks):
+    size = banded.group_size(key_chunks)
+    assert min(8, key_chunks) <= size <= 31
+    assert -key_chunks % size <= key_chunks // 50
+
+
+@pytest.mark.parametrize("m", [3, 40])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("radius", [1, 33, 34, 65, 66, 97, 98])
+def test_chunks_that_meet_cover_the_near_band(radius, causal, m):
+    chunk, blocks = banded.chunk_plan(1000, radius, m, causal)
+    assert radius - 1 <= (chunk if causal or blocks == 3 else chunk // 2)
+    bias = randomize(LearnedBias(2, radius))
+    check(make_inputs(400, 400, batch=1, m=m), bias, "banded", causal=causal)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -10,7 +10,7 @@ from keras import ops
 from .._checks import check_at_least, check_one_of
 from ..position_bias import LearnedBias2D
 from ._common import NoBias, wide
-from .banded import banded_attention, chunk_length
+from .banded import banded_attention, chunk_plan
 from .dense import dense_attention
 from .fft import fast_length, fft_attention
 from .grid import dense_grid_attention, fft_grid_attention
@@ -150,11 +150,8 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
     if banded:
         n = max(n_q, n_k)
         terms = position_bias.tails()[0].shape[-1]
-        chunk = chunk_length(n, position_bias.radius, m, d, terms)
-        chunks = -(-n // chunk)
-        near = 2 * min(chunks, 3) * chunk * (m + d)
-        far = 8 * terms * m * (d + 1) * (1 + chunks / chunk) if chunks > 2 else 0
-        cost["banded"] = chunks * chunk * (near + far)
+        chunk, blocks = chunk_plan(n, position_bias.radius, m, causal=False)
+        cost["banded"] = n * (2 * blocks * chunk * (m + d) + 8 * terms * m * (d + 1))
     return min(cost, key=cost.get)
 
 

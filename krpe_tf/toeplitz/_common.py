@@ -113,10 +113,10 @@ def toeplitz_rows(diagonals, rows, columns):
     Returns:
         (heads, rows, columns) with entry [i, j] = diagonals[j - i + rows - 1].
     """
-    heads = diagonals.shape[0]
-    period = rows + columns
-    unused = ops.zeros_like(diagonals[:, :1])
-    rolled = ops.concatenate([diagonals[:, rows - 1 :], unused, diagonals[:, : rows - 1]], axis=1)
+    heads, period = diagonals.shape[0], rows + columns
+    # Slices, not indices: those have slow gradients on TensorFlow.
+    left, right = ops.slice(diagonals, (0, 0), (heads, rows - 1)), ops.slice(diagonals, (0, rows - 1), (heads, columns))
+    rolled = ops.concatenate([right, ops.zeros((heads, 1), diagonals.dtype), left], axis=1)
     # Rows of one element less than the period: each starts one diagonal further left than the one above.
-    flat = ops.tile(rolled, (1, rows))[:, : rows * (period - 1)]
-    return ops.reshape(flat, (heads, rows, period - 1))[:, :, :columns]
+    flat = ops.slice(ops.tile(rolled, (1, rows)), (0, 0), (heads, rows * (period - 1)))
+    return ops.slice(ops.reshape(flat, (heads, rows, period - 1)), (0, 0, 0), (heads, rows, columns))

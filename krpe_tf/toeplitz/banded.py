@@ -1,15 +1,15 @@
 """The banded route: linear cost, matmuls only, all terms positive.
 
-The sequence is cut into chunks. Queries meet the keys of their own chunk and of its two neighbours directly. All keys
-further away lie in the exponential tails, where the weight of key j for query i factors over chunk borders,
+Queries are cut into chunks of C, and keys into chunks on a grid `lead` places earlier. Queries of chunk J meet the keys
+of chunks J .. J + blocks - 1 directly: that covers the near band on both sides. All other keys lie in the exponential
+tails, where the weight of a key for a query factors over chunk borders. For a key in a chunk before,
 
-    exp(-s (i - j - radius)) = exp(-s x) * exp(-s (gap - radius)) * exp(-s (C - 1 - y)),
+    exp(-s (i - j - radius)) = exp(-s (x + nearest)) * exp(-s C (J - I - 1)) * exp(-s (C - 1 - y)),
 
-x and y the places within their chunks, gap the distance from the last place of the key's chunk to the first of the
-query's. Each factor is at most 1. So a chunk's keys reach all queries through one sum of m x (d + 1) numbers a term.
+x and y the places within the chunks J and I, `nearest` = lead + 1 - radius. Each factor is at most 1. So a chunk's keys
+reach all queries through one sum of m x (d + 1) numbers a term, and these sums are carried from chunk to chunk within
+groups of chunks, and from group to group: no step costs more than O(n).
 """
-
-import math
 
 from keras import ops
 
@@ -17,6 +17,8 @@ from ._common import NoBias, append_one, divide, fold_heads, hide_keys, per_sequ
 
 # One size for most lengths: the signatures of an exported file then share its constants.
 SMALLEST_CHUNK = 64
+# Chunks between which sums are carried by one small matrix; groups of groups would only pay from a million positions.
+GROUP = 16
 
 
 def banded_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
@@ -26,117 +28,155 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
 
     Args and returns: as `toeplitz_attention`.
     """
-    query_features, key_features, value = wide(query_features), wide(key_features), wide(value)
-    key_features, value = hide_keys(key_features, value, key_mask)
-    batch, heads, n_q, m = ops.shape(query_features)
+    query, key, value = wide(query_features), wide(key_features), wide(value)
+    key, value = hide_keys(key, value, key_mask)
+    batch, heads, n_q, m = ops.shape(query)
     n_k, d = ops.shape(value)[2:]
     if isinstance(position_bias, NoBias) and not causal:
         # All weights are one, and all keys reach every query through one sum: linear attention as it is known.
-        state = ops.matmul(ops.swapaxes(key_features, -1, -2), append_one(value))
-        return divide(ops.matmul(query_features, state))
+        state = ops.matmul(ops.swapaxes(key, -1, -2), append_one(value))
+        return divide(ops.matmul(query, state))
     static = isinstance(n_q, int) and isinstance(n_k, int)
     n = max(n_q, n_k) if static else ops.maximum(n_q, n_k)
-    log_amplitudes, rates = (ops.cast(part, value.dtype) for part in position_bias.tails())
-    chunk = chunk_length(n if static else None, position_bias.radius, m, d, log_amplitudes.shape[-1])
+    chunk, blocks = chunk_plan(n if static else None, position_bias.radius, m, causal)
+    lead = (blocks - 1) * chunk if causal else (blocks - 1) * chunk // 2
     chunks = -(-n // chunk) if static else ops.maximum(-(-n // chunk), 1)
+    group = group_size(chunks + blocks - 1) if static else GROUP
+    key_chunks = -(-(chunks + blocks - 1) // group) * group
 
-    def cut(x, length):
-        x = fold_heads(ops.pad(x, [[0, 0], [0, 0], [0, chunks * chunk - length], [0, 0]]))
-        return ops.reshape(x, (-1, chunks, chunk, x.shape[-1]))
+    def cut(x, before, count, ones=0):
+        """(batch * heads, count, chunk, width + ones), filled up with zeros, or ones where the value's ones go on."""
+        after, width = count * chunk - ops.shape(x)[2] - before, x.shape[-1] + ones
+        x = ops.pad(x, [[0, 0], [0, 0], [before, after], [0, ones]], constant_values=ones)
+        return ops.reshape(fold_heads(x), (-1, count, chunk, width))
 
-    query, key, value = cut(query_features, n_q), cut(key_features, n_k), cut(append_one(value), n_k)
-    window, largest = _near_weights(position_bias, chunk, n if static else None, causal, value.dtype)
-    window = per_sequence(window, batch)[:, None]
-
-    sums = _meet(query, key, value, window[..., chunk : 2 * chunk])
-    if not (static and chunks == 1):
-        index = ops.arange(chunks)[:, None, None]
-        # A roll's gradient is a roll; a slice's fills and copies the whole tensor. What would wrap around is blanked
-        # before: jax 0.10.2 compiles a wrong gradient on the CPU when it is blanked after.
-        key_before = ops.roll(key * ops.cast(index < chunks - 1, key.dtype), 1, axis=1)
-        sums = sums + _meet(query, key_before, ops.roll(value, 1, axis=1), window[..., :chunk])
-        if not causal:
-            key_after = ops.roll(key * ops.cast(index > 0, key.dtype), -1, axis=1)
-            sums = sums + _meet(query, key_after, ops.roll(value, -1, axis=1), window[..., 2 * chunk :])
-    if not (static and chunks <= 2):
-        sides = 1 if causal else 2
-        sums = sums + _far_sums(
-            query,
-            key,
-            value,
-            log_amplitudes[:sides] - largest,
-            rates[:sides],
-            chunks,
-            chunk,
-            position_bias.radius,
-            batch,
-        )
+    query, key, value = cut(query, 0, chunks), cut(key, lead, key_chunks), cut(value, lead, key_chunks, ones=1)
+    weights, largest = _near_weights(position_bias, chunk, blocks, lead, n if static else None, causal, value.dtype)
+    weights = per_sequence(weights, batch)[:, None]
+    sums = 0
+    for block, here in enumerate(ops.split(weights, blocks, axis=-1)):
+        similarity = ops.matmul(query, ops.swapaxes(_chunks(key, block, chunks), -1, -2))
+        sums = sums + ops.matmul(similarity * here, _chunks(value, block, chunks))
+    if not (static and n <= chunk + lead):
+        far = _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, group, batch)
+        sums = sums + far
     sums = ops.reshape(sums, (-1, heads, chunks * chunk, d + 1))
     return divide(sums if static and n_q == chunks * chunk else sums[:, :, :n_q])
 
 
-def chunk_length(n, radius: int, m: int, d: int, terms: int) -> int:
-    """The power of two near the least cost, at least `radius` - 1, which leaves only tails beyond the neighbours.
+def chunk_plan(n: int | None, radius: int, m: int, causal: bool) -> tuple[int, int]:
+    """The length of a chunk, and how many chunks of keys one of queries meets directly. None: n is not known.
 
-    The near blocks cost 6 C (m + d) operations a position, combining chunk sums 4 terms m (d + 1) n / C^2. An unknown
-    length counts as 8192.
+    Two chunks, the grid of keys half a chunk early, reach half a chunk to both sides of every query, and three a whole
+    one; where nothing is seen ahead, two reach a whole one back. Shorter chunks would cost less in pairs and more in
+    sums than measured to pay; the sums of many features want longer ones.
     """
-    n = n or 8192
-    best = (8 * terms * m * (d + 1) * n / (6 * (m + d))) ** (1 / 3)
-    chunk = max(SMALLEST_CHUNK, 2 ** round(math.log2(max(best, 1))))
-    while chunk < radius - 1:
-        chunk *= 2
-    return chunk
+    if n is not None and n <= 2 * SMALLEST_CHUNK:
+        return max(n, 1), 1
+    chunk = SMALLEST_CHUNK if m <= 32 else 2 * SMALLEST_CHUNK
+    if not causal and 2 * (radius - 1) <= chunk:
+        return chunk, 2
+    return max(chunk, -(-(radius - 1) // 32) * 32), 2 if causal else 3
 
 
-def _near_weights(position_bias, chunk, n, causal, dtype):
-    """c for a chunk of queries against the three chunks around it, (heads, chunk, 3 chunk), and the log of the largest.
+def group_size(key_chunks: int) -> int:
+    """A size of groups near `GROUP` that leaves the fewest places of the last group empty."""
+    if key_chunks <= GROUP:
+        return key_chunks
+    return min(range(GROUP // 2, 2 * GROUP), key=lambda size: (-key_chunks % size, abs(size - GROUP)))
+
+
+def _near_weights(position_bias, chunk, blocks, lead, n, causal, dtype):
+    """c between a chunk of queries and those it meets, (heads, chunk, blocks * chunk), and the log of the largest.
 
     The largest is taken over what some query can see, and divided out: c enters as a ratio.
     """
-    offsets = ops.arange(4 * chunk - 1) - (2 * chunk - 1)
+    offsets = ops.arange((blocks + 1) * chunk - 1) - (chunk - 1 + lead)
     reached = ops.abs(offsets) < (n or 2 * chunk)
     if causal:
         reached = ops.logical_and(reached, offsets <= 0)
     log_weights = ops.cast(position_bias.log_weights(offsets), dtype)
     largest = ops.stop_gradient(ops.max(ops.where(reached, log_weights, -1e30), axis=-1, keepdims=True))
     weights = ops.where(reached, ops.exp(ops.where(reached, log_weights - largest, 0)), 0)
-    return toeplitz_rows(weights, chunk, 3 * chunk), largest
+    return toeplitz_rows(weights, chunk, blocks * chunk), largest
 
 
-def _meet(query, key, value, weights):
-    """sum_j c (phi(q_i) . phi(k_j)) [v_j, 1] over the keys of one chunk for each chunk of queries."""
-    return ops.matmul(ops.matmul(query, ops.swapaxes(key, -1, -2)) * weights, value)
+def _chunks(x, first, count):
+    """Chunks first .. first + count - 1. A slice by index would have a slow gradient on TensorFlow."""
+    size, _, chunk, width = ops.shape(x)
+    return ops.slice(x, (0, first, 0, 0), (size, count, chunk, width))
 
 
-def _far_sums(query, key, value, log_amplitudes, rates, chunks, chunk, radius, batch):
-    """What reaches a query from the chunks that are not its neighbours, before it and, with two sides, after it."""
-    sides, heads, terms = log_amplitudes.shape
-    count, m, width = sides * terms, query.shape[-1], value.shape[-1]
+def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, group, batch):
+    """What reaches a query from the chunks that it does not meet, before it and, with two sides, after it."""
+    sides = 1 if causal else 2
+    log_amplitudes, rates = (ops.cast(part[:sides], value.dtype) for part in position_bias.tails())
+    terms = rates.shape[-1]
+    chunks, chunk, m = ops.shape(query)[1:]
+    key_chunks, width, count = ops.shape(key)[1], value.shape[-1], sides * terms
     place = ops.cast(ops.arange(chunk), value.dtype)[None, :, None]
-    # Diagonals of the matrices that carry sums between chunks: key chunk minus query chunk.
-    steps = ops.arange(2 * chunks - 1) - (chunks - 1)
-    key_decays, query_decays, carried = [], [], []
+    to_end, from_start, nearest = chunk - 1 - place, place, lead + 1 - position_bias.radius
+    key_decays, query_decays = [], []
     for side in range(sides):
-        to_end, from_start = (place, chunk - 1 - place) if side else (chunk - 1 - place, place)
-        rate = rates[side]
-        key_decays.append(ops.exp(-rate[:, None, :] * to_end))
-        query_decays.append(ops.exp(-rate[:, None, :] * from_start))
-        apart = steps if side else -steps
-        beyond = ops.cast(ops.maximum(apart * chunk - (chunk - 1) - radius, 0), value.dtype)
-        log_carry = log_amplitudes[side][..., None] - rate[..., None] * beyond
-        carried.append(ops.where(apart >= 2, ops.exp(log_carry), 0))
+        rate = rates[side][:, None]
+        key_decays.append(ops.exp(-rate * to_end))
+        # The amplitude goes with the query: it may be small, and the sum that it weighs is not.
+        query_decays.append(ops.exp(log_amplitudes[side][:, None] - largest[:, None] - rate * (from_start + nearest)))
+        to_end, from_start, nearest = place, chunk - 1 - place, blocks * chunk - lead - chunk + 1 - position_bias.radius
 
     def decayed(features, decays):
         """The features once for every side and term, each with its decay: (batch * heads, chunks, chunk, count * m)."""
         decays = ops.repeat(ops.concatenate(decays, axis=-1), m, axis=-1)
         return ops.tile(features, (1, 1, 1, count)) * per_sequence(decays, batch)[:, None]
 
-    carry = toeplitz_rows(ops.reshape(ops.stack(carried, axis=1), (heads * count, -1)), chunks, chunks)
-    carry = per_sequence(ops.reshape(carry, (heads, count, chunks, chunks)), batch)
-    # One sum a chunk and term, then one matmul that carries the sums of all chunks to each.
     sums = ops.matmul(ops.swapaxes(decayed(key, key_decays), -1, -2), value)
-    sums = ops.reshape(sums, (-1, chunks, count, m * width))
-    sums = ops.matmul(carry, ops.swapaxes(sums, 1, 2))
-    sums = ops.reshape(ops.swapaxes(sums, 1, 2), (-1, chunks, count * m, width))
+    sums = ops.swapaxes(ops.reshape(sums, (-1, key_chunks, count, m * width)), 1, 2)
+    sums = ops.reshape(sums, (-1, key_chunks, m * width))
+    sums = _carry(sums, rates * chunk, group, batch)
+    # Sums from before the chunk lie at its own place, those from after it at the place of the last chunk that it meets.
+    size = ops.shape(query)[0]
+    sums = ops.reshape(sums, (size, count, key_chunks, m * width))
+    parts = [
+        ops.slice(sums, (0, side * terms, side * (blocks - 1), 0), (size, terms, chunks, m * width))
+        for side in range(sides)
+    ]
+    sums = ops.swapaxes(ops.concatenate(parts, axis=1), 1, 2)
+    sums = ops.reshape(sums, (size, chunks, count * m, width))
     return ops.matmul(decayed(query, query_decays), sums)
+
+
+def _carry(sums, decays, group, batch):
+    """For each chunk the decayed sum of all chunks before it or, on the second side, after it.
+
+    Args:
+        sums: (batch * heads * sides * terms, key_chunks, width), key_chunks a multiple of `group`.
+        decays: (sides, heads, terms), by how much the log of a weight falls with one chunk more between.
+    """
+    key_chunks, width = ops.shape(sums)[1:]
+    groups = key_chunks // group
+
+    def matrices(decays, rows, columns):
+        """exp(-decay * chunks between), zero on the other side; rows and columns are places, one list a side."""
+        made = []
+        for side, (to, come) in enumerate(zip(rows, columns, strict=True)):
+            to, come = ops.cast(to, decays.dtype)[:, None], ops.cast(come, decays.dtype)
+            between = (come - to if side else to - come) - 1
+            decay = decays[side][..., None, None]
+            made.append(ops.where(between >= 0, ops.exp(-decay * ops.maximum(between, 0)), 0))
+        made = ops.concatenate(made, axis=1)
+        return per_sequence(ops.reshape(made, (-1, *ops.shape(made)[2:])), batch)
+
+    sides = decays.shape[0]
+    places = [list(range(group))] * sides
+    if isinstance(groups, int) and groups == 1:
+        return ops.matmul(matrices(decays, places, places), sums)
+    sums = ops.reshape(sums, (-1, groups, group, width))
+    # What a group gives to the next, then from group to group; it enters a group as one chunk more, at its border.
+    totals = ops.matmul(matrices(decays, [[group], [-1]][:sides], places)[:, None], sums)
+    places_of_groups = [ops.arange(groups)] * sides
+    across = matrices(decays * group, places_of_groups, places_of_groups)
+    entering = ops.matmul(across, ops.reshape(totals, (-1, groups, width)))
+    borders = [[*places[0], -1], [*places[0], group]][:sides]
+    within = matrices(decays, places, borders)[:, None]
+    sums = ops.matmul(within, ops.concatenate([sums, entering[:, :, None]], axis=2))
+    return ops.reshape(sums, (-1, key_chunks, width))
