@@ -15,7 +15,7 @@ from ._inputs import (
     check_widths,
     visible_keys,
 )
-from .feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
+from .feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection
 from .position_bias import make_position_bias
 from .toeplitz import ROUTES, exact_attention, initial_state, stream, toeplitz_attention, wide
 from .toeplitz._common import NoBias
@@ -274,10 +274,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         query = self.query_dense(blank(query, query_mask))
         key, value = self.key_dense(blank(key, visible)), self.value_dense(blank(value, visible))
         query, key, value = (wide(ops.transpose(x, (0, 2, 1, 3))) for x in (query, key, value))
-        query, key = (
-            apply_feature_map(self.feature_map, scale_for_kernel(x, self.normalize), self.projection, self.normalize)
-            for x in (query, key)
-        )
+        query, key = (apply_feature_map(self.feature_map, x, self.projection, self.normalize) for x in (query, key))
         return blank(query, None if query_mask is None else query_mask[:, None]), key, value
 
     def _join_heads(self, output, training=None):

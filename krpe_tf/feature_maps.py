@@ -52,14 +52,15 @@ def scale_for_kernel(x, normalize: bool):
     normalize=True divides by the l2 norm: q . k lies in [-1, 1] and the estimate has low variance (section 3.3).
     normalize=False multiplies by dim^(-1/4): q . k is the usual scaled dot product.
     """
-    if not normalize:
-        return x * ops.cast(ops.shape(x)[-1] ** -0.25, x.dtype)
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    # A zero vector stays zero, with a finite gradient.
-    return x / ops.sqrt(ops.maximum(square, 1e-12))
+    return x * (_inverse_norm(x) if normalize else ops.cast(ops.shape(x)[-1] ** -0.25, x.dtype))
 
 
-def apply_feature_map(feature_map: str, x, projection, unit_norm: bool = False):
+def _inverse_norm(x):
+    """1 / |x|, (..., 1); finite for a zero vector, and so is its gradient."""
+    return ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = None):
     """Computes phi(x).
 
         orthogonal, positive, spherical:  exp(w_r . x - |x|^2 / 2) / sqrt(m)                     Eq. 5
@@ -74,22 +75,29 @@ def apply_feature_map(feature_map: str, x, projection, unit_norm: bool = False):
 
     Args:
         feature_map: one of `FEATURE_MAPS`.
-        x: queries or keys (..., dim), scaled.
+        x: queries or keys (..., dim), of which `normalize` says whether they are scaled yet.
         projection: (dim, m), from `draw_projection`.
-        unit_norm: the norms are known to be 1, and need not be computed again.
+        normalize: None: x is scaled. Otherwise phi is taken of `scale_for_kernel(x, normalize)`, for less than the two
+            one after the other cost.
 
     Returns:
         Features (..., m), (..., 2 m) for "trigonometric", or (..., dim) for "elu" and "softmax".
     """
+    if normalize is False or (normalize and feature_map in ("softmax", "elu")):
+        x = scale_for_kernel(x, normalize)
     if feature_map == "softmax":
         return x
     if feature_map == "elu":
         return ops.elu(x) + 1
     along = ops.matmul(x, ops.cast(projection, x.dtype))
-    half_square = 0.5 if unit_norm else ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
+    if normalize:
+        # The m products are fewer numbers to divide by the norm than x has.
+        along, half_square = along * _inverse_norm(x), 0.5
+    else:
+        half_square = ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
     half_log_m = math.log(projection.shape[-1]) / 2
     if feature_map == "trigonometric":
         waves = ops.concatenate([ops.sin(along), ops.cos(along)], axis=-1)
-        half_square = half_square if unit_norm else ops.minimum(half_square, ops.cast(30.0, x.dtype))
+        half_square = half_square if normalize else ops.minimum(half_square, ops.cast(30.0, x.dtype))
         return waves * ops.exp(ops.cast(half_square - half_log_m, x.dtype))
     return ops.exp(along - (half_square + half_log_m))

@@ -30,12 +30,12 @@ def test_features_are_those_of_the_formula(dim, m, name, seed):
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
-@pytest.mark.parametrize("unit_norm", [False, True])
-def test_features_keep_the_dtype(name, unit_norm):
+@pytest.mark.parametrize("normalize", [None, False, True])
+def test_features_keep_the_dtype(name, normalize):
     dtypes = ["float32", "bfloat16"] + ["float64"] * (keras.backend.backend() == "tensorflow")
     for dtype in dtypes:
         x = keras.ops.cast(normal(2, 4), dtype)
-        features = apply_feature_map(name, x, draw_projection(name, 4, 3, 0), unit_norm)
+        features = apply_feature_map(name, x, draw_projection(name, 4, 3, 0), normalize)
         assert keras.backend.standardize_dtype(features.dtype) == dtype
 
 
@@ -172,6 +172,30 @@ def test_scaling():
     np.testing.assert_allclose(to_numpy(scale_for_kernel(x, normalize=False)), x / 2, rtol=1e-6)
     norms = np.linalg.norm(to_numpy(scale_for_kernel(x, normalize=True)), axis=-1)
     np.testing.assert_allclose(norms, 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_features_scale_what_is_not_scaled(name, normalize):
+    x, projection = 3 * normal(2, 5, 4), draw_projection(name, 4, 8, 0)
+    cotangent = normal(*to_numpy(apply_feature_map(name, x, projection)).shape, seed=1)
+    output, (gradient,), _ = forward_backward(
+        lambda x: apply_feature_map(name, x, projection, normalize), [x], cotangent
+    )
+    expected, (of_scaled,), _ = forward_backward(
+        lambda x: apply_feature_map(name, scale_for_kernel(x, normalize), projection), [x], cotangent
+    )
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(gradient, of_scaled, rtol=1e-4, atol=1e-5 * np.abs(of_scaled).max())
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_normalised_features_of_a_zero_vector_have_a_finite_gradient(name):
+    zeros, projection = np.zeros((1, 4), "float32"), draw_projection(name, 4, 8, 0)
+    output, (gradient,), _ = forward_backward(lambda x: apply_feature_map(name, x, projection, True), [zeros])
+    expected = to_numpy(apply_feature_map(name, scale_for_kernel(zeros, True), projection, True))
+    np.testing.assert_array_equal(output, expected)
+    assert np.isfinite(gradient).all()
 
 
 def test_a_zero_vector_stays_zero_and_has_a_finite_gradient():
