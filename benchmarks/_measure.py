@@ -99,7 +99,7 @@ def graph_and_xla(function, arguments, variables=(), kinds=KINDS, modes=MODES) -
     output has the shape of the last argument.
     """
     weights = normal(arguments[-1].shape, seed=99)
-    variables = [getattr(variable, "value", variable) for variable in variables]
+    variables = [variable.value if isinstance(variable, keras.Variable) else variable for variable in variables]
 
     def forward(weights, *arguments):
         return function(*arguments)
