@@ -46,7 +46,7 @@ def main() -> None:
     options = command_line(__doc__)
     about, rows = machine(), []
     for n in (200,) if options.quick else LENGTHS:
-        rows += measure(n, FEATURES[:2] if options.quick else FEATURES, options.rounds, about["matmul_gflop_per_s"])
+        rows += measure(n, FEATURES[:1] if options.quick else FEATURES, options.rounds, about["matmul_gflop_per_s"])
     write_results(options, "paper_figure", rows, about, heads=1, width=64)
 
 
