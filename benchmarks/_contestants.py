@@ -1,0 +1,113 @@
+"""Attention, ours and what it is measured against, as functions of query, key and value (1, heads, n, width).
+
+`count_gflop` counts what each computes.
+"""
+
+import math
+
+import tensorflow as tf
+from _measure import normal
+
+from krpe_tf import BucketedBias, DecayBias, toeplitz_attention
+from krpe_tf.feature_maps import apply_feature_map, draw_projection, scale_for_kernel
+from krpe_tf.toeplitz import exact_attention
+from krpe_tf.toeplitz._common import toeplitz_rows
+from krpe_tf.toeplitz.banded import chunk_length
+from krpe_tf.toeplitz.fft import fast_length
+
+HEADS, WIDTH = 4, 64
+BIASES = {
+    "DecayBias(16, 2)": lambda heads: DecayBias(heads, radius=16, num_terms=2),
+    "DecayBias(32, 2)": lambda heads: DecayBias(heads, radius=32, num_terms=2),
+    "BucketedBias(32, 128)": lambda heads: BucketedBias(heads, num_buckets=32, max_distance=128),
+}
+
+
+def inputs(n: int, heads: int = HEADS, width: int = WIDTH) -> list:
+    """Query, key and value, (1, heads, n, width), float32."""
+    return [normal((1, heads, n, width), seed) for seed in range(3)]
+
+
+def kernelized(bias, num_features: int, route: str):
+    """Our attention: normalised queries and keys, orthogonal features, and the route."""
+
+    def attention(query, key, value):
+        projection = draw_projection("orthogonal", query.shape[-1], num_features, seed=0)
+        query, key = (
+            apply_feature_map("orthogonal", scale_for_kernel(x, normalize=True), projection, unit_norm=True)
+            for x in (query, key)
+        )
+        return toeplitz_attention(query, key, value, bias, route=route)
+
+    return attention
+
+
+def softmax_in_blocks(bias):
+    """The exact twin: softmax attention with the same bias, a block of queries at a time."""
+
+    def attention(query, key, value):
+        query, key = (scale_for_kernel(x, normalize=True) for x in (query, key))
+        return exact_attention(query, key, value, bias, exact_kernel=True, causal=False, key_mask=None)
+
+    return attention
+
+
+def softmax(bias=None):
+    """Softmax attention as it is usually written, n x n scores in memory, with or without the bias."""
+
+    def attention(query, key, value):
+        scores = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
+        if bias is not None:
+            n = query.shape[2]
+            scores += toeplitz_rows(bias.log_weights(tf.range(1 - n, n)), n, n)
+        return tf.matmul(tf.nn.softmax(scores), value)
+
+    return attention
+
+
+def contestants(bias, num_features: int) -> dict:
+    """All of them by name: (function, variables)."""
+    weights = bias.trainable_variables
+    return {
+        "banded": (kernelized(bias, num_features, "banded"), weights),
+        "linear, no positions": (kernelized(None, num_features, "banded"), []),
+        "fft": (kernelized(bias, num_features, "fft"), weights),
+        "dense": (kernelized(bias, num_features, "dense"), weights),
+        "softmax with bias, in blocks": (softmax_in_blocks(bias), weights),
+        "softmax with bias": (softmax(bias), weights),
+        "softmax": (softmax(), []),
+    }
+
+
+def count_gflop(name: str, kind: str, n: int, num_features: int, bias, heads: int = HEADS, width: int = WIDTH):
+    """GFLOP of one call by the algorithm: matmuls (2 for a multiplication and an addition) and transforms, no more.
+
+    Two matmuls of its size stand behind each in the backward pass, and the blocks of dense and of softmax in blocks are
+    computed once more there.
+    """
+    m, sums = num_features, width + 1
+    features = 2 * 2 * n * width * m
+    backward = 3
+    if name == "linear, no positions":
+        count = features + 2 * 2 * n * m * sums
+    elif name == "banded":
+        terms = bias.tails()[0].shape[-1]
+        chunk = chunk_length(n, bias.radius, m, width, terms)
+        chunks = -(-n // chunk)
+        near = 2 * n * min(chunks, 3) * chunk * (m + sums)
+        # Sums of chunks, carrying them from chunk to chunk, and meeting the queries, for every term on both sides.
+        far = 2 * 2 * terms * (2 * n + chunks**2) * m * sums if chunks > 2 else 0
+        count = features + near + far
+    elif name == "fft":
+        length = fast_length(2 * n - 1)
+        # A real transform there and one back for each feature and column, and the product with the spectrum.
+        count = features + m * sums * (2 * 2.5 * length * math.log2(length) + 3 * length)
+    elif name == "dense":
+        count, backward = features + 2 * n * n * (m + width), 4
+    elif name == "softmax with bias, in blocks":
+        count, backward = 2 * n * n * 2 * width, 4
+    elif name in ("softmax with bias", "softmax"):
+        count = 2 * n * n * 2 * width
+    else:
+        raise ValueError(f"name must be that of a contestant. Received: name={name!r}")
+    return heads * count * (1 if kind == "forward" else backward) / 1e9

@@ -1,0 +1,189 @@
+"""What `summary.py` says: rows of results to ratios, to the table of targets, and to Markdown."""
+
+SOFTMAX_WITH_BIAS = ("softmax with bias", "softmax with bias, in blocks")
+# The two cases that the targets name: bias and features.
+NAMED = (("DecayBias(16, 2)", 16), ("BucketedBias(32, 128)", 32))
+
+
+def best(rows: list[dict], contestant, **where) -> float | None:
+    """Least milliseconds over modes, and over several contestants, of the rows that agree; None if there are none."""
+    names = (contestant,) if isinstance(contestant, str) else contestant
+    found = [row["ms"] for row in rows if row["contestant"] in names and "ms" in row and _agrees(row, where)]
+    return min(found, default=None)
+
+
+def _agrees(row, where) -> bool:
+    return all(row.get(name) == value for name, value in where.items())
+
+
+def ratio(numerator: float | None, denominator: float | None) -> float | None:
+    """A quotient, None where a part was not measured."""
+    return None if numerator is None or denominator is None else numerator / denominator
+
+
+def judged(case: str, n, measured: float | None, at_least=None, at_most=None, unit: str = "x") -> list[str]:
+    """A row of the table of targets."""
+    digits = 1 if unit != "x" or (measured or 0) < 100 else 0
+    if measured is not None and measured < 10 and unit == "x":
+        digits = 2
+    value = "not measured" if measured is None else f"{measured:,.{digits}f} {unit}".replace(" x", "x")
+    target, verdict = "-", "-"
+    if at_least is not None or at_most is not None:
+        target = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
+        target += "x" if unit == "x" else f" {unit}"
+        if measured is not None:
+            met = measured >= at_least if at_least is not None else measured <= at_most
+            verdict = "ok" if met else "**missed**"
+    return [case, f"{n:,}" if isinstance(n, int) else n, value, target, verdict]
+
+
+def target_rows(results: dict) -> list[list[str]]:
+    """All targets, and the lengths where softmax attention is as fast or faster."""
+    rows = {name: content["rows"] for name, content in results.items()}
+    table = []
+    table += _attention_targets(rows.get("attention", []))
+    table += _growth_targets(rows.get("attention", []))
+    table += _memory_targets(rows.get("memory", []))
+    table += _peer_targets(rows)
+    table += _litert_targets(rows.get("litert", []))
+    table += _build_targets(rows.get("compile_time", []), results.get("routes", {}))
+    return table
+
+
+def _attention_targets(rows):
+    table, targets = [], {4096: 30, 8192: 60, 16_384: 120}
+    lengths = sorted({row["n"] for row in rows} | set(targets))
+    (bias, m), (buckets, buckets_m) = NAMED
+    for kind, wanted in (("forward", targets), ("forward+backward", {8192: 50})):
+        for n in lengths:
+            where = {"kind": kind, "n": n, "bias": bias}
+            peer, ours = best(rows, SOFTMAX_WITH_BIAS, **where), best(rows, "banded", m=m, **where)
+            if n in wanted or ratio(peer, ours) is not None:
+                case = f"{kind}: softmax with bias / banded, {bias}, m = {m}"
+                table.append(judged(case, n, ratio(peer, ours), at_least=wanted.get(n)))
+    for kind, wanted in (("forward", 40), ("forward+backward", 30)):
+        where = {"kind": kind, "n": 8192, "bias": buckets}
+        peer, ours = best(rows, SOFTMAX_WITH_BIAS, **where), best(rows, "banded", m=buckets_m, **where)
+        case = f"{kind}: softmax with bias / banded, {buckets}, m = {buckets_m}"
+        table.append(judged(case, 8192, ratio(peer, ours), at_least=wanted))
+    for kind, wanted in (("forward", 1.5), ("forward+backward", 2.5)):
+        where = {"kind": kind, "n": 8192, "bias": bias, "m": m}
+        measured = ratio(best(rows, "banded", **where), best(rows, "linear, no positions", **where))
+        table.append(
+            judged(f"{kind}: banded / linear without positions, {bias}, m = {m}", 8192, measured, at_most=wanted)
+        )
+    return table
+
+
+def _growth_targets(rows):
+    table = []
+    for bias, m in NAMED:
+        for kind in ("forward", "forward+backward"):
+            where = {"kind": kind, "bias": bias, "m": m}
+            grown = []
+            for n in sorted({row["n"] for row in rows if row["n"] >= 4096}):
+                grown.append((ratio(best(rows, "banded", n=2 * n, **where), best(rows, "banded", n=n, **where)), n))
+            worst, n = max((each for each in grown if each[0] is not None), default=(None, None))
+            place = "-" if n is None else f"{n:,} to {2 * n:,}"
+            table.append(judged(f"{kind}: banded, n to 2n at worst, {bias}, m = {m}", place, worst, at_most=2.1))
+    return table
+
+
+def _memory_targets(rows):
+    table = []
+    for bias, m in NAMED:
+        peaks = [
+            row["peak_mib"] / 1024
+            for row in rows
+            if "peak_mib" in row and _agrees(row, {"contestant": "banded", "n": 65_536, "bias": bias, "m": m})
+        ]
+        case = f"peak memory of the process, forward+backward: banded, {bias}, m = {m}"
+        table.append(judged(case, 65_536, min(peaks, default=None), at_most=3, unit="GiB"))
+    return table
+
+
+def _peer_targets(rows):
+    figure, steps, layers = (rows.get(name, []) for name in ("paper_figure", "training_step", "layers"))
+    measured = ratio(best(figure, "fft", n=16_384, m=16), best(figure, SOFTMAX_WITH_BIAS, n=16_384))
+    table = [judged("forward, 1 head: fft / softmax with bias, m = 16", 16_384, measured, at_most=1)]
+    for n in sorted({row["n"] for row in steps} | {4096}):
+        measured = ratio(best(steps, "softmax twin", n=n), best(steps, "banded", n=n))
+        if n == 4096 or measured is not None:
+            case = "training step, preset small: softmax twin / ours"
+            table.append(judged(case, n, measured, at_least=3 if n == 4096 else None))
+    for peer in ("MultiHeadAttention", "KernelAttention"):
+        for kind in ("forward", "forward+backward"):
+            for n in sorted({row["n"] for row in layers}):
+                where = {"kind": kind, "n": n}
+                measured = ratio(best(layers, peer, **where), best(layers, "KernelizedRPEAttention", **where))
+                if measured is not None:
+                    table.append(judged(f"layer, {kind}: {peer} (no positions) / ours", n, measured))
+    return table
+
+
+def _litert_targets(rows):
+    table = []
+    two = {"model": "attention", "n": 8192, "threads": 2}
+    softmax, ours, linear = (best(rows, name, **two) for name in ("softmax", "banded", "linear, no positions"))
+    table.append(
+        judged("LiteRT, 2 threads, one attention: softmax without bias / ours", 8192, ratio(softmax, ours), 20)
+    )
+    case = "LiteRT, 2 threads, one attention: ours / linear without positions"
+    table.append(judged(case, 8192, ratio(ours, linear), at_most=2))
+    for peer, wanted in (("softmax twin", {4096: 5, 8192: 10}), ("MultiHeadAttention", {})):
+        for n in sorted({row["n"] for row in rows} | set(wanted)):
+            two = {"model": "encoder", "n": n, "threads": 2}
+            measured = ratio(best(rows, peer, **two), best(rows, "banded", **two))
+            if n in wanted or measured is not None:
+                case = f"LiteRT, 2 threads, encoder of 4 layers: {peer} / ours"
+                table.append(judged(case, n, measured, at_least=wanted.get(n)))
+    for name, wanted in (("banded", 1), ("softmax twin", None)):
+        where = {"model": "encoder", "contestant": name, "n": 16_384}
+        peaks = [row["peak_mib"] / 1024 for row in rows if "peak_mib" in row and _agrees(row, where)]
+        case = f"LiteRT, encoder of 4 layers: peak memory, {name}"
+        table.append(judged(case, 16_384, max(peaks, default=None), at_most=wanted, unit="GiB"))
+    return table
+
+
+def _build_targets(rows, routes):
+    table = []
+    for kind in ("forward", "training step"):
+        took = [row["trace_s"] + row["xla_s"] for row in rows if row["kind"] == kind and row["n"] == 16_384]
+        case = f"tracing and XLA, preset small, {kind}"
+        table.append(judged(case, 16_384, max(took, default=None), at_most=20, unit="s"))
+    nodes = {}
+    for row in rows:
+        nodes.setdefault((row.get("route", "model"), row["kind"]), {})[row["n"]] = row["nodes"]
+    grown = [max(counts.values()) / counts[min(counts)] for counts in nodes.values()]
+    table.append(judged("nodes of any graph, longest / shortest", "all", max(grown, default=None), at_most=1.01))
+    cells = routes.get("cells", [])
+    worst = max(cells, key=lambda cell: cell["ratio"], default={"ratio": None, "n": "all"})
+    wanted = routes.get("accepted_ratio", 1.3)
+    table.append(judged("auto / best route, at worst", worst["n"], worst["ratio"], at_most=wanted))
+    return table
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def by_length(rows: list[dict], column, value="ms") -> str:
+    """A table with a row a length: of each column the least value, over modes."""
+    cells = {}
+    for row in rows:
+        if value in row:
+            key = (column(row), row["n"])
+            cells[key] = min(cells.get(key, float("inf")), row[value])
+    columns = list(dict.fromkeys(name for name, _ in cells))
+    table = []
+    for n in sorted({n for _, n in cells}):
+        table.append([f"{n:,}", *(_number(cells.get((name, n))) for name in columns)])
+    return markdown(["n", *columns], table)
+
+
+def _number(value) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,157 @@
+"""LiteRT files, ours against their peers: one attention, and an encoder of 4 layers.
+
+    python benchmarks/litert.py --output build/bench
+
+Every file holds builtin operations alone and runs on LiteRT's interpreter in a process of its own, once with one thread
+and once with two; the processes of one length take turns. "attention": from projected query, key and value, 4 heads of
+64; "encoder": token ids in, 4 layers of 256, with the signatures of `krpe_tf.export`.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from _contestants import BIASES, HEADS, WIDTH, kernelized, softmax
+from _measure import SLOW_ROUNDS, SLOW_SECONDS, command_line, print_row, spread, write_results
+from krpe_tf.export.inspection import drop_names, inspect
+from krpe_tf.export.signatures import litert_functions, save_functions
+from krpe_tf.models import Encoder
+
+FEATURES = 16
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16_384)
+ENCODER = {"vocabulary_size": 8192, "num_layers": 4, "num_heads": HEADS, "hidden_dim": 256, "intermediate_dim": 1024}
+# The longest n of those that hold all scores at once: at 16,384 they would be 4 GiB.
+LONGEST = {"softmax": 8192, "MultiHeadAttention": 8192}
+
+
+class Worker:
+    """A file in its own process, which runs it when asked."""
+
+    def __init__(self, path: Path, signature: str, threads: int):
+        script = str(Path(__file__).with_name("_litert_worker.py"))
+        command = [sys.executable, script, str(path), signature, str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self) -> float | None:
+        """Milliseconds of one run, None if the process has ended."""
+        try:
+            self.process.stdin.write("run\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = self.process.stdout.readline()
+        return float(line) if line else None
+
+    def finish(self) -> float | None:
+        """Ends the process; its peak memory in MiB, None if it failed."""
+        output, _ = self.process.communicate()
+        return float(output) if self.process.returncode == 0 else None
+
+
+def attention_files(n: int, folder: Path) -> dict[str, Path]:
+    """A file for each contestant of one attention that goes up to this length."""
+    bias = BIASES["DecayBias(16, 2)"](HEADS)
+    functions = {
+        "banded": kernelized(bias, FEATURES, "banded"),
+        "linear, no positions": kernelized(None, FEATURES, "banded"),
+        "softmax": softmax(),
+    }
+    specs = [tf.TensorSpec((1, HEADS, n, WIDTH), name=name) for name in ("query", "key", "value")]
+    files = {}
+    for name, function in functions.items():
+        if n <= LONGEST.get(name, n):
+            traced = tf.function(_with_named_output(function), autograph=False).get_concrete_function(*specs)
+            files[name] = write_file({"call": traced}, folder / f"{name}_{n}.tflite")
+    return files
+
+
+def _with_named_output(function):
+    return lambda query, key, value: {"output": function(query, key, value)}
+
+
+def encoder_files(n: int, folder: Path) -> dict[str, Path]:
+    """A file for each encoder that goes up to this length."""
+    makers = {
+        "banded": lambda: Encoder(**ENCODER, num_features=FEATURES, route="banded", seed=0),
+        "softmax twin": lambda: Encoder(**ENCODER, num_features=FEATURES, feature_map="softmax", seed=0),
+        "MultiHeadAttention": multi_head_encoder,
+    }
+    files = {}
+    for name, make in makers.items():
+        if n > LONGEST.get(name, n):
+            continue
+        encoder = make()
+        files[name] = write_file(litert_functions(encoder, (n,), None), folder / f"{name}_{n}.tflite")
+    return files
+
+
+def multi_head_encoder() -> keras.Model:
+    """The encoder with `keras.layers.MultiHeadAttention`, and so without positions."""
+    ids, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("token_ids", "padding_mask"))
+    width = ENCODER["hidden_dim"]
+    x = keras.layers.Embedding(ENCODER["vocabulary_size"], width)(ids)
+    for _ in range(ENCODER["num_layers"]):
+        y = keras.layers.LayerNormalization()(x)
+        x += keras.layers.MultiHeadAttention(HEADS, width // HEADS)(y, y, attention_mask=mask[:, None, :])
+        y = keras.layers.LayerNormalization()(x)
+        y = keras.layers.Dense(ENCODER["intermediate_dim"], activation="gelu")(y)
+        x += keras.layers.Dense(width)(y)
+    return keras.Model({"token_ids": ids, "padding_mask": mask}, keras.layers.LayerNormalization()(x))
+
+
+def write_file(functions: dict, path: Path) -> Path:
+    """Converts signatures to a file that holds builtin operations alone; the converter refuses what needs others.
+
+    Not by `export_tflite`, which refuses the twin's tensors of rank 5 and compares each file with Keras.
+    """
+    save_functions(functions, path.with_suffix(""))
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(path.with_suffix("")), signature_keys=list(functions))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    path.write_bytes(drop_names(converter.convert()))
+    return path
+
+
+def measure(model: str, n: int, threads, rounds: int) -> list[dict]:
+    """The rows of one model and length."""
+    make, signature = {"attention": (attention_files, "call"), "encoder": (encoder_files, f"ids_{n}")}[model]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="krpe_tf_bench_") as folder:
+        files = make(n, Path(folder))
+        workers = {(name, t): Worker(path, signature, t) for name, path in files.items() for t in threads}
+        taken = {key: [] for key in workers}
+        # Loading and the first run are not counted; the second says how many rounds there is time for.
+        warm = {key: worker.ask() and worker.ask() for key, worker in workers.items()}
+        for turn in range(rounds):
+            for key, worker in workers.items():
+                slow = (warm[key] or 0) > 1000 * SLOW_SECONDS
+                if warm[key] is not None and not (slow and turn >= SLOW_ROUNDS):
+                    taken[key].append(worker.ask())
+        for (name, t), worker in workers.items():
+            peak, values = worker.finish(), taken[name, t]
+            row = {"model": model, "contestant": name, "n": n, "threads": t}
+            if peak is None or not values or None in values:
+                row["error"] = f"exit status {worker.process.returncode}"
+            else:
+                row |= {**spread(values), "peak_mib": round(peak, 1)}
+            contents = inspect(files[name].read_bytes())
+            row |= {"bytes": files[name].stat().st_size, "recomputed": sum(contents.recomputed.values())}
+            rows.append(row)
+            print_row(row, "model", "n", "contestant", "threads")
+    return rows
+
+
+def main() -> None:
+    """Measures, and writes litert.json."""
+    options = command_line(__doc__)
+    rows = []
+    for model in ("attention", "encoder"):
+        for n in (128,) if options.quick else LENGTHS:
+            rows += measure(model, n, (1,) if options.quick else (1, 2), options.rounds)
+    write_results(options, "litert", rows, features=FEATURES, encoder=ENCODER)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""From the JSON of the benchmarks to tables and plots.
+
+    python benchmarks/summary.py --output build/bench
+    python benchmarks/summary.py --output build/bench --publish docs
+
+Reads every JSON in the folder and writes summary.md, attention_speed.png, litert_speed.png and paper_figure_1a.png
+there. With `--publish` the tables also go between the markers of speed.md, the targets between those of the README
+beside the docs folder, if it has them, the plots to figures/, and the JSON, from which this can be run again, to
+figures/speed/.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from _tables import by_length, markdown, target_rows
+from matplotlib.figure import Figure
+
+SCRIPTS = ("attention", "layers", "paper_figure", "training_step", "litert", "memory", "compile_time", "routes")
+PLOTS = ("attention_speed.png", "litert_speed.png", "paper_figure_1a.png")
+BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+ATTENTION = {
+    "banded": "o-",
+    "linear, no positions": "o--",
+    "fft": "^-",
+    "dense": "s-",
+    "softmax with bias, in blocks": "x-",
+    "softmax with bias": "x--",
+    "softmax": "x:",
+}
+
+
+def read(folder: Path) -> dict:
+    """The results by name of their script."""
+    paths = {name: folder / f"{name}.json" for name in SCRIPTS}
+    results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+    if not results:
+        raise SystemExit(f"--output must hold JSON of the benchmarks, run one first. Received: {folder}")
+    return results
+
+
+def about(results: dict) -> str:
+    """What was measured on."""
+    seen = next(iter(results.values()))["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in seen["versions"].items())
+    rates = [content["about"]["matmul_gflop_per_s"] for content in results.values()]
+    text = f"{seen['cpu'] or seen['machine']}, {seen['threads']} threads, {versions}; float32 matmuls of 2048 at "
+    text += (
+        f"{min(rates):.0f} to {max(rates):.0f} GFLOP/s. Each number is the median of rounds in turn, in the better of "
+    )
+    text += "a plain graph and XLA.\n"
+    if any(content["quick"] for content in results.values()):
+        text += "\n**A quick run: these numbers prove nothing.**\n"
+    return text
+
+
+def targets(results: dict) -> str:
+    """The table of targets."""
+    return markdown(["case", "n", "measured", "target", ""], target_rows(results))
+
+
+def tables(results: dict) -> str:
+    """All tables."""
+    rows = {name: content["rows"] for name, content in results.items()}
+    parts = [about(results), "## Targets, and where softmax is faster\n", targets(results)]
+
+    def section(title, name, column, value="ms", chosen=lambda row: True):
+        kept = [row for row in rows.get(name, []) if chosen(row)]
+        if kept:
+            parts.extend([f"## {title}\n", by_length(kept, column, value)])
+
+    for kind in ("forward", "forward+backward"):
+        for bias in dict.fromkeys(row["bias"] for row in rows.get("attention", [])):
+            section(
+                f"One attention, 4 heads of 64, {kind}, {bias}, ms",
+                "attention",
+                lambda row: (
+                    row["contestant"] if "softmax" in row["contestant"] else f"{row['contestant']}, m = {row['m']}"
+                ),
+                chosen=lambda row, kind=kind, bias=bias: (row["kind"], row["bias"]) == (kind, bias),
+            )
+        section(
+            f"Whole layers on 256 channels, {kind}, ms",
+            "layers",
+            lambda row: row["contestant"],
+            chosen=lambda row, kind=kind: row["kind"] == kind,
+        )
+    section("The paper's Figure 1(a), ms", "paper_figure", figure_label)
+    section("A training step, preset small, ms", "training_step", lambda row: row["contestant"])
+    for model in ("attention", "encoder"):
+        for value, unit in (("ms", "ms"), ("peak_mib", "peak MiB of the process")):
+            section(
+                f"LiteRT, {model}, {unit}",
+                "litert",
+                lambda row: f"{row['contestant']}, {row['threads']} thread{'s' * (row['threads'] > 1)}",
+                value,
+                chosen=lambda row, model=model: row["model"] == model,
+            )
+    section(
+        "Peak memory of one attention, forward with backward, MiB of the process",
+        "memory",
+        lambda row: f"{row['contestant']}, {row['bias']}, m = {row['m']}",
+        "peak_mib",
+    )
+    for value, title in (("trace_s", "Seconds to trace"), ("xla_s", "Seconds in XLA"), ("nodes", "Nodes of the graph")):
+        section(
+            f"{title}, banded models and routes",
+            "compile_time",
+            lambda row: f"{row.get('route', 'model')}, {row['kind']}",
+            value,
+        )
+    if "routes" in results:
+        cells = results["routes"]["cells"][:10]
+        parts.extend(["## Where auto is furthest from the best route\n", markdown(*routes_table(cells))])
+    return "\n".join(parts)
+
+
+def routes_table(cells: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the cells."""
+    names = ["bias", "m", "kind", "n", "auto", "best"]
+    return [*names, "ratio"], [[*(str(cell[name]) for name in names), f"{cell['ratio']:.2f}"] for cell in cells]
+
+
+def figure_label(row: dict) -> str:
+    """A line of the paper's figure."""
+    return f"{row['contestant']}, m = {row['m']}" if row["m"] else row["contestant"]
+
+
+def panel(axis, title: str, rows: list[dict], label, styles: dict | None = None) -> None:
+    """Least milliseconds over modes against the length, a line a label."""
+    lines = {}
+    for row in rows:
+        if "ms" in row:
+            line = lines.setdefault(label(row), {})
+            line[row["n"]] = min(line.get(row["n"], float("inf")), row["ms"])
+    for name, line in lines.items():
+        lengths = sorted(line)
+        style = (styles or {}).get(name, "o-")
+        axis.loglog(lengths, [line[n] for n in lengths], style, base=2, markersize=4, label=name)
+    axis.set(title=title, xlabel="n", ylabel="ms")
+    axis.grid(alpha=0.3)
+    if lines:
+        axis.legend(fontsize="small")
+
+
+def plots(results: dict, folder: Path) -> None:
+    """The three plots."""
+    rows = {name: content["rows"] for name, content in results.items()}
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    for axis, kind in zip(figure.subplots(1, 2), ("forward", "forward+backward"), strict=True):
+        chosen = [
+            row
+            for row in rows.get("attention", [])
+            if (row["kind"], row["bias"], row["m"]) == (kind, "DecayBias(16, 2)", 16)
+        ]
+        panel(axis, f"{kind}, 4 heads of 64, m = 16", chosen, lambda row: row["contestant"], ATTENTION)
+    save(figure, folder / PLOTS[0])
+
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    most = max((row["threads"] for row in rows.get("litert", [])), default=0)
+    for axis, model in zip(figure.subplots(1, 2), ("attention", "encoder"), strict=True):
+        chosen = [row for row in rows.get("litert", []) if (row["model"], row["threads"]) == (model, most)]
+        title = {"attention": "one attention, 4 heads of 64", "encoder": "encoder, 4 layers of 256"}[model]
+        panel(axis, f"LiteRT, {most} threads: {title}", chosen, lambda row: row["contestant"])
+    save(figure, folder / PLOTS[1])
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    panel(figure.subplots(), "forward, 1 head of 64", rows.get("paper_figure", []), figure_label)
+    save(figure, folder / PLOTS[2])
+
+
+def save(figure, path: Path) -> None:
+    """The plot, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(path)
+
+
+def replace_marked(path: Path, text: str) -> None:
+    """Puts the text between the markers of a file."""
+    content = path.read_text(encoding="utf-8")
+    if content.count(BEGIN) != 1 or content.count(END) != 1:
+        raise SystemExit(f"{path.name} must hold {BEGIN} and {END} once each")
+    before, after = content.split(BEGIN)[0], content.split(END)[1]
+    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+
+
+def publish(results: dict, folder: Path, docs: Path) -> None:
+    """Tables, plots and JSON into the docs folder, and the targets into the README beside it."""
+    replace_marked(docs / "speed.md", tables(results))
+    readme = docs.parent / "README.md"
+    if BEGIN in readme.read_text(encoding="utf-8"):
+        replace_marked(readme, targets(results))
+    kept = docs / "figures" / "speed"
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in PLOTS:
+        shutil.copy(folder / name, docs / "figures" / name)
+    for name in results:
+        if folder.resolve() != kept.resolve():
+            shutil.copy(folder / f"{name}.json", kept / f"{name}.json")
+
+
+def main() -> None:
+    """Reads the JSON and writes tables and plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), help="the folder that holds the JSON")
+    parser.add_argument("--publish", type=Path, metavar="DOCS", help="the docs folder to write to as well")
+    options = parser.parse_args()
+    results = read(options.output)
+    (options.output / "summary.md").write_text(tables(results), encoding="utf-8")
+    plots(results, options.output)
+    if options.publish is not None:
+        publish(results, options.output, options.publish)
+    print(targets(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The benchmarks run, at sizes that prove nothing, and their summary holds what was measured."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TIMED = ("attention", "layers", "paper_figure", "training_step", "litert", "routes")
+
+
+def run_script(name, *arguments):
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=170)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [*((name, "ms") for name in TIMED), ("memory", "peak_mib"), ("compile_time", "nodes")],
+)
+def test_quick_run(folder, name, number):
+    process = run_script(name, "--quick", "--rounds", 1, "--output", folder)
+    assert process.returncode == 0, process.stderr
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert content["quick"]
+    assert content["about"]["matmul_gflop_per_s"] > 0
+    assert content["rows"]
+    for row in content["rows"]:
+        assert math.isfinite(row[number]), row
+        assert row[number] > 0, row
+
+
+@pytest.mark.slow
+def test_summary_of_quick_runs(folder):
+    process = run_script("summary", "--output", folder)
+    assert process.returncode == 0, process.stderr
+    text = (folder / "summary.md").read_text()
+    assert "A quick run" in text
+    assert "forward: softmax with bias / banded, DecayBias(16, 2), m = 16" in text
+    for name in ("attention_speed.png", "litert_speed.png", "paper_figure_1a.png"):
+        assert (folder / name).stat().st_size > 10_000
+
+
+def attention_row(contestant, n, ms, mode="graph", **more):
+    row = {"contestant": contestant, "kind": "forward", "mode": mode, "n": n, "m": 16, "bias": "DecayBias(16, 2)"}
+    return {**row, "ms": ms, **more}
+
+
+def write_attention(folder, rows):
+    about = {"cpu": "a cpu", "threads": 2, "versions": {"python": "3"}, "matmul_gflop_per_s": 100.0}
+    content = {"about": about, "quick": False, "rounds": 7, "rows": rows}
+    (folder / "attention.json").write_text(json.dumps(content))
+
+
+def test_summary_takes_the_better_mode_of_each_side(tmp_path):
+    write_attention(
+        tmp_path,
+        [
+            attention_row("banded", 8192, 10.0),
+            attention_row("banded", 8192, 40.0, "xla"),
+            attention_row("banded", 16_384, 20.5),
+            attention_row("softmax with bias", 8192, 900.0),
+            attention_row("softmax with bias, in blocks", 8192, 650.0, "xla"),
+            attention_row("linear, no positions", 8192, 5.0),
+            attention_row("softmax with bias", 512, 3.0, bias="another"),
+        ],
+    )
+    process = run_script("summary", "--output", tmp_path)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert (
+        "| forward: softmax with bias / banded, DecayBias(16, 2), m = 16 | 8,192 | 65.0x | at least 60x | ok |" in lines
+    )
+    linear = "| forward: banded / linear without positions, DecayBias(16, 2), m = 16 | 8,192 | 2.00x | at most 1.5x |"
+    assert f"{linear} **missed** |" in lines
+    growth = "| forward: banded, n to 2n at worst, DecayBias(16, 2), m = 16 | 8,192 to 16,384 | 2.05x |"
+    assert f"{growth} at most 2.1x | ok |" in lines
+
+
+def test_summary_publishes_the_same_text_twice(tmp_path):
+    output, docs = tmp_path / "output", tmp_path / "docs"
+    (docs / "figures").mkdir(parents=True)
+    output.mkdir()
+    write_attention(output, [attention_row("banded", 512, 1.0)])
+    (docs / "speed.md").write_text("before\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nafter\n")
+    (tmp_path / "README.md").write_text("no markers\n")
+    texts = []
+    for source in (output, docs / "figures" / "speed"):
+        process = run_script("summary", "--output", source, "--publish", docs)
+        assert process.returncode == 0, process.stderr
+        texts.append((docs / "speed.md").read_text())
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("before\n")
+    assert texts[0].endswith("after\n")
+    assert "old" not in texts[0]
+    assert (tmp_path / "README.md").read_text() == "no markers\n"
+
+
+def test_bad_options_fail_early(tmp_path):
+    process = run_script("summary", "--output", tmp_path)
+    assert process.returncode != 0
+    assert "--output must hold JSON" in process.stderr
