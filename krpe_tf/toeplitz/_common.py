@@ -65,12 +65,12 @@ def safe_inverse(x, floor=TINY):
     return ops.where(seen, scale / ops.where(seen, x * scale, 1), 0)
 
 
-def sum_over(function, first, last, needed, start, *arrays):
-    """start + function(first, *arrays) + ... + function(last - 1, *arrays), one term at a time.
+def sum_over(function, count, needed, start, *arrays):
+    """start + function(0, *arrays) + ... + function(count - 1, *arrays), one term at a time.
 
     The graph holds `function` once, of a float32 scalar and the arrays that it needs gradients for, and the backward
-    pass computes each term again instead of keeping all of them. Terms from `needed` on, a float32 scalar, are zero,
-    and where all are, none is computed.
+    pass computes each term again instead of keeping all of them. Only the first `needed`, a float32 scalar, are
+    computed; the others must be zero.
     """
     term = keras.remat(function)
     if backend.backend() == "tensorflow":
@@ -78,16 +78,15 @@ def sum_over(function, first, last, needed, start, *arrays):
         _, total = ops.while_loop(
             lambda i, total: i < needed,
             lambda i, total: (i + 1, total + term(i, *arrays)),
-            (ops.convert_to_tensor(first, "float32"), start),
-            maximum_iterations=last - first,
+            (ops.zeros((), "float32"), start),
+            maximum_iterations=count,
         )
         return total
-    terms = ops.arange(first, last, dtype="float32")
 
-    def add_all():
-        return ops.scan(lambda total, i: (total + term(i, *arrays), None), start, terms)[0]
+    def add(total, i):
+        return ops.cond(i < needed, lambda: total + term(i, *arrays), lambda: total), None
 
-    return ops.cond(needed > first, add_all, lambda: start)
+    return ops.scan(add, start, ops.arange(count, dtype="float32"))[0]
 
 
 def fold_heads(x):

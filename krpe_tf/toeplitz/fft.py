@@ -7,8 +7,7 @@ leaves out all larger weights, which it cannot see. Where all rows see the first
 the distance, that costs nothing but the count.
 """
 
-import keras
-from keras import backend, ops
+from keras import ops
 
 from ._common import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, sum_over, wide
 from .dense import dense_attention
@@ -17,7 +16,7 @@ from .dense import dense_attention
 TRANSFORM_BUDGET = 2**24
 # Relative rounding error of a float32 transform there and back, measured.
 ROUNDING = 6e-8
-# Groups of features when the sizes are not known at trace time. The graph holds one copy a group.
+# Groups of features when the sizes are not known at trace time.
 GROUPS_OF_UNKNOWN_SIZE = 8
 # A level spans this much in b: rounding is amplified by exp(3) = 20 at most. All levels together span exp(81).
 LEVEL_HEIGHT = 3.0
@@ -33,7 +32,7 @@ def fft_attention(query_features, key_features, value, position_bias, *, causal,
     one whose denominator is less than 1000 times the estimate of its own rounding error, as of a row whose visible keys
     are few among many, or small beside those of other rows by orders of magnitude; a row just above that may be off by
     1e-3. The first 1/64 of causal rows, which see the fewest, are computed densely (64 where the length is unknown).
-    In the backward pass of the lower levels TensorFlow keeps all features' transforms at once.
+    The backward pass transforms each group of features again instead of keeping all.
 
     Args and returns: as `toeplitz_attention`.
     """
@@ -72,25 +71,27 @@ def fft_sums(query, key, value, position_bias, *, causal, key_mask):
     query, key, value = fold_heads(query), fold_heads(key), fold_heads(value)
     row_level = fold_heads(level)
 
-    def sums_of(this_level, query, key, value, log_weights, again=False):
+    def sums_of(this_level, query, key, value, log_weights):
         """Sums of the rows of one level and the norm of its weights, zeros for the other rows."""
-        this_level = ops.cast(this_level, query.dtype)
         kept = log_weights <= -LEVEL_HEIGHT * this_level
         weights = ops.where(kept, ops.exp(ops.where(kept, log_weights + LEVEL_HEIGHT * this_level, 0)), 0)
         here = ops.cast(row_level == this_level, query.dtype)
-        sums = _product(query * here, key, value, per_sequence(weights, batch), length, (batch, heads), again)
+        sums = _product(query * here, key, value, per_sequence(weights, batch), length, (batch, heads))
         norm = per_sequence(ops.sqrt(ops.sum(ops.square(weights), axis=-1))[:, None, None], batch)
         return ops.concatenate([sums, ops.stop_gradient(norm * here)], axis=-1)
 
-    def sums_where_needed(this_level, *arrays):
-        needed = ops.any(row_level == ops.cast(this_level, row_level.dtype))
-        # On TensorFlow nothing can be rematerialised within a `cond`.
-        again = backend.backend() != "tensorflow"
-        return ops.cond(needed, lambda: sums_of(this_level, *arrays, again=again), lambda: ops.zeros_like(top))
-
+    # The lower levels that some row has, first.
+    lower = ops.cast(ops.arange(1, LEVELS), row_level.dtype)
+    present = ops.any(ops.reshape(row_level, (-1, 1)) == lower, axis=0)
+    lower = ops.sort(ops.where(present, lower, lower + LEVELS))
     arrays = query, key, value, log_weights
-    top = sums_of(0, *arrays, again=True)
-    sums = sum_over(sums_where_needed, 1, LEVELS, ops.cast(ops.max(row_level), "float32") + 1, top, *arrays)
+    sums = sum_over(
+        lambda index, *arrays: sums_of(ops.take(lower, ops.cast(index, "int32")), *arrays),
+        LEVELS - 1,
+        ops.sum(ops.cast(present, "float32")),
+        sums_of(ops.zeros((), query.dtype), *arrays),
+        *arrays,
+    )
     sums = ops.reshape(sums, (-1, heads, n_q, width + 1))
     sums, norm = ops.split(sums, [width], axis=-1)
     floor = ops.maximum(ops.stop_gradient(1000 * rounding * norm), TINY)
@@ -110,33 +111,37 @@ def fast_length(at_least: int) -> int:
     return best
 
 
-def _product(query, key, value, weights, length, batch_and_heads, again):
-    """The Toeplitz product itself, a few features at a time: (batch * heads, n_q, width of the value).
-
-    `again`: the backward pass transforms a group of features again instead of keeping all of them.
-    """
+def _product(query, key, value, weights, length, batch_and_heads):
+    """The Toeplitz product itself, a few features at a time: (batch * heads, n_q, width of the value)."""
     m, n_q, width = query.shape[-1], ops.shape(query)[1], value.shape[-1]
     spectrum = tuple(part[:, None, None, :] for part in ops.rfft(weights, fft_length=length))
     # The transforms run along the last axis.
     query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))
 
-    def group_sums(query, key, value, real, imaginary):
+    batch, heads = batch_and_heads
+    if all(isinstance(size, int) for size in (batch, heads, length, width)):
+        group = max(1, min(m, TRANSFORM_BUDGET // max(1, batch * heads * width * length)))
+        # A divisor of m where there is a large one, so that no transform is of zeros.
+        group = next((size for size in range(group, group // 2, -1) if m % size == 0), group)
+    else:
+        group = -(-m // GROUPS_OF_UNKNOWN_SIZE)
+    groups = -(-m // group)
+
+    def group_sums(index, query, key, value, real, imaginary):
+        if groups > 1:
+            first = ops.cast(index, "int32") * group
+            query, key = (ops.slice(x, (0, first, 0), (ops.shape(x)[0], group, ops.shape(x)[2])) for x in (query, key))
         products = key[:, :, None, :] * value[:, None, :, :]
         x, y = ops.rfft(products, fft_length=length)
         summed = ops.irfft((x * real - y * imaginary, x * imaginary + y * real), fft_length=length)
         return ops.sum(query[:, :, None, :] * summed[..., :n_q], axis=1)
 
-    batch, heads = batch_and_heads
-    if all(isinstance(size, int) for size in (batch, heads, length, width)):
-        group = max(1, min(m, TRANSFORM_BUDGET // max(1, batch * heads * width * length)))
+    if groups == 1:
+        sums = group_sums(0, query, key, value, *spectrum)
     else:
-        group = -(-m // GROUPS_OF_UNKNOWN_SIZE)
-    if group < m and again:
-        group_sums = keras.remat(group_sums)
-    sums = 0
-    for start in range(0, m, group):
-        features = slice(start, start + group)
-        sums = sums + group_sums(query[:, features], key[:, features], value, *spectrum)
+        query, key = (ops.pad(x, [[0, 0], [0, groups * group - m], [0, 0]]) for x in (query, key))
+        start = ops.zeros((ops.shape(query)[0], width, n_q), query.dtype)
+        sums = sum_over(group_sums, groups, groups, start, query, key, value, *spectrum)
     return ops.swapaxes(sums, 1, 2)
 
 
@@ -168,14 +173,22 @@ def _levels_of_rows(log_weights, key_mask, n_q, n_k, length):
     mask = ops.ones((1, n_k), dtype) if key_mask is None else ops.cast(ops.cast(key_mask, "bool"), dtype)
     x, y = ops.rfft(mask[:, None], fft_length=length)
 
-    def seen(level):
+    def seen(here):
+        a, b = ops.rfft(ops.cast(here, dtype), fft_length=length)
+        return ops.irfft((a * x - b * y, a * y + b * x), fft_length=length)[..., :n_q] > 0.5
+
+    def search(level, found):
         # The comparison of `sums_of`, so that compiled arithmetic cannot put a weight between two levels.
         here = ops.logical_and(
             log_weights <= -LEVEL_HEIGHT * level, ops.logical_not(log_weights <= -LEVEL_HEIGHT * (level + 1))
         )
-        a, b = ops.rfft(ops.cast(here, dtype), fft_length=length)
-        return ops.irfft((a * x - b * y, a * y + b * x), fft_length=length)[..., :n_q] > 0.5
+        return level + 1, ops.where(ops.logical_and(found < 0, seen(here)), level, found)
 
-    levels = ops.cast(ops.arange(LEVELS), dtype)
-    first = ops.min(ops.where(ops.map(seen, levels), levels[:, None, None, None], LEVELS), axis=0)
-    return ops.where(first < LEVELS, first, 0)
+    # Most rows are found at once, and those that see nothing must not keep the search going.
+    start = ops.where(seen(log_weights > -1e29), ops.cast(-1, dtype), 0)
+    _, found = ops.while_loop(
+        lambda level, found: ops.logical_and(level < LEVELS, ops.any(found < 0)),
+        search,
+        (ops.zeros((), dtype), start),
+    )
+    return ops.stop_gradient(ops.maximum(found, 0))
