@@ -6,6 +6,8 @@ from keras import ops
 from ._common import NoBias, hide_keys, safe_inverse, toeplitz_rows, wide
 
 BLOCK = 512
+# Causal queries are cut into so many parts, and each meets the keys up to its end: 5/8 of all pairs.
+CAUSAL_PARTS = 4
 
 
 def dense_attention(
@@ -44,20 +46,51 @@ def dense_attention(
     heads, n_q = ops.shape(query)[1:3]
     n_k = ops.shape(value)[2]
     position_bias = position_bias or NoBias(heads)
-    one_block = scores or (isinstance(n_q, int) and n_q <= BLOCK)
-    rows = n_q if one_block else BLOCK
-    blocks = 1 if one_block else (n_q + BLOCK - 1) // BLOCK
-    # The diagonals -(blocks * rows - 1) .. n_k - 1; a slice of them makes a block of rows of the Toeplitz matrix.
-    diagonals = position_bias.log_weights(ops.arange(blocks * rows + n_k - 1) - (blocks * rows - 1))
-    diagonals = ops.cast(diagonals, value.dtype)
+    static = isinstance(n_q, int) and isinstance(n_k, int)
+    options = {"causal": causal, "prefix_length": prefix_length, "exact_kernel": exact_kernel}
+    if scores or (isinstance(n_q, int) and n_q <= BLOCK):
+        return _attend_rows(query, key, value, position_bias, key_mask, scores=scores, **options)
+    size = -(-n_q // (BLOCK * CAUSAL_PARTS)) * BLOCK if static and causal else n_q
+    if not static or size >= n_q:
+        return _attend_rows(query, key, value, position_bias, key_mask, rows=BLOCK, **options)
+    parts = []
+    for first in range(0, n_q, size):
+        seen = min(n_k, max(first + size, prefix_length or 0))
+        mask = None if key_mask is None else key_mask[:, :seen]
+        arrays = query[:, :, first : first + size], key[:, :, :seen], value[:, :, :seen]
+        parts.append(_attend_rows(*arrays, position_bias, mask, place=first, rows=BLOCK, **options))
+    return ops.concatenate(parts, axis=2)
+
+
+def _attend_rows(
+    query,
+    key,
+    value,
+    position_bias,
+    key_mask,
+    *,
+    causal,
+    prefix_length,
+    exact_kernel,
+    place=0,
+    rows=None,
+    scores=False,
+):
+    """Attention of the queries from `place` on to keys from 0 on, `rows` queries at a time, or all at once."""
+    heads, n_q = ops.shape(query)[1:3]
+    n_k = ops.shape(value)[2]
+    rows, blocks = (n_q, 1) if rows is None else (rows, -(-n_q // rows))
+    # The diagonals from the last row's first key to n_k - 1; a slice of them makes a block of the Toeplitz matrix.
+    last = place + blocks * rows - 1
+    diagonals = ops.cast(position_bias.log_weights(ops.arange(last + n_k - place) - last), value.dtype)
 
     def attend(query, first, key, value, diagonals):
         start = (blocks - 1) * rows - first
         bias = toeplitz_rows(ops.slice(diagonals, (0, start), (heads, rows + n_k - 1)), rows, n_k)
-        visible = visible_pairs(first, rows, n_k, causal, prefix_length, key_mask)
+        visible = visible_pairs(place + first, rows, n_k, causal, prefix_length, key_mask)
         return attend_pairs(query, key, value, bias, visible, exact_kernel, scores)
 
-    if one_block:
+    if rows is n_q:
         return attend(query, 0, key, value, diagonals)
     return by_blocks(attend, query, rows, blocks, key, value, diagonals)
 
