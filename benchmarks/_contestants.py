@@ -12,7 +12,7 @@ from krpe_tf import BucketedBias, DecayBias, toeplitz_attention
 from krpe_tf.feature_maps import apply_feature_map, draw_projection, scale_for_kernel
 from krpe_tf.toeplitz import exact_attention
 from krpe_tf.toeplitz._common import toeplitz_rows
-from krpe_tf.toeplitz.banded import chunk_length
+from krpe_tf.toeplitz.banded import chunk_plan, group_size
 from krpe_tf.toeplitz.fft import fast_length
 
 HEADS, WIDTH = 4, 64
@@ -33,10 +33,7 @@ def kernelized(bias, num_features: int, route: str):
 
     def attention(query, key, value):
         projection = draw_projection("orthogonal", query.shape[-1], num_features, seed=0)
-        query, key = (
-            apply_feature_map("orthogonal", scale_for_kernel(x, normalize=True), projection, unit_norm=True)
-            for x in (query, key)
-        )
+        query, key = (apply_feature_map("orthogonal", x, projection, normalize=True) for x in (query, key))
         return toeplitz_attention(query, key, value, bias, route=route)
 
     return attention
@@ -92,11 +89,12 @@ def count_gflop(name: str, kind: str, n: int, num_features: int, bias, heads: in
         count = features + 2 * 2 * n * m * sums
     elif name == "banded":
         terms = bias.tails()[0].shape[-1]
-        chunk = chunk_length(n, bias.radius, m, width, terms)
+        chunk, blocks = chunk_plan(n, bias.radius, m, causal=False)
         chunks = -(-n // chunk)
-        near = 2 * n * min(chunks, 3) * chunk * (m + sums)
-        # Sums of chunks, carrying them from chunk to chunk, and meeting the queries, for every term on both sides.
-        far = 2 * 2 * terms * (2 * n + chunks**2) * m * sums if chunks > 2 else 0
+        near = 2 * n * blocks * chunk * (m + sums)
+        # For every term on both sides: sums of chunks, carrying them within a group and to it, and meeting the queries.
+        carried = chunks * (group_size(chunks + blocks - 1) + 2)
+        far = 2 * 2 * terms * (2 * n + carried) * m * sums if chunks > 2 else 0
         count = features + near + far
     elif name == "fft":
         length = fast_length(2 * n - 1)
