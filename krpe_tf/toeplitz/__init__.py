@@ -11,7 +11,7 @@ from .._checks import check_at_least, check_one_of
 from ..position_bias import LearnedBias2D
 from ._common import NoBias, wide
 from .banded import banded_attention, chunk_plan
-from .dense import dense_attention
+from .dense import BLOCK, dense_attention
 from .fft import fast_length, fft_attention
 from .grid import dense_grid_attention, fft_grid_attention
 from .streaming import initial_state, stream, streaming_attention
@@ -84,7 +84,7 @@ def toeplitz_attention(
         return _zeros(query_features, value, d)
     if route == "auto":
         ordered_grid = causal and is_grid(position_bias)
-        route = "dense" if ordered_grid else choose_route(position_bias, n_q, n_k, m, d)
+        route = "dense" if ordered_grid else choose_route(position_bias, n_q, n_k, m, d, causal)
     attention = (GRID_ROUTES if is_grid(position_bias) else LINE_ROUTES)[route]
     arrays, options = (query_features, key_features, value), {"causal": causal, "key_mask": key_mask}
     if prefix_length is None or prefix_length == 0:
@@ -128,30 +128,39 @@ def is_grid(position_bias) -> bool:
     return isinstance(position_bias, LearnedBias2D)
 
 
-def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int) -> str:
-    """The cheapest route by counted operations, with the fft's weighed by how slowly they run beside matmuls.
+def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int, causal: bool = False) -> str:
+    """The cheapest route by a cost model.
+
+    The unit is the time of one operation of the banded route's matmuls; the factors of the others are fitted to
+    `benchmarks/routes.py` on two cores, to forward passes and training alike (their geometric mean):
+
+        dense   n_q n_k (120 + 0.4 (m + d))     a pair costs passes through memory more than matmuls
+        fft     18 L log2(L) m (d + 1)          L, the length of the transforms, is about n_q + n_k
+        banded  4e6 + n (2 blocks C (m + d) + 4 sides terms m (d + 1))     C, blocks: `chunk_plan`
 
     Args:
         position_bias: a bias; one without `radius` and `tails` is served by dense and fft only.
         n_q, n_k: lengths, or None where they are not known at trace time. Then banded is taken for a radius of up to
             256, and fft otherwise.
         m, d: widths of features and values.
+        causal: whether keys after the query are hidden: dense skips most of them.
     """
     banded = hasattr(position_bias, "tails")
     if is_grid(position_bias):
         n_q = n_k = position_bias.num_positions
     if n_q is None or n_k is None:
         return "banded" if banded and position_bias.radius <= 256 else "fft"
-    cost = {"dense": 2 * n_q * n_k * (m + d)}
+    seen = 5 / 8 if causal and n_q > 4 * BLOCK and not is_grid(position_bias) else 1
+    cost = {"dense": seen * n_q * n_k * (120 + 0.4 * (m + d))}
     line = 2 * position_bias.height * (2 * position_bias.width - 1) if is_grid(position_bias) else n_q + n_k - 1
     length = fast_length(line)
-    # Two transforms of 2.5 L log2 L for each channel, taken to run at a tenth of a matmul's rate; not fitted.
-    cost["fft"] = 10 * 5 * length * math.log2(length + 1) * m * (d + 1)
+    cost["fft"] = 18 * length * math.log2(length + 1) * m * (d + 1)
     if banded:
         n = max(n_q, n_k)
         terms = position_bias.tails()[0].shape[-1]
-        chunk, blocks = chunk_plan(n, position_bias.radius, m, causal=False)
-        cost["banded"] = n * (2 * blocks * chunk * (m + d) + 8 * terms * m * (d + 1))
+        chunk, blocks = chunk_plan(n, position_bias.radius, m, causal)
+        sides = 1 if causal else 2
+        cost["banded"] = n * (2 * blocks * chunk * (m + d) + 4 * sides * terms * m * (d + 1)) + 4e6
     return min(cost, key=cost.get)
 
 
