@@ -45,7 +45,7 @@ def target_rows(results: dict) -> list[list[str]]:
     table += _growth_targets(rows.get("attention", []))
     table += _memory_targets(rows.get("memory", []))
     table += _peer_targets(rows)
-    table += _litert_targets(rows.get("litert", []))
+    table += _litert_targets(rows.get("on_device", []))
     table += _build_targets(rows.get("compile_time", []), results.get("routes", {}))
     return table
 

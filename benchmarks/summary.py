@@ -17,7 +17,7 @@ from pathlib import Path
 from _tables import by_length, markdown, target_rows
 from matplotlib.figure import Figure
 
-SCRIPTS = ("attention", "layers", "paper_figure", "training_step", "litert", "memory", "compile_time", "routes")
+SCRIPTS = ("attention", "layers", "paper_figure", "training_step", "on_device", "memory", "compile_time", "routes")
 PLOTS = ("attention_speed.png", "litert_speed.png", "paper_figure_1a.png")
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 ATTENTION = {
@@ -92,7 +92,7 @@ def tables(results: dict) -> str:
         for value, unit in (("ms", "ms"), ("peak_mib", "peak MiB of the process")):
             section(
                 f"LiteRT, {model}, {unit}",
-                "litert",
+                "on_device",
                 lambda row: f"{row['contestant']}, {row['threads']} thread{'s' * (row['threads'] > 1)}",
                 value,
                 chosen=lambda row, model=model: row["model"] == model,
@@ -158,9 +158,9 @@ def plots(results: dict, folder: Path) -> None:
     save(figure, folder / PLOTS[0])
 
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    most = max((row["threads"] for row in rows.get("litert", [])), default=0)
+    most = max((row["threads"] for row in rows.get("on_device", [])), default=0)
     for axis, model in zip(figure.subplots(1, 2), ("attention", "encoder"), strict=True):
-        chosen = [row for row in rows.get("litert", []) if (row["model"], row["threads"]) == (model, most)]
+        chosen = [row for row in rows.get("on_device", []) if (row["model"], row["threads"]) == (model, most)]
         title = {"attention": "one attention, 4 heads of 64", "encoder": "encoder, 4 layers of 256"}[model]
         panel(axis, f"LiteRT, {most} threads: {title}", chosen, lambda row: row["contestant"])
     save(figure, folder / PLOTS[1])

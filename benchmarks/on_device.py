@@ -1,12 +1,13 @@
 """LiteRT files, ours against their peers: one attention, and an encoder of 4 layers.
 
-    python benchmarks/litert.py --output build/bench
+    python benchmarks/on_device.py --output build/bench
 
 Every file holds builtin operations alone and runs on LiteRT's interpreter in a process of its own, once with one thread
 and once with two; the processes of one length take turns. "attention": from projected query, key and value, 4 heads of
 64; "encoder": token ids in, 4 layers of 256, with the signatures of `krpe_tf.export`.
 """
 
+# Not named after LiteRT: a module of that name here would stand before the one that TensorFlow 2.21 imports.
 import subprocess
 import sys
 import tempfile
@@ -144,13 +145,13 @@ def measure(model: str, n: int, threads, rounds: int) -> list[dict]:
 
 
 def main() -> None:
-    """Measures, and writes litert.json."""
+    """Measures, and writes on_device.json."""
     options = command_line(__doc__)
     rows = []
     for model in ("attention", "encoder"):
         for n in (128,) if options.quick else LENGTHS:
             rows += measure(model, n, (1,) if options.quick else (1, 2), options.rounds)
-    write_results(options, "litert", rows, features=FEATURES, encoder=ENCODER)
+    write_results(options, "on_device", rows, features=FEATURES, encoder=ENCODER)
 
 
 if __name__ == "__main__":
