@@ -1,4 +1,4 @@
-"""A .tflite file in a process of its own: `python _litert_worker.py PATH SIGNATURE THREADS`; what `on_device.py` starts.
+"""A .tflite file in a process of its own, for `on_device.py`: `python _litert_worker.py PATH SIGNATURE THREADS`.
 
 A script, never imported: it must hold nothing but the interpreter. For every line it reads it runs the file once and
 prints the milliseconds; at the end of its input it prints the peak memory in MiB.
