@@ -94,7 +94,7 @@ def count_gflop(name: str, kind: str, n: int, num_features: int, bias, heads: in
         near = 2 * n * blocks * chunk * (m + sums)
         # For every term on both sides: sums of chunks, carrying them within a group and to it, and meeting the queries.
         carried = chunks * (group_size(chunks + blocks - 1) + 2)
-        far = 2 * 2 * terms * (2 * n + carried) * m * sums if chunks > 2 else 0
+        far = 2 * 2 * terms * (2 * n + carried) * m * sums if chunks > (blocks + 1) // 2 else 0
         count = features + near + far
     elif name == "fft":
         length = fast_length(2 * n - 1)

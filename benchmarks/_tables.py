@@ -38,7 +38,7 @@ def judged(case: str, n, measured: float | None, at_least=None, at_most=None, un
 
 
 def target_rows(results: dict) -> list[list[str]]:
-    """All targets, and the lengths where softmax attention is as fast or faster."""
+    """All targets, and the same ratios at the other lengths, those where softmax attention is faster among them."""
     rows = {name: content["rows"] for name, content in results.items()}
     table = []
     table += _attention_targets(rows.get("attention", []))

@@ -20,8 +20,8 @@ LONGEST = {
     "fft": (16_384, 4096),
     "dense": (8192, 4096),
     "softmax with bias, in blocks": (16_384, 8192),
-    "softmax with bias": (8192, 4096),
-    "softmax": (8192, 4096),
+    "softmax with bias": (8192, 8192),
+    "softmax": (8192, 8192),
 }
 # Which of them depend on the bias enough to be timed with another than the first.
 WITH_BUCKETS = {"softmax with bias, in blocks": 8192, "softmax with bias": 8192}

@@ -91,7 +91,7 @@ def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = 
         return ops.elu(x) + 1
     along = ops.matmul(x, ops.cast(projection, x.dtype))
     if normalize:
-        # The m products are fewer numbers to divide by the norm than x has.
+        # Dividing the products is cheaper than dividing x where m < dim, and the same for the rest.
         along, half_square = along * _inverse_norm(x), 0.5
     else:
         half_square = ops.sum(ops.square(x), axis=-1, keepdims=True) / 2

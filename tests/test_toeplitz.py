@@ -41,6 +41,14 @@ def test_route_computes_the_definition_at_short_lengths(route, n, causal, optimi
 
 
 @pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("n_q", "n_k"), [(129, 129), (192, 192), (193, 193), (130, 10), (10, 130)])
+@pytest.mark.parametrize("bias", ["decay", "learned", "whole table"])
+def test_banded_at_the_first_lengths_of_two_long_chunks(bias, n_q, n_k, causal):
+    # Many features make the chunks long.
+    check(make_inputs(n_q, n_k, batch=1, m=40), make_bias(bias), "banded", causal=causal)
+
+
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("n_q", "n_k"), [(17, 260), (260, 17), (1, 70), (70, 1)])
 @pytest.mark.parametrize("route", ROUTES)
 def test_cross_attention_between_different_lengths(route, n_q, n_k, causal):

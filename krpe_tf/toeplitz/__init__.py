@@ -132,11 +132,12 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
     """The cheapest route by a cost model.
 
     The unit is the time of one operation of the banded route's matmuls; the factors of the others are fitted to
-    `benchmarks/routes.py` on two cores, to forward passes and training alike (their geometric mean):
+    `benchmarks/routes.py` on two cores: plain graphs that see both sides, 4 heads, batch 1, forward passes and training
+    alike (their geometric mean):
 
         dense   n_q n_k (120 + 0.4 (m + d))     a pair costs passes through memory more than matmuls
         fft     18 L log2(L) m (d + 1)          L, the length of the transforms, is about n_q + n_k
-        banded  4e6 + n (2 blocks C (m + d) + 4 sides terms m (d + 1))     C, blocks: `chunk_plan`
+        banded  1.6e7 / heads + n (2 blocks C (m + d) + 4 sides terms m (d + 1))     C, blocks: `chunk_plan`
 
     Args:
         position_bias: a bias; one without `radius` and `tails` is served by dense and fft only.
@@ -150,7 +151,7 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
         n_q = n_k = position_bias.num_positions
     if n_q is None or n_k is None:
         return "banded" if banded and position_bias.radius <= 256 else "fft"
-    seen = 5 / 8 if causal and n_q > 4 * BLOCK and not is_grid(position_bias) else 1
+    seen = 5 / 8 if causal and n_q > BLOCK and not is_grid(position_bias) else 1
     cost = {"dense": seen * n_q * n_k * (120 + 0.4 * (m + d))}
     line = 2 * position_bias.height * (2 * position_bias.width - 1) if is_grid(position_bias) else n_q + n_k - 1
     length = fast_length(line)
@@ -160,7 +161,11 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
         terms = position_bias.tails()[0].shape[-1]
         chunk, blocks = chunk_plan(n, position_bias.radius, m, causal)
         sides = 1 if causal else 2
-        cost["banded"] = n * (2 * blocks * chunk * (m + d) + 4 * sides * terms * m * (d + 1)) + 4e6
+        cost["banded"] = n * (2 * blocks * chunk * (m + d) + 4 * sides * terms * m * (d + 1))
+        if isinstance(position_bias, NoBias) and not causal:
+            cost["banded"] = n * 4 * m * (d + 1)
+        # What a call costs at any length, shared by the heads.
+        cost["banded"] += 1.6e7 / position_bias.num_heads
     return min(cost, key=cost.get)
 
 

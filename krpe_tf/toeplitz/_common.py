@@ -72,8 +72,8 @@ def sum_over(function, count, needed, start, *arrays):
     pass computes each term again instead of keeping all of them. Only the first `needed`, a float32 scalar, are
     computed; the others must be zero.
     """
-    term = keras.remat(function)
     if backend.backend() == "tensorflow":
+        term = keras.remat(function)
         # XLA needs a loop with a known limit of rounds for the gradient, which a Keras scan has not on TensorFlow.
         _, total = ops.while_loop(
             lambda i, total: i < needed,
@@ -83,10 +83,13 @@ def sum_over(function, count, needed, start, *arrays):
         )
         return total
 
-    def add(total, i):
-        return ops.cond(i < needed, lambda: total + term(i, *arrays), lambda: total), None
+    # Within what is computed again: a `cond` around it would hand all its arrays to the backward pass, once a term.
+    def term_or_zero(i, needed, *arrays):
+        return ops.cond(i < needed, lambda: function(i, *arrays), lambda: ops.zeros_like(start))
 
-    return ops.scan(add, start, ops.arange(count, dtype="float32"))[0]
+    term, needed = keras.remat(term_or_zero), ops.cast(needed, "float32")
+    terms = ops.arange(count, dtype="float32")
+    return ops.scan(lambda total, i: (total + term(i, needed, *arrays), None), start, terms)[0]
 
 
 def fold_heads(x):

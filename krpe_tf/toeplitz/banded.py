@@ -8,7 +8,7 @@ tails, where the weight of a key for a query factors over chunk borders. For a k
 
 x and y the places within the chunks J and I, `nearest` = lead + 1 - radius. Each factor is at most 1. So a chunk's keys
 reach all queries through one sum of m x (d + 1) numbers a term, and these sums are carried from chunk to chunk within
-groups of chunks, and from group to group: no step costs more than O(n).
+groups of chunks, and from group to group: O(n) up to about a million positions.
 """
 
 from keras import ops
@@ -17,7 +17,7 @@ from ._common import NoBias, append_one, divide, fold_heads, hide_keys, per_sequ
 
 # One size for most lengths: the signatures of an exported file then share its constants.
 SMALLEST_CHUNK = 64
-# Chunks between which sums are carried by one small matrix; groups of groups would only pay from a million positions.
+# Chunks between which sums are carried by one small matrix.
 GROUP = 16
 
 
@@ -41,8 +41,7 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     chunk, blocks = chunk_plan(n if static else None, position_bias.radius, m, causal)
     lead = (blocks - 1) * chunk if causal else (blocks - 1) * chunk // 2
     chunks = -(-n // chunk) if static else ops.maximum(-(-n // chunk), 1)
-    group = group_size(chunks + blocks - 1) if static else GROUP
-    key_chunks = -(-(chunks + blocks - 1) // group) * group
+    key_chunks = chunks + blocks - 1
 
     def cut(x, before, count, ones=0):
         """(batch * heads, count, chunk, width + ones), filled up with zeros, or ones where the value's ones go on."""
@@ -57,9 +56,8 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     for block, here in enumerate(ops.split(weights, blocks, axis=-1)):
         similarity = ops.matmul(query, ops.swapaxes(_chunks(key, block, chunks), -1, -2))
         sums = sums + ops.matmul(similarity * here, _chunks(value, block, chunks))
-    if not (static and n <= chunk + lead):
-        far = _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, group, batch)
-        sums = sums + far
+    if not (static and chunks * chunk <= chunk + lead):
+        sums = sums + _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, batch)
     sums = ops.reshape(sums, (-1, heads, chunks * chunk, d + 1))
     return divide(sums if static and n_q == chunks * chunk else sums[:, :, :n_q])
 
@@ -68,15 +66,18 @@ def chunk_plan(n: int | None, radius: int, m: int, causal: bool) -> tuple[int, i
     """The length of a chunk, and how many chunks of keys one of queries meets directly. None: n is not known.
 
     Two chunks, the grid of keys half a chunk early, reach half a chunk to both sides of every query, and three a whole
-    one; where nothing is seen ahead, two reach a whole one back. Shorter chunks would cost less in pairs and more in
-    sums than measured to pay; the sums of many features want longer ones.
+    one; where nothing is seen ahead, two reach a whole one back. The length is the fastest measured: shorter chunks are
+    fewer pairs and more sums, whose size grows with the features.
     """
     if n is not None and n <= 2 * SMALLEST_CHUNK:
         return max(n, 1), 1
     chunk = SMALLEST_CHUNK if m <= 32 else 2 * SMALLEST_CHUNK
     if not causal and 2 * (radius - 1) <= chunk:
         return chunk, 2
-    return max(chunk, -(-(radius - 1) // 32) * 32), 2 if causal else 3
+    chunk = max(chunk, -(-(radius - 1) // 32) * 32)
+    if n is not None and n <= chunk:
+        return n, 1
+    return chunk, 2 if causal else 3
 
 
 def group_size(key_chunks: int) -> int:
@@ -89,7 +90,8 @@ def group_size(key_chunks: int) -> int:
 def _near_weights(position_bias, chunk, blocks, lead, n, causal, dtype):
     """c between a chunk of queries and those it meets, (heads, chunk, blocks * chunk), and the log of the largest.
 
-    The largest is taken over what some query can see, and divided out: c enters as a ratio.
+    The largest is divided out: c enters as a ratio. Offsets of `radius` are among those it is taken over where far sums
+    are, so that no amplitude is above it.
     """
     offsets = ops.arange((blocks + 1) * chunk - 1) - (chunk - 1 + lead)
     reached = ops.abs(offsets) < (n or 2 * chunk)
@@ -107,7 +109,7 @@ def _chunks(x, first, count):
     return ops.slice(x, (0, first, 0, 0), (size, count, chunk, width))
 
 
-def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, group, batch):
+def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, batch):
     """What reaches a query from the chunks that it does not meet, before it and, with two sides, after it."""
     sides = 1 if causal else 2
     log_amplitudes, rates = (ops.cast(part[:sides], value.dtype) for part in position_bias.tails())
@@ -132,10 +134,10 @@ def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, g
     sums = ops.matmul(ops.swapaxes(decayed(key, key_decays), -1, -2), value)
     sums = ops.swapaxes(ops.reshape(sums, (-1, key_chunks, count, m * width)), 1, 2)
     sums = ops.reshape(sums, (-1, key_chunks, m * width))
-    sums = _carry(sums, rates * chunk, group, batch)
+    sums = _carry(sums, rates * chunk, batch)
     # Sums from before the chunk lie at its own place, those from after it at the place of the last chunk that it meets.
     size = ops.shape(query)[0]
-    sums = ops.reshape(sums, (size, count, key_chunks, m * width))
+    sums = ops.reshape(sums, (size, count, ops.shape(sums)[1], m * width))
     parts = [
         ops.slice(sums, (0, side * terms, side * (blocks - 1), 0), (size, terms, chunks, m * width))
         for side in range(sides)
@@ -145,15 +147,21 @@ def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, g
     return ops.matmul(decayed(query, query_decays), sums)
 
 
-def _carry(sums, decays, group, batch):
+def _carry(sums, decays, batch):
     """For each chunk the decayed sum of all chunks before it or, on the second side, after it.
 
     Args:
-        sums: (batch * heads * sides * terms, key_chunks, width), key_chunks a multiple of `group`.
+        sums: (batch * heads * sides * terms, key_chunks, width).
         decays: (sides, heads, terms), by how much the log of a weight falls with one chunk more between.
+
+    Returns:
+        The same shape, with more chunks where the last group was filled up.
     """
     key_chunks, width = ops.shape(sums)[1:]
-    groups = key_chunks // group
+    group = group_size(key_chunks) if isinstance(key_chunks, int) else GROUP
+    groups = -(-key_chunks // group)
+    if not isinstance(key_chunks, int) or groups * group > key_chunks:
+        sums = ops.pad(sums, [[0, 0], [0, groups * group - key_chunks], [0, 0]])
 
     def matrices(decays, rows, columns):
         """exp(-decay * chunks between), zero on the other side; rows and columns are places, one list a side."""
@@ -179,4 +187,4 @@ def _carry(sums, decays, group, batch):
     borders = [[*places[0], -1], [*places[0], group]][:sides]
     within = matrices(decays, places, borders)[:, None]
     sums = ops.matmul(within, ops.concatenate([sums, entering[:, :, None]], axis=2))
-    return ops.reshape(sums, (-1, key_chunks, width))
+    return ops.reshape(sums, (-1, groups * group, width))

@@ -79,7 +79,8 @@ def _attend_rows(
     """Attention of the queries from `place` on to keys from 0 on, `rows` queries at a time, or all at once."""
     heads, n_q = ops.shape(query)[1:3]
     n_k = ops.shape(value)[2]
-    rows, blocks = (n_q, 1) if rows is None else (rows, -(-n_q // rows))
+    one_block = rows is None
+    rows, blocks = (n_q, 1) if one_block else (rows, -(-n_q // rows))
     # The diagonals from the last row's first key to n_k - 1; a slice of them makes a block of the Toeplitz matrix.
     last = place + blocks * rows - 1
     diagonals = ops.cast(position_bias.log_weights(ops.arange(last + n_k - place) - last), value.dtype)
@@ -90,7 +91,7 @@ def _attend_rows(
         visible = visible_pairs(place + first, rows, n_k, causal, prefix_length, key_mask)
         return attend_pairs(query, key, value, bias, visible, exact_kernel, scores)
 
-    if rows is n_q:
+    if one_block:
         return attend(query, 0, key, value, diagonals)
     return by_blocks(attend, query, rows, blocks, key, value, diagonals)
 
