@@ -106,6 +106,10 @@ def test_dense_computes_the_definition_over_several_blocks(n_q, n_k, causal):
     check(make_inputs(n_q, n_k, batch=1), make_bias("learned"), "dense", causal=causal, key_mask=mask)
 
 
+def test_dense_shows_a_long_prefix_to_the_first_parts():
+    check(make_inputs(1030, 1100, batch=1), make_bias("learned"), "dense", causal=True, prefix_length=900)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("route", LINEAR_ROUTES)
 def test_route_computes_the_definition_at_a_long_length(route, causal, optimized):
