@@ -13,7 +13,8 @@ from krpe_tf.feature_maps import apply_feature_map, draw_projection, scale_for_k
 from krpe_tf.toeplitz import exact_attention
 from krpe_tf.toeplitz._common import toeplitz_rows
 from krpe_tf.toeplitz.banded import chunk_plan, group_size
-from krpe_tf.toeplitz.fft import fast_length
+from krpe_tf.toeplitz.dense import BLOCK
+from krpe_tf.toeplitz.fft import TRANSFORM_BUDGET, fast_length
 
 HEADS, WIDTH = 4, 64
 BIASES = {
@@ -79,8 +80,8 @@ def contestants(bias, num_features: int) -> dict:
 def count_gflop(name: str, kind: str, n: int, num_features: int, bias, heads: int = HEADS, width: int = WIDTH):
     """GFLOP of one call by the algorithm: matmuls (2 for a multiplication and an addition) and transforms, no more.
 
-    Two matmuls of its size stand behind each in the backward pass, and the blocks of dense and of softmax in blocks are
-    computed once more there.
+    Two matmuls of its size stand behind each in the backward pass, and one transform behind each; blocks of queries and
+    groups of features, where there are several, are computed once more there.
     """
     m, sums = num_features, width + 1
     features = 2 * 2 * n * width * m
@@ -100,10 +101,11 @@ def count_gflop(name: str, kind: str, n: int, num_features: int, bias, heads: in
         length = fast_length(2 * n - 1)
         # A real transform there and one back for each feature and column, and the product with the spectrum.
         count = features + m * sums * (2 * 2.5 * length * math.log2(length) + 3 * length)
+        backward = 3 if heads * m * sums * length > TRANSFORM_BUDGET else 2
     elif name == "dense":
-        count, backward = features + 2 * n * n * (m + width), 4
+        count, backward = features + 2 * n * n * (m + width), 4 if n > BLOCK else 3
     elif name == "softmax with bias, in blocks":
-        count, backward = 2 * n * n * 2 * width, 4
+        count, backward = 2 * n * n * 2 * width, 4 if n > BLOCK else 3
     elif name in ("softmax with bias", "softmax"):
         count = 2 * n * n * 2 * width
     else:

@@ -38,16 +38,22 @@ def judged(case: str, n, measured: float | None, at_least=None, at_most=None, un
 
 
 def target_rows(results: dict) -> list[list[str]]:
-    """All targets, and the same ratios at the other lengths, those where softmax attention is faster among them."""
+    """All targets, and the same ratios at the other lengths, those where softmax attention is faster among them.
+
+    Of scripts without results there are no rows.
+    """
     rows = {name: content["rows"] for name, content in results.items()}
-    table = []
-    table += _attention_targets(rows.get("attention", []))
-    table += _growth_targets(rows.get("attention", []))
-    table += _memory_targets(rows.get("memory", []))
-    table += _peer_targets(rows)
-    table += _litert_targets(rows.get("on_device", []))
-    table += _build_targets(rows.get("compile_time", []), results.get("routes", {}))
-    return table
+    makers = {
+        "attention": lambda rows: _attention_targets(rows) + _growth_targets(rows),
+        "memory": _memory_targets,
+        "paper_figure": _figure_targets,
+        "training_step": _step_targets,
+        "layers": _layer_targets,
+        "on_device": _litert_targets,
+        "compile_time": _build_targets,
+    }
+    table = [row for name, make in makers.items() if name in rows for row in make(rows[name])]
+    return table + (_route_targets(results["routes"]) if "routes" in results else [])
 
 
 def _attention_targets(rows):
@@ -102,20 +108,28 @@ def _memory_targets(rows):
     return table
 
 
-def _peer_targets(rows):
-    figure, steps, layers = (rows.get(name, []) for name in ("paper_figure", "training_step", "layers"))
-    measured = ratio(best(figure, "fft", n=16_384, m=16), best(figure, SOFTMAX_WITH_BIAS, n=16_384))
-    table = [judged("forward, 1 head: fft / softmax with bias, m = 16", 16_384, measured, at_most=1)]
-    for n in sorted({row["n"] for row in steps} | {4096}):
-        measured = ratio(best(steps, "softmax twin", n=n), best(steps, "banded", n=n))
+def _figure_targets(rows):
+    measured = ratio(best(rows, "fft", n=16_384, m=16), best(rows, SOFTMAX_WITH_BIAS, n=16_384))
+    return [judged("forward, 1 head: fft / softmax with bias, m = 16", 16_384, measured, at_most=1)]
+
+
+def _step_targets(rows):
+    table = []
+    for n in sorted({row["n"] for row in rows} | {4096}):
+        measured = ratio(best(rows, "softmax twin", n=n), best(rows, "banded", n=n))
         if n == 4096 or measured is not None:
             case = "training step, preset small: softmax twin / ours"
             table.append(judged(case, n, measured, at_least=3 if n == 4096 else None))
+    return table
+
+
+def _layer_targets(rows):
+    table = []
     for peer in ("MultiHeadAttention", "KernelAttention"):
         for kind in ("forward", "forward+backward"):
-            for n in sorted({row["n"] for row in layers}):
+            for n in sorted({row["n"] for row in rows}):
                 where = {"kind": kind, "n": n}
-                measured = ratio(best(layers, peer, **where), best(layers, "KernelizedRPEAttention", **where))
+                measured = ratio(best(rows, peer, **where), best(rows, "KernelizedRPEAttention", **where))
                 if measured is not None:
                     table.append(judged(f"layer, {kind}: {peer} (no positions) / ours", n, measured))
     return table
@@ -145,7 +159,7 @@ def _litert_targets(rows):
     return table
 
 
-def _build_targets(rows, routes):
+def _build_targets(rows):
     table = []
     for kind in ("forward", "training step"):
         took = [row["trace_s"] + row["xla_s"] for row in rows if row["kind"] == kind and row["n"] == 16_384]
@@ -156,11 +170,12 @@ def _build_targets(rows, routes):
         nodes.setdefault((row.get("route", "model"), row["kind"]), {})[row["n"]] = row["nodes"]
     grown = [max(counts.values()) / counts[min(counts)] for counts in nodes.values()]
     table.append(judged("nodes of any graph, longest / shortest", "all", max(grown, default=None), at_most=1.01))
-    cells = routes.get("cells", [])
-    worst = max(cells, key=lambda cell: cell["ratio"], default={"ratio": None, "n": "all"})
-    wanted = routes.get("accepted_ratio", 1.3)
-    table.append(judged("auto / best route, at worst", worst["n"], worst["ratio"], at_most=wanted))
     return table
+
+
+def _route_targets(routes):
+    worst = max(routes["cells"], key=lambda cell: cell["ratio"], default={"ratio": None, "n": "all"})
+    return [judged("auto / best route, at worst", worst["n"], worst["ratio"], at_most=routes["accepted_ratio"])]
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

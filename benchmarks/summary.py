@@ -145,29 +145,30 @@ def panel(axis, title: str, rows: list[dict], label, styles: dict | None = None)
 
 
 def plots(results: dict, folder: Path) -> None:
-    """The three plots."""
+    """The plots of the scripts that have results."""
     rows = {name: content["rows"] for name, content in results.items()}
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    for axis, kind in zip(figure.subplots(1, 2), ("forward", "forward+backward"), strict=True):
-        chosen = [
-            row
-            for row in rows.get("attention", [])
-            if (row["kind"], row["bias"], row["m"]) == (kind, "DecayBias(16, 2)", 16)
-        ]
-        panel(axis, f"{kind}, 4 heads of 64, m = 16", chosen, lambda row: row["contestant"], ATTENTION)
-    save(figure, folder / PLOTS[0])
-
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    most = max((row["threads"] for row in rows.get("on_device", [])), default=0)
-    for axis, model in zip(figure.subplots(1, 2), ("attention", "encoder"), strict=True):
-        chosen = [row for row in rows.get("on_device", []) if (row["model"], row["threads"]) == (model, most)]
-        title = {"attention": "one attention, 4 heads of 64", "encoder": "encoder, 4 layers of 256"}[model]
-        panel(axis, f"LiteRT, {most} threads: {title}", chosen, lambda row: row["contestant"])
-    save(figure, folder / PLOTS[1])
-
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    panel(figure.subplots(), "forward, 1 head of 64", rows.get("paper_figure", []), figure_label)
-    save(figure, folder / PLOTS[2])
+    if "attention" in rows:
+        figure = Figure(figsize=(12, 4.5), layout="constrained")
+        for axis, kind in zip(figure.subplots(1, 2), ("forward", "forward+backward"), strict=True):
+            chosen = [
+                row
+                for row in rows["attention"]
+                if (row["kind"], row["bias"], row["m"]) == (kind, "DecayBias(16, 2)", 16)
+            ]
+            panel(axis, f"{kind}, 4 heads of 64, m = 16", chosen, lambda row: row["contestant"], ATTENTION)
+        save(figure, folder / PLOTS[0])
+    if "on_device" in rows:
+        figure = Figure(figsize=(12, 4.5), layout="constrained")
+        most = max(row["threads"] for row in rows["on_device"])
+        for axis, model in zip(figure.subplots(1, 2), ("attention", "encoder"), strict=True):
+            chosen = [row for row in rows["on_device"] if (row["model"], row["threads"]) == (model, most)]
+            title = {"attention": "one attention, 4 heads of 64", "encoder": "encoder, 4 layers of 256"}[model]
+            panel(axis, f"LiteRT, {most} threads: {title}", chosen, lambda row: row["contestant"])
+        save(figure, folder / PLOTS[1])
+    if "paper_figure" in rows:
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        panel(figure.subplots(), "forward, 1 head of 64", rows["paper_figure"], figure_label)
+        save(figure, folder / PLOTS[2])
 
 
 def save(figure, path: Path) -> None:
@@ -195,7 +196,8 @@ def publish(results: dict, folder: Path, docs: Path) -> None:
     kept = docs / "figures" / "speed"
     kept.mkdir(parents=True, exist_ok=True)
     for name in PLOTS:
-        shutil.copy(folder / name, docs / "figures" / name)
+        if (folder / name).is_file():
+            shutil.copy(folder / name, docs / "figures" / name)
     for name in results:
         if folder.resolve() != kept.resolve():
             shutil.copy(folder / f"{name}.json", kept / f"{name}.json")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,13 @@ def test_bad_options_fail_early(tmp_path):
     process = run_script("summary", "--output", tmp_path)
     assert process.returncode != 0
     assert "--output must hold JSON" in process.stderr
+
+
+def test_speed_page_is_what_the_kept_results_give(tmp_path):
+    kept, docs = BENCHMARKS.parent / "docs", tmp_path / "docs"
+    shutil.copytree(kept / "figures" / "speed", docs / "figures" / "speed")
+    for path in (kept / "speed.md", BENCHMARKS.parent / "README.md"):
+        shutil.copy(path, docs if path.parent == kept else tmp_path)
+    process = run_script("summary", "--output", docs / "figures" / "speed", "--publish", docs)
+    assert process.returncode == 0, process.stderr
+    assert (docs / "speed.md").read_text() == (kept / "speed.md").read_text()
