@@ -24,7 +24,7 @@ format: .venv/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Everything beside its peers, between one and two hours on two cores: docs/speed.md, its plots, and the table of the README.
+# Everything beside its peers, one to two hours on two cores by estimate: docs/speed.md, its plots, and the table of the README.
 bench: .venv/garden.installed
 	for name in $(BENCHMARKS); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/$$name.py --output build/bench || exit 1; done
 	$(BIN)/python benchmarks/summary.py --output build/bench --publish docs
