@@ -9,6 +9,6 @@ TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw tex
 
 from .litert import LiteRTReport, export_tflite
 from .litert_model import LiteRTModel
-from .saved_model import export_saved_model
+from .saved_model import SavedModelReport, export_saved_model
 
-__all__ = ["LiteRTModel", "LiteRTReport", "export_saved_model", "export_tflite"]
+__all__ = ["LiteRTModel", "LiteRTReport", "SavedModelReport", "export_saved_model", "export_tflite"]

@@ -2,11 +2,12 @@
 
 A script, never imported: it must see nothing of krpe_tf, Keras or the exporting process. KIND is "litert" or
 "saved_model", OPS "text" where tensorflow-text's ops are needed and "builtin" elsewhere, REQUEST a JSON list of
-[signature, {input: values}], ANSWER the .npz to write, one array "CALL/OUTPUT" for each output.
+[signature, {input: values}], ANSWER the .npz to write, one array "CALL/OUTPUT" for each output and "CALL/milliseconds".
 """
 
 import json
 import sys
+import time
 
 import numpy as np
 
@@ -18,8 +19,12 @@ def main(kind, path, ops, request, answer):
     runner = {"litert": litert, "saved_model": saved_model}[kind](path, ops == "text")
     results = {}
     for index, (signature, inputs) in enumerate(calls):
-        for name, value in runner(signature, {name: to_array(name, value) for name, value in inputs.items()}).items():
-            results[f"{index}/{name}"] = np.asarray(value)
+        inputs = {name: to_array(name, value) for name, value in inputs.items()}
+        start = time.perf_counter()
+        outputs = {name: np.asarray(value) for name, value in runner(signature, inputs).items()}
+        outputs["milliseconds"] = 1000 * (time.perf_counter() - start)
+        for name, value in outputs.items():
+            results[f"{index}/{name}"] = value
     np.savez(answer, **results)
 
 

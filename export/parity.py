@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .signatures import all_layers, check_model
+from .signatures import check_model, vocabulary_size
 
 if TYPE_CHECKING:
     import keras
@@ -67,8 +67,8 @@ def make_samples(
     """
     if tokenizer is None:
         rng = np.random.default_rng(0)
-        vocabulary_size = _vocabulary_size(model) or 2
-        documents = [(None, rng.integers(0, vocabulary_size, n)) for n in sorted({1, (length + 1) // 2, length})]
+        size = vocabulary_size(model) or 2
+        documents = [(None, rng.integers(0, size, n)) for n in sorted({1, (length + 1) // 2, length})]
     else:
         texts = sample_texts or _texts(tokenizer, length)
         documents = [(text, tokenizer([text])["token_ids"][0]) for text in texts]
@@ -95,13 +95,6 @@ def _texts(tokenizer: "WordPieceTokenizer", length: int) -> list[str]:
     return [SAMPLE_TEXTS[0], " ".join(words[: max(1, int(length / 2 / tokens_per_word))]), " ".join(words)]
 
 
-def _vocabulary_size(model: "keras.Model") -> int | None:
-    """Token ids that every embedding of the model has; None where it has no embedding."""
-    import keras
-
-    return min((x.input_dim for x in all_layers(model) if isinstance(x, keras.layers.Embedding)), default=None)
-
-
 def run_in_own_process(
     kind: str, path: str | os.PathLike, calls: Sequence[tuple[str, dict]], with_text_ops: bool
 ) -> list[dict]:
@@ -114,7 +107,7 @@ def run_in_own_process(
         with_text_ops: Load tensorflow-text's ops, which a SavedModel with a tokenizer needs whatever is called.
 
     Returns:
-        For each call its outputs by name, numpy arrays.
+        For each call its outputs by name, numpy arrays, and "milliseconds", what the call took.
 
     Raises:
         RuntimeError: If the process fails; the message holds the end of what it said.
@@ -202,7 +195,7 @@ def check_arguments(
     length = check_model(model)
     if tokenizer is not None and not hasattr(tokenizer, "wordpieces"):
         raise ValueError(f"`tokenizer` must be a WordPieceTokenizer or None. Received: tokenizer={tokenizer!r}")
-    embedded = _vocabulary_size(model)
+    embedded = vocabulary_size(model)
     if tokenizer is not None and embedded is not None and tokenizer.vocabulary_size > embedded:
         raise ValueError(
             f"`tokenizer` must have at most the {embedded} tokens that the model embeds. "

@@ -1,7 +1,9 @@
 """Export to a SavedModel."""
 
+import errno
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,26 @@ if TYPE_CHECKING:
     from ..text import WordPieceTokenizer
 
 
+# Tokens of the one document that is timed, where the model takes any length; and how often it runs.
+LATENCY_LENGTHS = (128, 512, 2048)
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class SavedModelReport:
+    """What `export_saved_model` wrote and how it was checked; `dataclasses.asdict` makes it JSON.
+
+    Attributes: `path`; `max_error` of each signature, max |difference| over max |output|; `tolerance`; `milliseconds`
+    for one document, by its length in tokens: medians of the signature `token_ids` in a fresh process, None where the
+    export did not measure.
+    """
+
+    path: str
+    max_error: dict[str, float]
+    tolerance: float
+    milliseconds: dict[int, float] | None
+
+
 def export_saved_model(
     model: "keras.Model",
     path: str | os.PathLike,
@@ -23,8 +45,9 @@ def export_saved_model(
     *,
     sample_texts: Iterable[str] | None = None,
     tolerance: float = 1e-4,
+    measure: bool = True,
     overwrite: bool = False,
-) -> dict[str, float]:
+) -> SavedModelReport:
     """Export a model to a SavedModel that loads without krpe_tf, and check it there.
 
     Signatures, for any batch and, where the model takes any length, any length:
@@ -32,8 +55,8 @@ def export_saved_model(
     - `serving_default`: with a tokenizer string `text` `(batch,)` to `output`; without one the same as `token_ids`.
 
     A process that loads a SavedModel with a tokenizer must `import tensorflow_text` first, whichever signature it
-    calls. A text longer than the model's one length fails there with InvalidArgumentError; invalid UTF-8 and empty
-    texts do not fail (see `krpe_tf.text.check_texts`).
+    calls. There ids outside the vocabulary, a mask of another shape, empty texts, invalid UTF-8, and a text longer than
+    the model's one length fail with InvalidArgumentError, whose message says which.
 
     Args:
         model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor.
@@ -41,21 +64,47 @@ def export_saved_model(
         tokenizer: Put into the SavedModel, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions.
+        measure: Time one document in a fresh process, for the report: a few seconds.
         overwrite: Replace a SavedModel that lies at `path`.
 
     Returns:
-        The error of each signature, measured in a process of its own.
+        A `SavedModelReport`.
 
     Raises:
         ValueError: For wrong arguments, an existing or unwritable `path`, or an error above the tolerance.
+        OSError: If writing fails, the disk being full for one; nothing is left then.
         RuntimeError: If the SavedModel does not run in its own process.
     """
     length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     with staged(path, overwrite) as target:
-        save_functions(saved_model_functions(model, length, tokenizer), target)
+        _save(saved_model_functions(model, length, tokenizer), target)
         errors = _errors(model, target, length, tokenizer, texts)
         check_errors(errors, tolerance)
-    return errors
+        lengths = [length] if length else LATENCY_LENGTHS
+        milliseconds = _milliseconds(target, lengths, tokenizer is not None) if measure else None
+    return SavedModelReport(os.path.abspath(path), errors, tolerance, milliseconds)
+
+
+def _save(functions: dict, path: os.PathLike) -> None:
+    import tensorflow as tf
+
+    try:
+        save_functions(functions, path)
+    except tf.errors.OpError as error:
+        # TensorFlow's file system says why in the message alone.
+        raise OSError(errno.EIO, error.message) from error
+
+
+def _milliseconds(path: os.PathLike, lengths: Iterable[int], with_text_ops: bool) -> dict[int, float]:
+    """One document of each length, the median after the first round, which prepares the graph."""
+    calls = [
+        ("token_ids", {"token_ids": [[0] * length], "padding_mask": [[1] * length]})
+        for length in lengths
+        for _ in range(1 + ROUNDS)
+    ]
+    taken = [float(result["milliseconds"]) for result in run_in_own_process("saved_model", path, calls, with_text_ops)]
+    rounds = np.reshape(taken, (-1, 1 + ROUNDS))[:, 1:]
+    return {length: round(float(np.median(row)), 2) for length, row in zip(lengths, rounds, strict=True)}
 
 
 def _errors(

@@ -17,8 +17,8 @@ def check_model(model: "keras.Model") -> int | None:
     """Return the one sequence length that `model` takes, None where it takes any.
 
     Raises:
-        ValueError: If Keras runs on another backend than TensorFlow, or `model` is not a functional model from int
-            `token_ids` and `padding_mask` `(batch, n)` to one tensor.
+        ValueError: If Keras runs on another backend than TensorFlow, `model` is not a functional model from int
+            `token_ids` and `padding_mask` `(batch, n)` to one tensor, or it holds a Lambda layer.
     """
     import keras
 
@@ -36,6 +36,12 @@ def check_model(model: "keras.Model") -> int | None:
         )
     if len(model.outputs) != 1:
         raise ValueError(f"`model` must have one output. Received: {len(model.outputs)} outputs")
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.Lambda):
+            raise ValueError(
+                "`model` must hold no Lambda layer, whose code only an unsafe load would bring back: write a layer "
+                f"class. Received: a model with layer {layer.name!r}"
+            )
     return shapes["token_ids"][1]
 
 
@@ -45,6 +51,13 @@ def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
     for layer in layers:
         layers.extend(getattr(layer, "layers", []))
     return layers
+
+
+def vocabulary_size(model: "keras.Model") -> int | None:
+    """Token ids that every embedding of the model has; None where it has no embedding."""
+    import keras
+
+    return min((x.input_dim for x in all_layers(model) if isinstance(x, keras.layers.Embedding)), default=None)
 
 
 def litert_functions(
@@ -105,18 +118,34 @@ def saved_model_functions(
 
     Returns:
         Concrete functions: `token_ids` takes int32 `token_ids` and `padding_mask` `(batch, n)`, `serving_default`
-        string `text` `(batch,)`, or the same ids without a tokenizer; both return `output`.
+        string `text` `(batch,)`, or the same ids without a tokenizer; both return `output`, and fail with
+        InvalidArgumentError, which says what is wrong, for ids outside the vocabulary, a mask of another shape, empty
+        texts, invalid UTF-8, and texts longer than the model's one length.
     """
     import tensorflow as tf
 
+    size = vocabulary_size(model)
+
     @tf.function(autograph=False)
     def from_ids(token_ids, padding_mask):
+        message = "padding_mask must have the shape of token_ids, (batch, n)"
+        tf.debugging.assert_equal(tf.shape(token_ids), tf.shape(padding_mask), message=message)
+        if size is not None:
+            message = f"token_ids must lie in the vocabulary, from 0 to {size - 1}"
+            tf.debugging.assert_non_negative(token_ids, message=message)
+            tf.debugging.assert_less(token_ids, size, message=message)
         return {"output": _call(model, token_ids, padding_mask)}
 
     @tf.function(autograph=False)
     def from_text(text):
+        # Invalid bytes come back replaced; the tokenizer would take them without a word.
+        decoded = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+        tf.debugging.Assert(tf.reduce_all(tf.equal(decoded, text)), ["text must be valid UTF-8"])
         tokens = tokenizer.tokenize(text)
         counts = tokens.row_lengths()
+        # [CLS] and [SEP] are always there.
+        message = "text must not be empty, nor white space and invisible characters alone"
+        tf.debugging.assert_greater(counts, tf.cast(2, counts.dtype), message=message)
         if length is not None:
             message = f"text must have at most {length} tokens, [CLS] and [SEP] included"
             tf.debugging.assert_less_equal(counts, tf.cast(length, counts.dtype), message=message)

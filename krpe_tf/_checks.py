@@ -1,6 +1,7 @@
 """Shared checks: each raises a ValueError that names the argument, the rule and what was received."""
 
 import numpy as np
+from keras import saving
 
 
 def check_at_least(minimum: int, **arguments):
@@ -48,4 +49,6 @@ class FiniteWeights:
 
 def finite(layer_class: type) -> type:
     """A Keras layer class that refuses to load weights that are not finite, under the same name."""
-    return type(layer_class.__name__, (FiniteWeights, layer_class), {"__doc__": layer_class.__doc__})
+    made = type(layer_class.__name__, (FiniteWeights, layer_class), {"__doc__": layer_class.__doc__})
+    # A user's functional model over an encoder's output holds these layers itself, and must load again.
+    return saving.register_keras_serializable("krpe_tf")(made)

@@ -98,6 +98,15 @@ def test_keras_file_round_trip(name, tmp_path):
     assert again.get_config()["dtype"] == encoder.get_config()["dtype"]
 
 
+def test_a_functional_model_over_its_output_loads_again(tmp_path):
+    encoder = Encoder.from_preset("tiny", seed=0)
+    model = keras.Model(encoder.input, keras.layers.Dense(3)(encoder.output))
+    model.save(tmp_path / "model.keras")
+    inputs = {"token_ids": np.arange(7)[None], "padding_mask": np.ones((1, 7), "int32")}
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert error(to_numpy(again(inputs)), to_numpy(model(inputs))) == 0
+
+
 def test_one_bias_is_shared_and_on_request_each_layer_has_its_own():
     shared, own = make(), make(share_position_bias=False)
     assert shared.position_biases[0] is shared.position_biases[1]

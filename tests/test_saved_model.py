@@ -5,58 +5,91 @@ import pytest
 from export_models import TEXTS, make_classifier, make_encoder, make_ids, make_tokenizer, relative_error, run_python
 from krpe_tf.export import export_saved_model
 
-# krpe_tf cannot be imported. The last argument says whether the SavedModel holds a tokenizer.
+# krpe_tf cannot be imported. CALLS is a list of [signature, inputs]; texts go as Latin-1, so that any bytes can.
 LOAD = """
 import json, sys
 sys.modules["krpe_tf"] = None
 import tensorflow as tf
-path, signature, inputs, with_text = sys.argv[1:]
-inputs = json.loads(inputs)
+path, calls, with_text = sys.argv[1:]
 if with_text == "True":
     import tensorflow_text
-loaded = tf.saved_model.load(path).signatures[signature]
-try:
-    print(json.dumps(loaded(**{k: tf.constant(v) for k, v in inputs.items()})["output"].numpy().tolist()))
-except tf.errors.InvalidArgumentError as error:
-    print(json.dumps(error.message))
+signatures = tf.saved_model.load(path).signatures
+answers = []
+for signature, inputs in json.loads(calls):
+    if "text" in inputs:
+        inputs = {"text": [text.encode("latin-1") for text in inputs["text"]]}
+    try:
+        output = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})["output"]
+        answers.append(output.numpy().tolist())
+    except tf.errors.InvalidArgumentError as error:
+        answers.append(error.message)
+print(json.dumps(answers))
 """
 
 
-def load_and_run(path, signature, inputs, with_text=True):
-    sent = {name: np.asarray(value).tolist() for name, value in inputs.items()}
-    result = run_python(LOAD, str(path), signature, json.dumps(sent), str(with_text))
-    return result if isinstance(result, str) else np.array(result)
+def load_and_run(path, *calls, with_text=True):
+    """The answer to each (signature, inputs), an array or an error's message, from a process of its own."""
+    sent = [(name, {key: np.asarray(value).tolist() for key, value in inputs.items()}) for name, inputs in calls]
+    answers = run_python(LOAD, str(path), json.dumps(sent), str(with_text))
+    return [answer if isinstance(answer, str) else np.array(answer) for answer in answers]
+
+
+def text_call(*texts):
+    raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
+    return "serving_default", {"text": [text.decode("latin-1") for text in raw]}
 
 
 def test_ids(tmp_path):
     model, path = make_classifier(), tmp_path / "saved"
-    errors = export_saved_model(model, path)
-    assert sorted(errors) == ["serving_default", "token_ids"]
-    assert max(errors.values()) < 1e-5
+    report = export_saved_model(model, path)
+    assert sorted(report.max_error) == ["serving_default", "token_ids"]
+    assert max(report.max_error.values()) < 1e-5
+    assert sorted(report.milliseconds) == [128, 512, 2048]
+    assert min(report.milliseconds.values()) > 0
     inputs = make_ids(3, 37, [37, 20, 1])
-    for signature in errors:
-        assert relative_error(load_and_run(path, signature, inputs, with_text=False), model(inputs)) < 1e-5
+    for answer in load_and_run(path, *((name, inputs) for name in report.max_error), with_text=False):
+        assert relative_error(answer, model(inputs)) < 1e-5
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.slow
 def test_text(tmp_path):
     model, tokenizer, path = make_encoder(), make_tokenizer(), tmp_path / "saved"
-    assert max(export_saved_model(model, path, tokenizer).values()) < 1e-5
+    assert max(export_saved_model(model, path, tokenizer, measure=False).max_error.values()) < 1e-5
     inputs = tokenizer(TEXTS)
     valid = inputs["padding_mask"].astype(bool)
     expected = np.asarray(model(inputs))[valid]
-    assert relative_error(load_and_run(path, "serving_default", {"text": TEXTS})[valid], expected) < 1e-5
-    assert relative_error(load_and_run(path, "token_ids", inputs)[valid], expected) < 1e-5
+    for answer in load_and_run(path, text_call(*TEXTS), ("token_ids", inputs)):
+        assert relative_error(answer[valid], expected) < 1e-5
+
+
+@pytest.mark.slow
+def test_wrong_inputs_are_refused_in_words(tmp_path):
+    path, ids = tmp_path / "saved", make_ids(2, 5, [5, 3])
+    export_saved_model(make_classifier(), path, make_tokenizer(), measure=False)
+    refused = {
+        "text must not be empty": [text_call("the law", " \n")],
+        "text must be valid UTF-8": [text_call("the law", text) for text in (b"caf\xe9", b"\xed\xa0\x80", b"\xf0\x9f")],
+        "must lie in the vocabulary, from 0 to 127": [
+            ("token_ids", {**ids, "token_ids": ids["token_ids"] + shift}) for shift in (120, -128)
+        ],
+        "must have the shape of token_ids": [("token_ids", {**ids, "padding_mask": ids["padding_mask"][:, :4]})],
+    }
+    fine = text_call("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b")
+    answers = iter(load_and_run(path, *(call for calls in refused.values() for call in calls), fine))
+    for message, calls in refused.items():
+        for call in calls:
+            assert message in next(answers), call
+    assert next(answers).shape == (4, 3)
 
 
 @pytest.mark.slow
 def test_one_length_model_refuses_longer_text(tmp_path):
     model, tokenizer, path = make_classifier(length=24), make_tokenizer(), tmp_path / "saved"
-    export_saved_model(model, path, tokenizer, sample_texts=TEXTS)
-    result = load_and_run(path, "serving_default", {"text": TEXTS[:1]})
+    export_saved_model(model, path, tokenizer, sample_texts=TEXTS, measure=False)
+    result, refused = load_and_run(path, text_call(TEXTS[0]), text_call("war " * 23))
     assert relative_error(result, model(tokenizer(TEXTS[:1], 24))) < 1e-5
-    assert "at most 24 tokens" in load_and_run(path, "serving_default", {"text": ["war " * 23]})
+    assert "at most 24 tokens" in refused
 
 
 @pytest.mark.slow
@@ -74,10 +107,10 @@ def test_existing_folder(tmp_path):
         export_saved_model(model, path)
     (path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="not a folder with other things in it"):
-        export_saved_model(model, path, overwrite=True)
+        export_saved_model(model, path, overwrite=True, measure=False)
     assert (path / "thesis.txt").read_text() == "years of work"
     (path / "thesis.txt").rename(path / "saved_model.pb")
-    export_saved_model(model, path, overwrite=True)
+    export_saved_model(model, path, overwrite=True, measure=False)
     assert (path / "variables").is_dir()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -119,5 +152,6 @@ except ValueError as error:
 @pytest.mark.slow
 def test_sample_texts_longer_than_any_default_length_are_compared_as_text(tmp_path):
     tokenizer = make_tokenizer()
-    errors = export_saved_model(make_classifier(), tmp_path / "long", tokenizer, sample_texts=["the union " * 300])
-    assert set(errors) == {"token_ids", "serving_default"}
+    texts = ["the union " * 300]
+    report = export_saved_model(make_classifier(), tmp_path / "long", tokenizer, sample_texts=texts, measure=False)
+    assert set(report.max_error) == {"token_ids", "serving_default"}

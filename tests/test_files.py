@@ -1,0 +1,144 @@
+"""Exports land whole or not at all, whatever ends them."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import pytest
+from export_models import make_classifier, make_encoder, run_python
+from krpe_tf.export import export_saved_model, export_tflite
+from krpe_tf.export._files import SUFFIX, staged
+
+EXPORT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from export_models import make_classifier, make_encoder
+from krpe_tf.export import export_tflite
+other = [make_encoder() for _ in range(int(sys.argv[3]))]  # Names and seeds that are used up must not matter.
+export_tflite(make_classifier(), sys.argv[2], (16,))
+print("true")
+"""
+
+
+def leftovers(folder):
+    return [path for path in folder.iterdir() if path.name.endswith(SUFFIX)]
+
+
+def test_a_body_that_raises_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half():
+        with staged(path, overwrite=True) as target:
+            target.write_text("new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_dead_process_left_is_removed_and_what_a_live_one_makes_is_not(tmp_path):
+    script = """
+import os, sys
+from krpe_tf.export._files import staged
+with staged(sys.argv[1], overwrite=False) as target:
+    target.write_text("half")
+    print("true", flush=True)
+    os._exit(0)
+"""
+    assert run_python(script, str(tmp_path / "file")) is True
+    assert len(leftovers(tmp_path)) == 1
+    foreign = [tmp_path / ".file.notes", tmp_path / f".other.x{SUFFIX}"]
+    for each in foreign:
+        each.mkdir()
+    with staged(tmp_path / "file", overwrite=True) as first:
+        with staged(tmp_path / "file", overwrite=True) as second:
+            second.write_text("second")
+            assert first.parent.is_dir()
+            assert set(tmp_path.iterdir()) == {first.parent, second.parent, *foreign}
+        first.write_text("first")
+    assert (tmp_path / "file").read_text() == "first"
+    assert set(tmp_path.iterdir()) == {tmp_path / "file", *foreign}
+
+
+@pytest.mark.slow
+def test_a_killed_export_leaves_no_file_and_the_next_one_cleans_up(tmp_path):
+    path = tmp_path / "model.tflite"
+    command = [sys.executable, "-P", "-c", EXPORT, os.path.dirname(__file__), str(path), "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not leftovers(tmp_path):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(leftovers(tmp_path)) == 1
+    assert not path.exists()
+    export_tflite(make_classifier(), path, (16,))
+    assert path.is_file()
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_same_model_gives_the_same_bytes_in_any_process(tmp_path):
+    digests = []
+    for others in ("0", "2"):
+        path = tmp_path / others
+        assert run_python(EXPORT, os.path.dirname(__file__), str(path), others) is True
+        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("export", [export_tflite, export_saved_model])
+def test_a_full_disk(small_disk, export):
+    model = make_classifier(hidden_dim=64, intermediate_dim=256)
+    with pytest.raises(OSError, match=r"could not be written, nothing was left there.*(?i:no space left)") as caught:
+        export(model, small_disk / "model")
+    assert caught.value.filename == str(small_disk / "model")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("export", [export_tflite, export_saved_model])
+def test_a_read_only_file_system(small_disk, export):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(ValueError, match=r"can be written \(Read-only file system\)\. Received: path="):
+        export(make_classifier(), small_disk / "model")
+
+
+@pytest.mark.parametrize("export", [export_tflite, export_saved_model])
+def test_a_lambda_is_refused(tmp_path, export):
+    encoder = make_encoder()
+    model = keras.Model(encoder.inputs, keras.layers.Lambda(lambda x: x + 1)(encoder.output))
+    with pytest.raises(ValueError, match=r"`model` must hold no Lambda layer.*Received: a model with layer 'lambda"):
+        export(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_a_lambda_does_not_load(tmp_path):
+    from krpe_tf.runs import load_run
+
+    encoder = make_encoder()
+    keras.Model(encoder.inputs, keras.layers.Lambda(lambda x: x + 1)(encoder.output)).save(tmp_path / "model.keras")
+    for name in ("tokenizer.json", "labels.json", "training.json"):
+        (tmp_path / name).write_text(json.dumps({}))
+    with pytest.raises(ValueError, match=r"unsafe|safe_mode"):
+        load_run(tmp_path)
