@@ -20,14 +20,15 @@ from .parity import (
     max_error,
     run_in_own_process,
 )
-from .signatures import all_layers, litert_functions, save_functions
+from .quantization import check_quantization, quantize
+from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
 
 if TYPE_CHECKING:
     import keras
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
-TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1}
+TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class LiteRTReport:
 
     path: str
     bytes: int
-    lengths: list[int]
+    lengths: list[int | None]
     quantization: str | None
     signatures: list[str]
     ops: dict[str, int]
@@ -56,9 +57,9 @@ class LiteRTReport:
 def export_tflite(
     model: "keras.Model",
     path: str | os.PathLike,
-    lengths: Sequence[int] = (512,),
+    lengths: Sequence[int | None] = (512,),
     quantization: str | None = None,
-    tokenizer: "WordPieceTokenizer | None" = None,
+    tokenizer: "Tokenizer | None" = None,
     *,
     sample_texts: Iterable[str] | None = None,
     tolerance: float | None = None,
@@ -72,17 +73,23 @@ def export_tflite(
       tokens: a caller must refuse the output where `token_count` is above n. Needs tensorflow-text's custom ops.
     - with a tokenizer `tokenize`: `text` `(1,)` to int32 `token_ids` `(1, count)`, not cut.
 
+    None among the lengths makes `ids_any` and `text_any`, for any n: nothing is cut, nothing need be padded. Runtimes
+    give memory to each new length when it comes, and delegates for phone GPUs and NPUs take fixed shapes only.
+
     `LiteRTModel` calls them.
 
     Args:
         model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor.
         path: The file to make. It appears only when everything is checked.
-        lengths: Sequence lengths, distinct. A model built for one length takes that one only.
-        quantization: None for float32; "float16" weights; "int8" weights (dynamic range), the rest float32.
+        lengths: Sequence lengths, distinct; None for a signature that takes any. A model built for one length takes
+            that one only.
+        quantization: None for float32. Otherwise for dense layers and embeddings, while the attention between its
+            projections stays float32: "float16" weights; "int8" weights, with arithmetic whose range is found at every
+            call (dynamic range); "int8_static", with ranges fixed by calibration on the sample texts.
         tokenizer: Put into the file, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
-            5e-3 for float16, 1e-1 for int8.
+            5e-3 for float16, 1e-1 for int8 and int8_static.
         overwrite: Replace a file that lies at `path`.
 
     Returns:
@@ -93,11 +100,12 @@ def export_tflite(
             or an error above the tolerance.
         RuntimeError: If the file does not run in its own process.
     """
-    if quantization not in TOLERANCES:
-        raise ValueError(f"`quantization` must be None, 'float16' or 'int8'. Received: quantization={quantization!r}")
+    check_quantization(quantization)
     tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)
+    if None in lengths:
+        check_any_length(model)
     half = sorted({layer.compute_dtype for layer in all_layers(model)} - {"float32"})
     if half:
         raise ValueError(
@@ -106,13 +114,18 @@ def export_tflite(
         )
     with staged(path, overwrite) as target:
         functions = litert_functions(model, lengths, tokenizer)
-        content = drop_names(_convert(functions, quantization))
+        content = _convert(functions)
+        if quantization is not None:
+            length = _calibration_length(lengths)
+            samples = make_samples(model, length, tokenizer, texts) if quantization == "int8_static" else []
+            content = quantize(content, quantization, model, signature_name("ids", length), samples)
+        content = drop_names(content)
         contents = inspect(content)
         check_contents(contents, with_text=tokenizer is not None)
         target.write_bytes(content)
         if tokenizer is not None:
             _check_tokens(target, tokenizer, texts or [*SAMPLE_TEXTS, " ".join(SAMPLE_TEXTS * 30)])
-        errors = _errors(target, (make_samples(model, length, tokenizer, texts) for length in lengths))
+        errors = _errors(target, ((length, make_samples(model, length, tokenizer, texts)) for length in lengths))
         check_errors(errors, tolerance)
     return LiteRTReport(
         path=os.path.abspath(path),
@@ -126,20 +139,29 @@ def export_tflite(
     )
 
 
-def check_lengths(lengths: Sequence[int], only_length: int | None) -> list[int]:
+def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> list[int | None]:
     """The lengths as a list, or a ValueError; `only_length`: the one that the model takes, None for any."""
     values = list(lengths) if isinstance(lengths, Iterable) and not isinstance(lengths, (str, bytes)) else []
-    wrong = [n for n in values if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
+    fixed = [n for n in values if n is not None]
+    wrong = [n for n in fixed if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
     if not values or wrong or len(set(values)) < len(values):
-        raise ValueError(f"`lengths` must hold distinct integers of 1 or more. Received: lengths={lengths!r}")
+        raise ValueError(
+            f"`lengths` must hold distinct integers of 1 or more, or None for any length. Received: lengths={lengths!r}"
+        )
     if only_length is not None and values != [only_length]:
         raise ValueError(
             f"`lengths` must be ({only_length},), the one length that the model takes. Received: lengths={lengths!r}"
         )
-    return [int(n) for n in values]
+    return [None if n is None else int(n) for n in values]
 
 
-def _convert(functions: dict[str, Any], quantization: str | None) -> bytes:
+def _calibration_length(lengths: Sequence[int | None]) -> int | None:
+    """The shortest length of 512 or more, else the longest: activations of longer documents range no further."""
+    fixed = sorted(n for n in lengths if n is not None)
+    return next((n for n in fixed if n >= 512), fixed[-1] if fixed else None)
+
+
+def _convert(functions: dict[str, Any]) -> bytes:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(prefix="krpe_tf_export_") as folder:
@@ -148,14 +170,10 @@ def _convert(functions: dict[str, Any], quantization: str | None) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         # Every op without a builtin becomes a custom op of its name; `check_contents` then says which are wrong.
         converter.allow_custom_ops = True
-        if quantization is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if quantization == "float16":
-            converter.target_spec.supported_types = [tf.float16]
         return converter.convert()
 
 
-def _check_tokens(path: os.PathLike, tokenizer: "WordPieceTokenizer", texts: list[str]) -> None:
+def _check_tokens(path: os.PathLike, tokenizer: "Tokenizer", texts: list[str]) -> None:
     calls = [("tokenize", {"text": [text]}) for text in texts]
     results = run_in_own_process("litert", path, calls, with_text_ops=True)
     for text, result in zip(texts, results, strict=True):
@@ -167,17 +185,18 @@ def _check_tokens(path: os.PathLike, tokenizer: "WordPieceTokenizer", texts: lis
             )
 
 
-def _errors(path: os.PathLike, groups: Iterable[list[Sample]]) -> dict[str, float]:
+def _errors(path: os.PathLike, groups: Iterable[tuple[int | None, list[Sample]]]) -> dict[str, float]:
     """The error of every signature, from the samples of each length; the processes run beside the model."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         futures = {}
-        for samples in groups:
-            length = samples[0].token_ids.shape[1]
+        for length, samples in groups:
             ids = [{"token_ids": s.token_ids.tolist(), "padding_mask": s.padding_mask.tolist()} for s in samples]
-            futures[f"ids_{length}"] = pool.submit(_error, path, f"ids_{length}", samples, ids)
-            if samples[0].text is not None:
-                text = [{"text": [s.text]} for s in samples]
-                futures[f"text_{length}"] = pool.submit(_error, path, f"text_{length}", samples, text)
+            name = signature_name("ids", length)
+            futures[name] = pool.submit(_error, path, name, samples, ids)
+            with_text = [s for s in samples if s.text is not None]
+            if with_text:
+                name = signature_name("text", length)
+                futures[name] = pool.submit(_error, path, name, with_text, [{"text": [s.text]} for s in with_text])
         return {name: future.result() for name, future in futures.items()}
 
 

@@ -17,7 +17,7 @@ from .signatures import check_model, vocabulary_size
 if TYPE_CHECKING:
     import keras
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 SAMPLE_TEXTS = (
     "The people of the United States gave us the trust.",
@@ -27,6 +27,9 @@ SAMPLE_TEXTS = (
     "schools, of taxes that nobody wished to pay and of wars that nobody wished to fight, and at the end of every "
     "chapter it asked the reader to be patient, because what had taken so long to build would take as long to repair.",
 )
+
+# What a signature for any length is compared at, beside the texts.
+ODD_LENGTHS = (1, 7, 63, 64, 65, 129, 1000)
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,15 @@ class Sample:
 
 def make_samples(
     model: "keras.Model",
-    length: int,
-    tokenizer: "WordPieceTokenizer | None" = None,
+    length: int | None,
+    tokenizer: "Tokenizer | None" = None,
     sample_texts: Iterable[str] | None = None,
 ) -> list[Sample]:
     """Documents of one length and the Keras model's outputs for them, on the CPU.
 
     Args:
         model: What `check_model` accepts.
-        length: The sequence length n.
+        length: The sequence length n. None for any: texts as long as they are, ids of `ODD_LENGTHS`, once padded.
         tokenizer: Turns texts into ids. Without one the ids are drawn at random, for documents of 1, n/2 and n tokens.
         sample_texts: Texts to take; by default one sentence, and texts of about n/2 and of more than n tokens made of
             `SAMPLE_TEXTS`.
@@ -65,14 +68,21 @@ def make_samples(
     Raises:
         ValueError: If the model returns values that are not finite.
     """
+    longest = max(ODD_LENGTHS) if length is None else length
     if tokenizer is None:
         rng = np.random.default_rng(0)
-        size = vocabulary_size(model) or 2
-        documents = [(None, rng.integers(0, size, n)) for n in sorted({1, (length + 1) // 2, length})]
+        ids = rng.integers(0, vocabulary_size(model) or 2, longest)
+        documents = [] if length is None else [(None, ids[:n]) for n in sorted({1, (length + 1) // 2, length})]
     else:
-        texts = sample_texts or _texts(tokenizer, length)
+        texts = sample_texts or _texts(tokenizer, longest)
         documents = [(text, tokenizer([text])["token_ids"][0]) for text in texts]
-    return [_sample(model, length, text, ids, 0 if tokenizer is None else tokenizer.pad_id) for text, ids in documents]
+        ids = np.resize(max((ids for _, ids in documents), key=len), longest)
+    pad_id = 0 if tokenizer is None else tokenizer.pad_id
+    if length is not None:
+        return [_sample(model, length, text, ids, pad_id) for text, ids in documents]
+    samples = [_sample(model, len(ids), text, ids, pad_id) for text, ids in documents]
+    samples += [_sample(model, n, None, ids[:n], pad_id) for n in ODD_LENGTHS]
+    return [*samples, _sample(model, longest, None, ids[: longest // 3], pad_id)]
 
 
 def _sample(model: "keras.Model", length: int, text: str | None, ids: np.ndarray, pad_id: int) -> Sample:
@@ -88,7 +98,7 @@ def _sample(model: "keras.Model", length: int, text: str | None, ids: np.ndarray
     return Sample(token_ids, padding_mask, text, len(ids), output)
 
 
-def _texts(tokenizer: "WordPieceTokenizer", length: int) -> list[str]:
+def _texts(tokenizer: "Tokenizer", length: int) -> list[str]:
     words = " ".join(SAMPLE_TEXTS).split()
     tokens_per_word = tokenizer([" ".join(words)])["token_ids"].size / len(words)
     words = words * (1 + int(1.5 * length / tokens_per_word / len(words)))
@@ -180,7 +190,7 @@ def check_errors(errors: dict[str, float], tolerance: float) -> None:
 
 def check_arguments(
     model: "keras.Model",
-    tokenizer: "WordPieceTokenizer | None",
+    tokenizer: "Tokenizer | None",
     sample_texts: Iterable[str] | None,
     tolerance: float,
 ) -> tuple[int | None, list[str] | None]:
@@ -193,8 +203,11 @@ def check_arguments(
         ValueError: For a wrong model, tokenizer, text or tolerance.
     """
     length = check_model(model)
-    if tokenizer is not None and not hasattr(tokenizer, "wordpieces"):
-        raise ValueError(f"`tokenizer` must be a WordPieceTokenizer or None. Received: tokenizer={tokenizer!r}")
+    if tokenizer is not None and not hasattr(tokenizer, "tokenize_one"):
+        raise ValueError(
+            "`tokenizer` must be a WordPieceTokenizer, a SentencePieceTokenizer or None. "
+            f"Received: tokenizer={tokenizer!r}"
+        )
     embedded = vocabulary_size(model)
     if tokenizer is not None and embedded is not None and tokenizer.vocabulary_size > embedded:
         raise ValueError(

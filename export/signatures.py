@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 INPUTS = ("token_ids", "padding_mask")
 
@@ -45,6 +45,28 @@ def check_model(model: "keras.Model") -> int | None:
     return shapes["token_ids"][1]
 
 
+def check_any_length(model: "keras.Model") -> None:
+    """Refuse a model that does not convert where the sequence length is not known.
+
+    Raises:
+        ValueError: If an attention layer would take another route than "banded".
+    """
+    from ..attention import KernelizedRPEAttention
+    from ..toeplitz import choose_route
+
+    for layer in all_layers(model):
+        if not isinstance(layer, KernelizedRPEAttention):
+            continue
+        route = "dense" if layer.feature_map == "softmax" else layer.route
+        if route == "auto" and layer.position_bias is not None:
+            route = choose_route(layer.position_bias, None, None, layer.num_features, layer.value_dim, layer.causal)
+        if route not in ("auto", "banded"):
+            raise ValueError(
+                "`lengths` may hold None only for a model whose attention takes the banded route, the one that "
+                f"converts for a length that is not known. Received: layer {layer.name!r} on route {route!r}"
+            )
+
+
 def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
     """The model and its layers, those of the models inside it too."""
     layers = [model]
@@ -60,20 +82,26 @@ def vocabulary_size(model: "keras.Model") -> int | None:
     return min((x.input_dim for x in all_layers(model) if isinstance(x, keras.layers.Embedding)), default=None)
 
 
+def signature_name(kind: str, length: int | None) -> str:
+    """The name of a .tflite file's signature, `kind` "ids" or "text", for one length or None, any."""
+    return f"{kind}_{'any' if length is None else length}"
+
+
 def litert_functions(
-    model: "keras.Model", lengths: Sequence[int], tokenizer: "WordPieceTokenizer | None"
+    model: "keras.Model", lengths: Sequence[int | None], tokenizer: "Tokenizer | None"
 ) -> dict[str, Any]:
     """Trace a .tflite file's signatures, each for one document.
 
     Args:
         model: What `check_model` accepts.
-        lengths: Sequence lengths.
+        lengths: Sequence lengths; None for any.
         tokenizer: Adds the signatures that take text.
 
     Returns:
         Concrete functions by signature name. For each length n, `ids_n`: int32 `token_ids` and `padding_mask` `(1, n)`
         to `output`. With a tokenizer also `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`,
         the tokens the text has, those beyond n included; and `tokenize`: `text` `(1,)` to `token_ids` `(1, count)`.
+        For any length n is "any", and `text_any` neither cuts nor pads.
     """
     import tensorflow as tf
 
@@ -86,29 +114,31 @@ def litert_functions(
             return {"output": _call(model, token_ids, padding_mask)}
 
         def from_text(text, length=length):
-            token_ids = _tokenize_one(tokenizer, text)
+            token_ids = tokenizer.tokenize_one(text)
             count = tf.shape(token_ids)[1]
-            token_ids = token_ids[:, :length]
-            padding = [[0, 0], [0, length - tf.shape(token_ids)[1]]]
-            padding_mask = tf.pad(tf.ones_like(token_ids), padding)
-            token_ids = tf.pad(token_ids, padding, constant_values=tokenizer.pad_id)
-            # Without static shapes the model would convert to dynamic ones, slower and not for every delegate.
-            output = _call(model, tf.reshape(token_ids, (1, length)), tf.reshape(padding_mask, (1, length)))
+            if length is None:
+                output = _call(model, token_ids, tf.ones_like(token_ids))
+            else:
+                token_ids = token_ids[:, :length]
+                padding = [[0, 0], [0, length - tf.shape(token_ids)[1]]]
+                padding_mask = tf.pad(tf.ones_like(token_ids), padding)
+                token_ids = tf.pad(token_ids, padding, constant_values=tokenizer.pad_id)
+                # Without static shapes the model would convert to dynamic ones, slower and not for every delegate.
+                output = _call(model, tf.reshape(token_ids, (1, length)), tf.reshape(padding_mask, (1, length)))
             return {"output": output, "token_count": tf.reshape(count, (1,))}
 
-        functions[f"ids_{length}"] = tf.function(from_ids, autograph=False).get_concrete_function(**specs)
-        if tokenizer is not None:
-            functions[f"text_{length}"] = tf.function(from_text, autograph=False).get_concrete_function(text=text)
+        for kind, function, inputs in (("ids", from_ids, specs), ("text", from_text, {"text": text})):
+            if kind == "ids" or tokenizer is not None:
+                traced = tf.function(function, autograph=False).get_concrete_function(**inputs)
+                functions[signature_name(kind, length)] = traced
     if tokenizer is not None:
         functions["tokenize"] = tf.function(
-            lambda text: {"token_ids": _tokenize_one(tokenizer, text)}, autograph=False
+            lambda text: {"token_ids": tokenizer.tokenize_one(text)}, autograph=False
         ).get_concrete_function(text=text)
     return functions
 
 
-def saved_model_functions(
-    model: "keras.Model", length: int | None, tokenizer: "WordPieceTokenizer | None"
-) -> dict[str, Any]:
+def saved_model_functions(model: "keras.Model", length: int | None, tokenizer: "Tokenizer | None") -> dict[str, Any]:
     """Trace a SavedModel's signatures, for any batch.
 
     Args:
@@ -147,7 +177,7 @@ def saved_model_functions(
         message = "text must not be empty, nor white space and invisible characters alone"
         tf.debugging.assert_greater(counts, tf.cast(2, counts.dtype), message=message)
         if length is not None:
-            message = f"text must have at most {length} tokens, [CLS] and [SEP] included"
+            message = f"text must have at most {length} tokens, start and end included"
             tf.debugging.assert_less_equal(counts, tf.cast(length, counts.dtype), message=message)
         token_ids = tokens.to_tensor(tokenizer.pad_id, shape=(None, length))
         padding_mask = tf.sequence_mask(counts, tf.shape(token_ids)[1], dtype=tf.int32)
@@ -178,12 +208,3 @@ def _call(model: "keras.Model", token_ids: "tf.Tensor", padding_mask: "tf.Tensor
 
     output = model({"token_ids": token_ids, "padding_mask": padding_mask}, training=False)
     return tf.cast(output, tf.float32)
-
-
-def _tokenize_one(tokenizer: "WordPieceTokenizer", text: "tf.Tensor") -> "tf.Tensor":
-    """Ids `(1, count)` of one text `(1,)`: `tokenizer.tokenize` joins ragged tensors, for which LiteRT has no op."""
-    import tensorflow as tf
-
-    words = tokenizer.wordpieces.tokenize(text).flat_values
-    token_ids = tf.concat([[tokenizer.start_id], words, [tokenizer.end_id]], axis=0)[tf.newaxis]
-    return tf.ensure_shape(token_ids, (1, None))
