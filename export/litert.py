@@ -22,7 +22,7 @@ from .parity import (
     run_in_own_process,
 )
 from .report import LiteRTReport, companion, write_report
-from .signatures import all_layers, litert_functions, save_functions
+from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +35,7 @@ TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1}
 def export_tflite(
     model: "keras.Model",
     path: str | os.PathLike,
-    lengths: Sequence[int] = (512,),
+    lengths: Sequence[int | None] = (512,),
     quantization: str | None = None,
     tokenizer: "WordPieceTokenizer | None" = None,
     *,
@@ -52,12 +52,16 @@ def export_tflite(
       tokens: a caller must refuse the output where `token_count` is above n. Needs tensorflow-text's custom ops.
     - with a tokenizer `tokenize`: `text` `(1,)` to int32 `token_ids` `(1, count)`, not cut.
 
+    None among the lengths makes `ids_any` and `text_any`, for any n: nothing is cut, nothing need be padded. Runtimes
+    give memory to each new length when it comes, and delegates for phone GPUs and NPUs take fixed shapes only.
+
     `LiteRTModel` calls them.
 
     Args:
         model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor.
         path: The file to make. It appears only when everything is checked.
-        lengths: Sequence lengths, distinct. A model built for one length takes that one only.
+        lengths: Sequence lengths, distinct; None for a signature that takes any. A model built for one length takes
+            that one only.
         quantization: None for float32; "float16" weights; "int8" weights (dynamic range), the rest float32.
         tokenizer: Put into the file, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
@@ -81,6 +85,8 @@ def export_tflite(
     tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)
+    if None in lengths:
+        check_any_length(model)
     half = sorted({layer.compute_dtype for layer in all_layers(model)} - {"float32"})
     if half:
         raise ValueError(
@@ -101,9 +107,11 @@ def export_tflite(
         target.write_bytes(content)
         if tokenizer is not None:
             _check_tokens(target, tokenizer, texts or [*SAMPLE_TEXTS, " ".join(SAMPLE_TEXTS * 30)])
-        errors = _errors(target, (make_samples(model, length, tokenizer, texts) for length in lengths))
+        errors = _errors(target, ((length, make_samples(model, length, tokenizer, texts)) for length in lengths))
         check_errors({name: each[0] for name, each in errors.items()}, tolerance)
-        runs = {f"ids_{length}": length for length in lengths}
+        fixed = [length for length in lengths if length is not None]
+        # A signature for any length costs what its inputs ask: it runs at the longest of the others.
+        runs = {signature_name("ids", length): length or max(fixed, default=512) for length in lengths}
         report = LiteRTReport(
             path=os.path.abspath(path),
             bytes=len(content),
@@ -111,7 +119,7 @@ def export_tflite(
             quantization=quantization,
             signatures=list(functions),
             outside_xnnpack=outside_xnnpack(content, runs),
-            gpu=check_gpu(content, min(runs, key=runs.get)),
+            gpu=check_gpu(content, signature_name("ids", min(fixed))) if fixed else None,
             max_error={name: each[0] for name, each in errors.items()},
             mean_error={name: each[1] for name, each in errors.items()},
             tolerance=tolerance,
@@ -122,17 +130,20 @@ def export_tflite(
     return report
 
 
-def check_lengths(lengths: Sequence[int], only_length: int | None) -> list[int]:
+def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> list[int | None]:
     """The lengths as a list, or a ValueError; `only_length`: the one that the model takes, None for any."""
     values = list(lengths) if isinstance(lengths, Iterable) and not isinstance(lengths, (str, bytes)) else []
-    wrong = [n for n in values if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
+    fixed = [n for n in values if n is not None]
+    wrong = [n for n in fixed if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
     if not values or wrong or len(set(values)) < len(values):
-        raise ValueError(f"`lengths` must hold distinct integers of 1 or more. Received: lengths={lengths!r}")
+        raise ValueError(
+            f"`lengths` must hold distinct integers of 1 or more, or None for any length. Received: lengths={lengths!r}"
+        )
     if only_length is not None and values != [only_length]:
         raise ValueError(
             f"`lengths` must be ({only_length},), the one length that the model takes. Received: lengths={lengths!r}"
         )
-    return [int(n) for n in values]
+    return [None if n is None else int(n) for n in values]
 
 
 def _convert(functions: dict[str, Any], quantization: str | None) -> bytes:
@@ -163,17 +174,18 @@ def _check_tokens(path: os.PathLike, tokenizer: "WordPieceTokenizer", texts: lis
             )
 
 
-def _errors(path: os.PathLike, groups: Iterable[list[Sample]]) -> dict[str, tuple[float, float]]:
-    """Largest and mean error of every signature, from the samples of each length; the processes run beside the model."""
+def _errors(path: os.PathLike, groups: Iterable[tuple[int | None, list[Sample]]]) -> dict[str, tuple[float, float]]:
+    """The largest and the mean error of every signature, from each length's samples; the processes run beside Keras."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         futures = {}
-        for samples in groups:
-            length = samples[0].token_ids.shape[1]
+        for length, samples in groups:
             ids = [{"token_ids": s.token_ids.tolist(), "padding_mask": s.padding_mask.tolist()} for s in samples]
-            futures[f"ids_{length}"] = pool.submit(_error, path, f"ids_{length}", samples, ids)
-            if samples[0].text is not None:
-                text = [{"text": [s.text]} for s in samples]
-                futures[f"text_{length}"] = pool.submit(_error, path, f"text_{length}", samples, text)
+            name = signature_name("ids", length)
+            futures[name] = pool.submit(_error, path, name, samples, ids)
+            with_text = [s for s in samples if s.text is not None]
+            if with_text:
+                name = signature_name("text", length)
+                futures[name] = pool.submit(_error, path, name, with_text, [{"text": [s.text]} for s in with_text])
         return {name: future.result() for name, future in futures.items()}
 
 

@@ -28,6 +28,9 @@ SAMPLE_TEXTS = (
     "chapter it asked the reader to be patient, because what had taken so long to build would take as long to repair.",
 )
 
+# What a signature for any length is compared at, beside the texts.
+ODD_LENGTHS = (1, 7, 63, 64, 65, 129, 1000)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -46,7 +49,7 @@ class Sample:
 
 def make_samples(
     model: "keras.Model",
-    length: int,
+    length: int | None,
     tokenizer: "WordPieceTokenizer | None" = None,
     sample_texts: Iterable[str] | None = None,
 ) -> list[Sample]:
@@ -54,7 +57,7 @@ def make_samples(
 
     Args:
         model: What `check_model` accepts.
-        length: The sequence length n.
+        length: The sequence length n. None for any: texts as long as they are, ids of `ODD_LENGTHS`, once padded.
         tokenizer: Turns texts into ids. Without one the ids are drawn at random, for documents of 1, n/2 and n tokens.
         sample_texts: Texts to take; by default one sentence, and texts of about n/2 and of more than n tokens made of
             `SAMPLE_TEXTS`.
@@ -65,14 +68,21 @@ def make_samples(
     Raises:
         ValueError: If the model returns values that are not finite.
     """
+    longest = max(ODD_LENGTHS) if length is None else length
     if tokenizer is None:
         rng = np.random.default_rng(0)
-        vocabulary_size = _vocabulary_size(model) or 2
-        documents = [(None, rng.integers(0, vocabulary_size, n)) for n in sorted({1, (length + 1) // 2, length})]
+        ids = rng.integers(0, _vocabulary_size(model) or 2, longest)
+        documents = [] if length is None else [(None, ids[:n]) for n in sorted({1, (length + 1) // 2, length})]
     else:
-        texts = sample_texts or _texts(tokenizer, length)
+        texts = sample_texts or _texts(tokenizer, longest)
         documents = [(text, tokenizer([text])["token_ids"][0]) for text in texts]
-    return [_sample(model, length, text, ids, 0 if tokenizer is None else tokenizer.pad_id) for text, ids in documents]
+        ids = np.resize(max((ids for _, ids in documents), key=len), longest)
+    pad_id = 0 if tokenizer is None else tokenizer.pad_id
+    if length is not None:
+        return [_sample(model, length, text, ids, pad_id) for text, ids in documents]
+    samples = [_sample(model, len(ids), text, ids, pad_id) for text, ids in documents]
+    samples += [_sample(model, n, None, ids[:n], pad_id) for n in ODD_LENGTHS]
+    return [*samples, _sample(model, longest, None, ids[: longest // 3], pad_id)]
 
 
 def _sample(model: "keras.Model", length: int, text: str | None, ids: np.ndarray, pad_id: int) -> Sample:

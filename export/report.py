@@ -17,8 +17,8 @@ class LiteRTReport:
     `quantization`; `signatures`, the names; `signature_ops`, how many ops each has; `ops` and `custom_ops`, by kind and
     count, all signatures together; `recomputed`, ops that give the same at every call, which the converter did not fold
     into constants; `outside_xnnpack`, for each signature that takes ids the ops that LiteRT's delegate for CPUs leaves
-    to the interpreter, by kind and count; `gpu`, what its delegate for GPUs made of the shortest such signature, None
-    where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and `mean_error` of each
+    to the interpreter, by kind and count; `gpu`, what its delegate for GPUs made of the shortest of fixed length, None
+    without one, or where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and `mean_error` of each
     signature that calls the model, |difference| over max |output|; `tolerance`; `measurements`, each signature that
     takes ids in fresh processes, None where the export did not measure.
     """
@@ -26,7 +26,7 @@ class LiteRTReport:
     path: str
     bytes: int
     weight_bytes: int
-    lengths: list[int]
+    lengths: list[int | None]
     quantization: str | None
     signatures: list[str]
     signature_ops: dict[str, int]

@@ -39,6 +39,28 @@ def check_model(model: "keras.Model") -> int | None:
     return shapes["token_ids"][1]
 
 
+def check_any_length(model: "keras.Model") -> None:
+    """Refuse a model that does not convert where the sequence length is not known.
+
+    Raises:
+        ValueError: If an attention layer would take another route than "banded".
+    """
+    from ..attention import KernelizedRPEAttention
+    from ..toeplitz import choose_route
+
+    for layer in all_layers(model):
+        if not isinstance(layer, KernelizedRPEAttention):
+            continue
+        route = "dense" if layer.feature_map == "softmax" else layer.route
+        if route == "auto" and layer.position_bias is not None:
+            route = choose_route(layer.position_bias, None, None, layer.num_features, layer.value_dim, layer.causal)
+        if route not in ("auto", "banded"):
+            raise ValueError(
+                "`lengths` may hold None only for a model whose attention takes the banded route, the one that "
+                f"converts for a length that is not known. Received: layer {layer.name!r} on route {route!r}"
+            )
+
+
 def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
     """The model and its layers, those of the models inside it too."""
     layers = [model]
@@ -47,20 +69,26 @@ def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
     return layers
 
 
+def signature_name(kind: str, length: int | None) -> str:
+    """The name of a .tflite file's signature, `kind` "ids" or "text", for one length or None, any."""
+    return f"{kind}_{'any' if length is None else length}"
+
+
 def litert_functions(
-    model: "keras.Model", lengths: Sequence[int], tokenizer: "WordPieceTokenizer | None"
+    model: "keras.Model", lengths: Sequence[int | None], tokenizer: "WordPieceTokenizer | None"
 ) -> dict[str, Any]:
     """Trace a .tflite file's signatures, each for one document.
 
     Args:
         model: What `check_model` accepts.
-        lengths: Sequence lengths.
+        lengths: Sequence lengths; None for any.
         tokenizer: Adds the signatures that take text.
 
     Returns:
         Concrete functions by signature name. For each length n, `ids_n`: int32 `token_ids` and `padding_mask` `(1, n)`
         to `output`. With a tokenizer also `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`,
         the tokens the text has, those beyond n included; and `tokenize`: `text` `(1,)` to `token_ids` `(1, count)`.
+        For any length n is "any", and `text_any` neither cuts nor pads.
     """
     import tensorflow as tf
 
@@ -75,17 +103,21 @@ def litert_functions(
         def from_text(text, length=length):
             token_ids = _tokenize_one(tokenizer, text)
             count = tf.shape(token_ids)[1]
-            token_ids = token_ids[:, :length]
-            padding = [[0, 0], [0, length - tf.shape(token_ids)[1]]]
-            padding_mask = tf.pad(tf.ones_like(token_ids), padding)
-            token_ids = tf.pad(token_ids, padding, constant_values=tokenizer.pad_id)
-            # Without static shapes the model would convert to dynamic ones, slower and not for every delegate.
-            output = _call(model, tf.reshape(token_ids, (1, length)), tf.reshape(padding_mask, (1, length)))
+            if length is None:
+                output = _call(model, token_ids, tf.ones_like(token_ids))
+            else:
+                token_ids = token_ids[:, :length]
+                padding = [[0, 0], [0, length - tf.shape(token_ids)[1]]]
+                padding_mask = tf.pad(tf.ones_like(token_ids), padding)
+                token_ids = tf.pad(token_ids, padding, constant_values=tokenizer.pad_id)
+                # Without static shapes the model would convert to dynamic ones, slower and not for every delegate.
+                output = _call(model, tf.reshape(token_ids, (1, length)), tf.reshape(padding_mask, (1, length)))
             return {"output": output, "token_count": tf.reshape(count, (1,))}
 
-        functions[f"ids_{length}"] = tf.function(from_ids, autograph=False).get_concrete_function(**specs)
-        if tokenizer is not None:
-            functions[f"text_{length}"] = tf.function(from_text, autograph=False).get_concrete_function(text=text)
+        for kind, function, inputs in (("ids", from_ids, specs), ("text", from_text, {"text": text})):
+            if kind == "ids" or tokenizer is not None:
+                traced = tf.function(function, autograph=False).get_concrete_function(**inputs)
+                functions[signature_name(kind, length)] = traced
     if tokenizer is not None:
         functions["tokenize"] = tf.function(
             lambda text: {"token_ids": _tokenize_one(tokenizer, text)}, autograph=False

@@ -168,6 +168,7 @@ def test_model_refuses_bad_inputs(ids_file, tmp_path):
         ({"lengths": (8, 8)}, "distinct.*Received: lengths="),
         ({"lengths": 8}, "`lengths`"),
         ({"lengths": "8"}, "`lengths`"),
+        ({"lengths": (8, None, None)}, "`lengths`"),
         ({"quantization": "int4"}, "`quantization` must be None, 'float16' or 'int8'.*'int4'"),
         ({"tolerance": 0}, "`tolerance`"),
         ({"tokenizer": "tokenizer"}, "`tokenizer`"),
@@ -225,6 +226,8 @@ def test_one_length_model_takes_that_one_only(tmp_path):
     model = make_classifier(length=12)
     with pytest.raises(ValueError, match=r"`lengths` must be \(12,\)"):
         export_tflite(model, tmp_path / "model.tflite", (8, 12))
+    with pytest.raises(ValueError, match=r"`lengths` must be \(12,\)"):
+        export_tflite(model, tmp_path / "model.tflite", (12, None))
     assert export_tflite(model, tmp_path / "model.tflite", (12,)).signatures == ["ids_12"]
 
 
