@@ -18,9 +18,9 @@ class LiteRTReport:
     count, all signatures together; `recomputed`, ops that give the same at every call, which the converter did not fold
     into constants; `outside_xnnpack`, for each signature that takes ids the ops that LiteRT's delegate for CPUs leaves
     to the interpreter, by kind and count; `gpu`, what its delegate for GPUs made of the shortest of fixed length, None
-    without one, or where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and `mean_error` of each
-    signature that calls the model, |difference| over max |output|; `tolerance`; `measurements`, each signature that
-    takes ids in fresh processes, None where the export did not measure.
+    without one, or where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and
+    `mean_error` of each signature that calls the model, |difference| over max |output|; `tolerance`; `measurements`,
+    each signature that takes ids in fresh processes, None where the export did not measure.
     """
 
     path: str
@@ -101,7 +101,7 @@ def summary(report: LiteRTReport) -> list[str]:
     measured = {(each.signature, each.threads): each for each in report.measurements or []}
     for signature, error in report.max_error.items():
         costs = [
-            f"{each.milliseconds:,.1f} ms with {threads} thread{'s'[: threads - 1]}"
+            f"{each.milliseconds:,.1f} ms with {threads} thread{'' if threads == 1 else 's'}"
             for (name, threads), each in measured.items()
             if name == signature
         ]
@@ -115,14 +115,22 @@ def summary(report: LiteRTReport) -> list[str]:
 
 
 def comparison_table(reports: Sequence[LiteRTReport]) -> str:
-    """Exports of one model beside one another, as a Markdown table: a row for each and each measured length."""
+    """Exports of one model beside one another, as a Markdown table: a row for each and each measured fixed length.
+
+    Args:
+        reports: Reports with measurements of 1 and 2 threads.
+
+    Returns:
+        The table, without a line break at the end.
+    """
     lines = [
         "| weights | file | tokens | max error | mean error | ms, 1 thread | ms, 2 threads | peak memory |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for report in reports:
         measured = {(each.signature, each.threads): each for each in report.measurements or []}
-        for signature, length in {each.signature: each.length for each in measured.values()}.items():
+        for length in filter(None, report.lengths if measured else []):
+            signature = f"ids_{length}"
             runs = [measured[signature, threads] for threads in (1, 2)]
             peaks = [each.peak_mib for each in runs if each.peak_mib is not None]
             lines.append(
@@ -164,4 +172,4 @@ def _gpu_line(report: LiteRTReport) -> str:
     if gpu.taken is None:
         return f"LiteRT's GPU delegate failed on `{gpu.signature}` (adapter: {gpu.adapter}): {said}"
     takes = f"LiteRT's GPU delegate takes {gpu.taken} of {gpu.taken + gpu.left} ops of `{gpu.signature}`"
-    return f"{takes} (adapter: {gpu.adapter}){'; it said: ' if said else ''}{said}."
+    return f"{takes} (adapter: {gpu.adapter}){'; it said: ' if said else '.'}{said}"
