@@ -21,6 +21,7 @@ from .parity import (
     relative_errors,
     run_in_own_process,
 )
+from .quantization import check_quantization, quantize
 from .report import LiteRTReport, companion, write_report
 from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..text import WordPieceTokenizer
 
-TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1}
+TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
 
 
 def export_tflite(
@@ -62,11 +63,13 @@ def export_tflite(
         path: The file to make. It appears only when everything is checked.
         lengths: Sequence lengths, distinct; None for a signature that takes any. A model built for one length takes
             that one only.
-        quantization: None for float32; "float16" weights; "int8" weights (dynamic range), the rest float32.
+        quantization: None for float32. Otherwise for dense layers and embeddings, while the attention between its
+            projections stays float32: "float16" weights; "int8" weights, with arithmetic whose range is found at every
+            call (dynamic range); "int8_static", with ranges fixed by calibration on the sample texts.
         tokenizer: Put into the file, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
-            5e-3 for float16, 1e-1 for int8.
+            5e-3 for float16, 1e-1 for int8 and int8_static.
         measure: Run every signature that takes ids in fresh processes with 1 and 2 threads, for the report's
             milliseconds and memory: seconds for each length.
         overwrite: Replace a file that lies at `path`, and its report.
@@ -80,8 +83,7 @@ def export_tflite(
             or an error above the tolerance.
         RuntimeError: If the file does not run in its own process.
     """
-    if quantization not in TOLERANCES:
-        raise ValueError(f"`quantization` must be None, 'float16' or 'int8'. Received: quantization={quantization!r}")
+    check_quantization(quantization)
     tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)
@@ -101,7 +103,12 @@ def export_tflite(
         staged(companion(path, "md"), overwrite) as page_target,
     ):
         functions = litert_functions(model, lengths, tokenizer)
-        content = drop_names(_convert(functions, quantization))
+        content = _convert(functions)
+        if quantization is not None:
+            length = _calibration_length(lengths)
+            samples = make_samples(model, length, tokenizer, texts) if quantization == "int8_static" else []
+            content = quantize(content, quantization, model, signature_name("ids", length), samples)
+        content = drop_names(content)
         contents = inspect(content)
         check_contents(contents, with_text=tokenizer is not None)
         target.write_bytes(content)
@@ -146,7 +153,13 @@ def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> lis
     return [None if n is None else int(n) for n in values]
 
 
-def _convert(functions: dict[str, Any], quantization: str | None) -> bytes:
+def _calibration_length(lengths: Sequence[int | None]) -> int | None:
+    """The shortest length of 512 or more, else the longest: activations of longer documents range no further."""
+    fixed = sorted(n for n in lengths if n is not None)
+    return next((n for n in fixed if n >= 512), fixed[-1] if fixed else None)
+
+
+def _convert(functions: dict[str, Any]) -> bytes:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(prefix="krpe_tf_export_") as folder:
@@ -155,10 +168,6 @@ def _convert(functions: dict[str, Any], quantization: str | None) -> bytes:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         # Every op without a builtin becomes a custom op of its name; `check_contents` then says which are wrong.
         converter.allow_custom_ops = True
-        if quantization is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if quantization == "float16":
-            converter.target_spec.supported_types = [tf.float16]
         return converter.convert()
 
 
