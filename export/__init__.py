@@ -7,8 +7,9 @@
 TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw text only.
 """
 
-from .litert import LiteRTReport, export_tflite
+from .litert import export_tflite
 from .litert_model import LiteRTModel
+from .report import LiteRTReport
 from .saved_model import SavedModelReport, export_saved_model
 
 __all__ = ["LiteRTModel", "LiteRTReport", "SavedModelReport", "export_saved_model", "export_tflite"]
