@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..toeplitz.fft import forward_transforms
 from ._files import staged
 from .inspection import check_contents, drop_names, inspect
 from .parity import (
@@ -105,7 +106,8 @@ def export_tflite(
             f"the weights. Received: a model that computes in {', '.join(half)}"
         )
     with staged(path, overwrite) as target:
-        functions = litert_functions(model, lengths, tokenizer)
+        with forward_transforms():
+            functions = litert_functions(model, lengths, tokenizer)
         content = drop_names(_convert(functions, quantization))
         contents = inspect(content)
         check_contents(contents, with_text=tokenizer is not None)
