@@ -10,7 +10,7 @@ from keras import ops
 from .._checks import check_at_least, check_one_of
 from ..position_bias import LearnedBias2D
 from ._common import NoBias, wide
-from .banded import banded_attention, chunk_plan
+from .banded import banded_attention, banded_cost
 from .dense import BLOCK, dense_attention
 from .fft import fast_length, fft_attention
 from .grid import dense_grid_attention, fft_grid_attention
@@ -159,9 +159,7 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
     if banded:
         n = max(n_q, n_k)
         terms = position_bias.tails()[0].shape[-1]
-        chunk, blocks = chunk_plan(n, position_bias.radius, m, causal)
-        sides = 1 if causal else 2
-        cost["banded"] = n * (2 * blocks * chunk * (m + d) + 4 * sides * terms * m * (d + 1))
+        cost["banded"] = banded_cost(n, position_bias.radius, terms, m, d, causal)
         if isinstance(position_bias, NoBias) and not causal:
             cost["banded"] = n * 4 * m * (d + 1)
         # What a call costs at any length, shared by the heads.
