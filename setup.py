@@ -7,6 +7,7 @@ TENSORFLOW = [
     "tensorflow-text>=2.20,<2.22",
     "ai-edge-litert>=2.1,<3",
     "tensorboard>=2.20,<3",
+    "scipy>=1.13,<2",
 ]
 JAX = ["jax>=0.6,<0.11"]
 # The peer of benchmarks/layers.py. It brings tf_keras.

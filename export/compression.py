@@ -1,12 +1,15 @@
 """A trained bias becomes a near band and few exponentials, under a bound on what that changes."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._checks import check_at_least
+from ..attention import KernelizedRPEAttention
 from ..position_bias import DecayBias, PositionBias
 from ..toeplitz.banded import SMALLEST_CHUNK, banded_cost
 
@@ -25,8 +28,8 @@ NUM_RATES, MAX_PLACES, ROUNDS = 64, 512, 4
 class Certificate:
     """How far apart two biases can bring the output of one attention, for all sequences of at most `length` positions.
 
-    Attributes: `eps`, for each head half the oscillation of the difference of the log-weights; `bound`, of the head with
-    the largest: 2 tanh(eps / 2); `length`; `radius` and `num_terms` of the new bias.
+    Attributes: `eps`, for each head half the oscillation of the difference of the log-weights; `bound`, 2 tanh(eps / 2)
+    of the largest: the difference over max |v|; `length`; `radius` and `num_terms` of the new bias.
     """
 
     eps: tuple[float, ...]
@@ -62,7 +65,12 @@ def compress_bias(bias: PositionBias, length: int, tolerance: float) -> tuple[De
         ValueError: For wrong arguments, or a bias that is too rough: one that no sum of decaying exponentials follows
             past a near band of a quarter of the length. The message says how rough.
     """
-    _check(bias, length, tolerance)
+    if not isinstance(bias, PositionBias):
+        raise ValueError(f"`bias` must be a position bias over one axis. Received: bias={bias!r}")
+    check_at_least(1, length=length)
+    if tolerance is None:
+        raise ValueError("`tolerance` must be a number between 0 and 2. Received: tolerance=None")
+    check_bias_tolerance(tolerance, "tolerance")
     table = _log_weights(bias, length)
     limit = 2 * math.atanh(tolerance / 2)
     widest = max(length // 4, 2 * SMALLEST_CHUNK + 1)
@@ -98,22 +106,30 @@ def compress_bias(bias: PositionBias, length: int, tolerance: float) -> tuple[De
     )
 
 
-def compress_biases(model: "keras.Model", length: int, tolerance: float) -> dict[PositionBias, tuple]:
+def compress_biases(
+    model: "keras.Model", lengths: Sequence[int | None], tolerance: float | None
+) -> dict[PositionBias, tuple[DecayBias, Certificate]]:
     """Compress every bias over one axis that an attention of the model has.
 
     Args:
-        model: A Keras model.
-        length: As for `compress_bias`.
-        tolerance: As for `compress_bias`.
+        model: A Keras model; it is left as it is.
+        lengths: Those of the signatures. The longest is certified.
+        tolerance: As for `compress_bias`; None to compress nothing.
 
     Returns:
         The new bias and its certificate for every bias.
 
     Raises:
-        ValueError: As `compress_bias`; where there is no such bias; for a feature map that the certificate is not for.
+        ValueError: As `compress_bias`; for a None among the lengths; where there is no such bias; for a feature map
+            that the certificate is not for.
     """
-    from ..attention import KernelizedRPEAttention
-
+    if tolerance is None:
+        return {}
+    if None in lengths:
+        raise ValueError(
+            "`bias_tolerance` needs lengths that are known: a certificate is for a longest one. "
+            f"Received: lengths={lengths}, bias_tolerance={tolerance}"
+        )
     compressed = {}
     for layer in model._flatten_layers():
         bias = getattr(layer, "position_bias", None)
@@ -126,7 +142,7 @@ def compress_biases(model: "keras.Model", length: int, tolerance: float) -> dict
                 f"feature_map={layer.feature_map!r}"
             )
         if bias not in compressed:
-            compressed[bias] = compress_bias(bias, length, tolerance)
+            compressed[bias] = compress_bias(bias, max(lengths), tolerance)
     if not compressed:
         raise ValueError(
             "`bias_tolerance` needs a model with a KernelizedRPEAttention and a position bias over one axis. "
@@ -135,12 +151,25 @@ def compress_biases(model: "keras.Model", length: int, tolerance: float) -> dict
     return compressed
 
 
-def _check(bias, length, tolerance) -> None:
-    if not isinstance(bias, PositionBias):
-        raise ValueError(f"`bias` must be a position bias over one axis. Received: bias={bias!r}")
-    check_at_least(1, length=length)
+def certificates_by_name(compressed: dict[PositionBias, tuple[DecayBias, Certificate]]) -> dict[str, Certificate]:
+    """The certificates by the names of their biases; of the same name, the second one gets "#2" after it."""
+    named, count = {}, Counter()
+    for bias, (_, certificate) in compressed.items():
+        count[bias.name] += 1
+        named[bias.name if count[bias.name] == 1 else f"{bias.name}#{count[bias.name]}"] = certificate
+    return named
+
+
+def check_bias_tolerance(tolerance: float | None, name: str = "bias_tolerance") -> None:
+    """Refuse what is no tolerance of a bias.
+
+    Raises:
+        ValueError: Unless it is None or a number between 0 and 2.
+    """
+    if tolerance is None:
+        return
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not 0 < tolerance < 2:
-        raise ValueError(f"`tolerance` must be a number between 0 and 2. Received: tolerance={tolerance!r}")
+        raise ValueError(f"`{name}` must be a number between 0 and 2. Received: {name}={tolerance!r}")
 
 
 def _cost(length: int, radius: int, num_terms: int) -> float:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..toeplitz import replaced_biases
 from ..toeplitz.fft import forward_transforms
 from ._files import staged
+from .compression import Certificate, certificates_by_name, check_bias_tolerance, compress_biases
 from .inspection import check_contents, drop_names, inspect
 from .parity import (
     SAMPLE_TEXTS,
@@ -38,7 +40,8 @@ class LiteRTReport:
     Attributes: `path`; `bytes` of the file; `lengths`; `quantization`; `signatures`, the names; `ops` and `custom_ops`,
     by kind and count, all signatures together; `recomputed`, ops that give the same at every call, which the converter
     did not fold into constants; `highest_rank` of any tensor; `max_error` of each signature that calls the model,
-    max |difference| over max |output|; `tolerance`.
+    max |difference| over max |output|; `tolerance`; `certificates`, with `bias_tolerance`: for each bias that was
+    replaced, by its name, how far that can bring the output of one attention, as `compress_bias` proves it.
     """
 
     path: str
@@ -52,6 +55,7 @@ class LiteRTReport:
     highest_rank: int
     max_error: dict[str, float]
     tolerance: float
+    certificates: dict[str, Certificate] | None = None
 
 
 def export_tflite(
@@ -62,6 +66,7 @@ def export_tflite(
     tokenizer: "WordPieceTokenizer | None" = None,
     *,
     sample_texts: Iterable[str] | None = None,
+    bias_tolerance: float | None = None,
     tolerance: float | None = None,
     overwrite: bool = False,
 ) -> LiteRTReport:
@@ -82,8 +87,12 @@ def export_tflite(
         quantization: None for float32; "float16" weights; "int8" weights (dynamic range), the rest float32.
         tokenizer: Put into the file, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
+        bias_tolerance: Replace every position bias over one axis by a near band and few exponentials, and compute with
+            them in linear time, whatever the model's route: see `compress_bias`, whose tolerance this is, for the
+            longest of `lengths`. Above all for a model trained with a full table, `LearnedBias(max_distance=n - 1)`.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
-            5e-3 for float16, 1e-1 for int8.
+            5e-3 for float16, 1e-1 for int8. The comparison is with the model as it was given, so `bias_tolerance` is
+            added; no certificate bounds this error, as the layers behind an attention may enlarge what it bounds.
         overwrite: Replace a file that lies at `path`.
 
     Returns:
@@ -96,7 +105,8 @@ def export_tflite(
     """
     if quantization not in TOLERANCES:
         raise ValueError(f"`quantization` must be None, 'float16' or 'int8'. Received: quantization={quantization!r}")
-    tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
+    check_bias_tolerance(bias_tolerance)
+    tolerance = TOLERANCES[quantization] + (bias_tolerance or 0) if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)
     half = sorted({layer.compute_dtype for layer in all_layers(model)} - {"float32"})
@@ -106,7 +116,8 @@ def export_tflite(
             f"the weights. Received: a model that computes in {', '.join(half)}"
         )
     with staged(path, overwrite) as target:
-        with forward_transforms():
+        compressed = compress_biases(model, lengths, bias_tolerance)
+        with forward_transforms(), replaced_biases({bias: new for bias, (new, _) in compressed.items()}):
             functions = litert_functions(model, lengths, tokenizer)
         content = drop_names(_convert(functions, quantization))
         contents = inspect(content)
@@ -124,6 +135,7 @@ def export_tflite(
         signatures=list(functions),
         max_error=errors,
         tolerance=tolerance,
+        certificates=certificates_by_name(compressed) if compressed else None,
         **asdict(contents),
     )
 

@@ -3,7 +3,10 @@
 `toeplitz_attention` is the one place where a route is chosen.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 from keras import ops
 
@@ -34,6 +37,22 @@ LINE_ROUTES = {
 }
 GRID_ROUTES = {"dense": dense_grid_attention, "fft": fft_grid_attention}
 ROUTES = ("auto", *LINE_ROUTES)
+
+_replacements = ContextVar("replacements", default=None)
+
+
+@contextlib.contextmanager
+def replaced_biases(replacements: dict) -> Iterator[None]:
+    """While it is open, attention computes with other biases, on the banded route: for an export, which traces a model.
+
+    Args:
+        replacements: for a bias the one, with `radius` and `tails`, that takes its place.
+    """
+    token = _replacements.set(replacements)
+    try:
+        yield
+    finally:
+        _replacements.reset(token)
 
 
 def toeplitz_attention(
@@ -75,6 +94,9 @@ def toeplitz_attention(
             request; the message names one that does.
     """
     check_one_of(ROUTES, route=route)
+    replacements = _replacements.get()
+    if replacements and position_bias in replacements:
+        position_bias, route = replacements[position_bias], "banded"
     _check_shapes(query_features, key_features, value, position_bias, key_mask)
     heads, n_q, m = query_features.shape[1:]
     n_k, d = value.shape[2:]
