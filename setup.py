@@ -8,6 +8,7 @@ TENSORFLOW = [
     "ai-edge-litert>=2.1.6,<3",
     "ai-edge-quantizer>=0.10,<0.11",
     "tensorboard>=2.20,<3",
+    "scipy>=1.13,<2",
 ]
 JAX = ["jax>=0.6,<0.11"]
 # The peer of benchmarks/layers.py. It brings tf_keras.

@@ -2,14 +2,24 @@
 
 - `export_saved_model`: a SavedModel for servers, from raw text where a tokenizer is given.
 - `export_tflite`: one .tflite file with a signature per length, for LiteRT on phones and small machines.
+- `compress_bias`: a trained bias as a near band and few exponentials, under a bound on what that changes.
 - `LiteRTModel`: calls such a file like the Keras model.
 
 TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw text only.
 """
 
+from .compression import Certificate, compress_bias
 from .litert import export_tflite
 from .litert_model import LiteRTModel
 from .report import LiteRTReport
 from .saved_model import SavedModelReport, export_saved_model
 
-__all__ = ["LiteRTModel", "LiteRTReport", "SavedModelReport", "export_saved_model", "export_tflite"]
+__all__ = [
+    "Certificate",
+    "LiteRTModel",
+    "LiteRTReport",
+    "SavedModelReport",
+    "compress_bias",
+    "export_saved_model",
+    "export_tflite",
+]

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..toeplitz import replaced_biases
+from ..toeplitz.fft import forward_transforms
 from ._files import staged
+from .compression import Certificate, certificates_by_name, check_bias_tolerance, compress_biases
 from .inspection import check_contents, drop_names, inspect
 from .measuring import check_gpu, measure_signatures, outside_xnnpack
 from .parity import (
@@ -41,6 +44,7 @@ def export_tflite(
     tokenizer: "Tokenizer | None" = None,
     *,
     sample_texts: Iterable[str] | None = None,
+    bias_tolerance: float | None = None,
     tolerance: float | None = None,
     measure: bool = True,
     overwrite: bool = False,
@@ -68,8 +72,13 @@ def export_tflite(
             call (dynamic range); "int8_static", with ranges fixed by calibration on the sample texts.
         tokenizer: Put into the file, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
+        bias_tolerance: Replace every position bias over one axis by a near band and few exponentials, and compute with
+            them in linear time, whatever the model's route: see `compress_bias`, whose tolerance this is, for the
+            longest of `lengths`. Above all for a model trained with a full table, `LearnedBias(max_distance=n - 1)`.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
-            5e-3 for float16, 1e-1 for int8 and int8_static.
+            5e-3 for float16, 1e-1 for int8 and int8_static. The comparison is with the model as it was given, so
+            `bias_tolerance` is added; no certificate bounds this error, as the layers behind an attention may enlarge
+            what it bounds.
         measure: Run every signature that takes ids in fresh processes with 1 and 2 threads, for the report's
             milliseconds and memory: seconds for each length.
         overwrite: Replace a file that lies at `path`, and its report.
@@ -84,7 +93,8 @@ def export_tflite(
         RuntimeError: If the file does not run in its own process.
     """
     check_quantization(quantization)
-    tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
+    check_bias_tolerance(bias_tolerance)
+    tolerance = TOLERANCES[quantization] + (bias_tolerance or 0) if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)
     if None in lengths:
@@ -102,7 +112,9 @@ def export_tflite(
         staged(companion(path, "json"), overwrite) as json_target,
         staged(companion(path, "md"), overwrite) as page_target,
     ):
-        functions = litert_functions(model, lengths, tokenizer)
+        compressed = compress_biases(model, lengths, bias_tolerance)
+        with forward_transforms(), replaced_biases({bias: new for bias, (new, _) in compressed.items()}):
+            functions = litert_functions(model, lengths, tokenizer)
         content = _convert(functions)
         if quantization is not None:
             length = _calibration_length(lengths)
@@ -130,6 +142,7 @@ def export_tflite(
             max_error={name: each[0] for name, each in errors.items()},
             mean_error={name: each[1] for name, each in errors.items()},
             tolerance=tolerance,
+            certificates=certificates_by_name(compressed) if compressed else None,
             measurements=measure_signatures(target, runs) if measure else None,
             **asdict(contents),
         )

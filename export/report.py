@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .compression import Certificate
 from .measuring import GpuCheck, Measurement
 
 
@@ -19,8 +20,10 @@ class LiteRTReport:
     into constants; `outside_xnnpack`, for each signature that takes ids the ops that LiteRT's delegate for CPUs leaves
     to the interpreter, by kind and count; `gpu`, what its delegate for GPUs made of the shortest of fixed length, None
     without one, or where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and
-    `mean_error` of each signature that calls the model, |difference| over max |output|; `tolerance`; `measurements`,
-    each signature that takes ids in fresh processes, None where the export did not measure.
+    `mean_error` of each signature that calls the model, |difference| over max |output|; `tolerance`; `certificates`,
+    with `bias_tolerance`: for each bias that was replaced, by its name, how far that can bring the output of one
+    attention, as `compress_bias` proves it; `measurements`, each signature that takes ids in fresh processes, None
+    where the export did not measure.
     """
 
     path: str
@@ -39,6 +42,7 @@ class LiteRTReport:
     max_error: dict[str, float]
     mean_error: dict[str, float]
     tolerance: float
+    certificates: dict[str, Certificate] | None
     measurements: list[Measurement] | None
 
 

@@ -3,14 +3,17 @@
 `toeplitz_attention` is the one place where a route is chosen.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 from keras import ops
 
 from .._checks import check_at_least, check_one_of
 from ..position_bias import LearnedBias2D
 from ._common import NoBias, wide
-from .banded import banded_attention, chunk_plan
+from .banded import banded_attention, banded_cost
 from .dense import BLOCK, dense_attention
 from .fft import fast_length, fft_attention
 from .grid import dense_grid_attention, fft_grid_attention
@@ -34,6 +37,22 @@ LINE_ROUTES = {
 }
 GRID_ROUTES = {"dense": dense_grid_attention, "fft": fft_grid_attention}
 ROUTES = ("auto", *LINE_ROUTES)
+
+_replacements = ContextVar("replacements", default=None)
+
+
+@contextlib.contextmanager
+def replaced_biases(replacements: dict) -> Iterator[None]:
+    """While it is open, attention computes with other biases, on the banded route: for an export, which traces a model.
+
+    Args:
+        replacements: for a bias the one, with `radius` and `tails`, that takes its place.
+    """
+    token = _replacements.set(replacements)
+    try:
+        yield
+    finally:
+        _replacements.reset(token)
 
 
 def toeplitz_attention(
@@ -75,6 +94,9 @@ def toeplitz_attention(
             request; the message names one that does.
     """
     check_one_of(ROUTES, route=route)
+    replacements = _replacements.get()
+    if replacements and position_bias in replacements:
+        position_bias, route = replacements[position_bias], "banded"
     _check_shapes(query_features, key_features, value, position_bias, key_mask)
     heads, n_q, m = query_features.shape[1:]
     n_k, d = value.shape[2:]
@@ -159,9 +181,7 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
     if banded:
         n = max(n_q, n_k)
         terms = position_bias.tails()[0].shape[-1]
-        chunk, blocks = chunk_plan(n, position_bias.radius, m, causal)
-        sides = 1 if causal else 2
-        cost["banded"] = n * (2 * blocks * chunk * (m + d) + 4 * sides * terms * m * (d + 1))
+        cost["banded"] = banded_cost(n, position_bias.radius, terms, m, d, causal)
         if isinstance(position_bias, NoBias) and not causal:
             cost["banded"] = n * 4 * m * (d + 1)
         # What a call costs at any length, shared by the heads.

@@ -80,6 +80,13 @@ def chunk_plan(n: int | None, radius: int, m: int, causal: bool) -> tuple[int, i
     return chunk, 2 if causal else 3
 
 
+def banded_cost(n: int, radius: int, terms: int, m: int, d: int, causal: bool) -> int:
+    """Operations of the matmuls, for pairs that meet directly and for sums; m, d: widths of features and values."""
+    chunk, blocks = chunk_plan(n, radius, m, causal)
+    sides = 1 if causal else 2
+    return n * (2 * blocks * chunk * (m + d) + 4 * sides * terms * m * (d + 1))
+
+
 def group_size(key_chunks: int) -> int:
     """A size of groups near `GROUP` that leaves the fewest places of the last group empty."""
     if key_chunks <= GROUP:

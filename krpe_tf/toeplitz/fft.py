@@ -7,6 +7,10 @@ leaves out all larger weights, which it cannot see. Where all rows see the first
 the distance, that costs nothing but the count.
 """
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 from keras import ops
 
 from ._common import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, sum_over, wide
@@ -23,6 +27,8 @@ LEVEL_HEIGHT = 3.0
 LEVELS = 27
 # Causal rows before this fraction of the sequence are computed densely, for less than the transforms cost.
 FIRST_ROWS = 64
+
+_forward_only = ContextVar("forward_only", default=False)
 
 
 def fft_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
@@ -60,7 +66,7 @@ def fft_sums(query, key, value, position_bias, *, causal, key_mask):
     """
     batch, heads, n_q = ops.shape(query)[:3]
     n_k, width = ops.shape(value)[2:]
-    length = fast_length(n_q + n_k - 1) if isinstance(n_q, int) and isinstance(n_k, int) else n_q + n_k - 1
+    length = _transform_length(n_q, n_k)
     log_weights, largest = _circulant_log_weights(position_bias, n_q, n_k, length, causal, value.dtype)
     # A row of zeros, a padded query, needs no level of its own.
     level = _levels_of_rows(log_weights, key_mask, n_q, n_k, length)
@@ -111,10 +117,54 @@ def fast_length(at_least: int) -> int:
     return best
 
 
+@contextlib.contextmanager
+def forward_transforms() -> Iterator[None]:
+    """While it is open, the route transforms forward alone and by powers of two: what LiteRT's builtins do."""
+    token = _forward_only.set(True)
+    try:
+        yield
+    finally:
+        _forward_only.reset(token)
+
+
+def _transform_length(n_q, n_k):
+    static = isinstance(n_q, int) and isinstance(n_k, int)
+    if not _forward_only.get():
+        return fast_length(n_q + n_k - 1) if static else n_q + n_k - 1
+    if not static:
+        raise ValueError(
+            'route="fft" exports to LiteRT for lengths that are known; take "banded" for any length. '
+            f"Received: n_q={n_q}, n_k={n_k}"
+        )
+    return max(2, 1 << (n_q + n_k - 2).bit_length())
+
+
+def _rfft(x, length):
+    """The transform along the last axis, filled up with zeros: its real and its imaginary part."""
+    if not _forward_only.get():
+        return ops.rfft(x, fft_length=length)
+    # LiteRT's transform is over two axes, one of them added: the others are folded to stay within rank 4.
+    parts = ops.rfft(ops.reshape(x, (-1, x.shape[-1])), fft_length=length)
+    return tuple(ops.reshape(part, (*ops.shape(x)[:-1], length // 2 + 1)) for part in parts)
+
+
+def _irfft(spectrum, length):
+    """The inverse of `_rfft`."""
+    if not _forward_only.get():
+        return ops.irfft(spectrum, fft_length=length)
+    # The Hartley transform is its own inverse but for a factor, and is read off a forward transform.
+    return _hartley(*_rfft(_hartley(*spectrum), length)) / length
+
+
+def _hartley(real, imaginary):
+    """The real part less the imaginary one, at all frequencies; those past the middle mirror those before it."""
+    return ops.concatenate([real - imaginary, ops.flip((real + imaginary)[..., 1:-1], axis=-1)], axis=-1)
+
+
 def _product(query, key, value, weights, length, batch_and_heads):
     """The Toeplitz product itself, a few features at a time: (batch * heads, n_q, width of the value)."""
     m, n_q, width = query.shape[-1], ops.shape(query)[1], value.shape[-1]
-    spectrum = tuple(part[:, None, None, :] for part in ops.rfft(weights, fft_length=length))
+    spectrum = tuple(part[:, None, None, :] for part in _rfft(weights, length))
     # The transforms run along the last axis.
     query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))
 
@@ -132,8 +182,8 @@ def _product(query, key, value, weights, length, batch_and_heads):
             first = ops.cast(index, "int32") * group
             query, key = (ops.slice(x, (0, first, 0), (ops.shape(x)[0], group, ops.shape(x)[2])) for x in (query, key))
         products = key[:, :, None, :] * value[:, None, :, :]
-        x, y = ops.rfft(products, fft_length=length)
-        summed = ops.irfft((x * real - y * imaginary, x * imaginary + y * real), fft_length=length)
+        x, y = _rfft(products, length)
+        summed = _irfft((x * real - y * imaginary, x * imaginary + y * real), length)
         return ops.sum(query[:, :, None, :] * summed[..., :n_q], axis=1)
 
     if groups == 1:
@@ -171,11 +221,11 @@ def _levels_of_rows(log_weights, key_mask, n_q, n_k, length):
     log_weights = ops.stop_gradient(log_weights)
     dtype = log_weights.dtype
     mask = ops.ones((1, n_k), dtype) if key_mask is None else ops.cast(ops.cast(key_mask, "bool"), dtype)
-    x, y = ops.rfft(mask[:, None], fft_length=length)
+    x, y = _rfft(mask[:, None], length)
 
     def seen(here):
-        a, b = ops.rfft(ops.cast(here, dtype), fft_length=length)
-        return ops.irfft((a * x - b * y, a * y + b * x), fft_length=length)[..., :n_q] > 0.5
+        a, b = _rfft(ops.cast(here, dtype), length)
+        return _irfft((a * x - b * y, a * y + b * x), length)[..., :n_q] > 0.5
 
     def search(level, found):
         # The comparison of `sums_of`, so that compiled arithmetic cannot put a weight between two levels.
