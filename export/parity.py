@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .litert_ids import has_length_axis
 from .signatures import all_layers, check_model
 
 if TYPE_CHECKING:
@@ -173,11 +174,6 @@ def max_error(samples: Sequence[Sample], outputs: Sequence[np.ndarray]) -> float
         difference = max(difference, float(np.abs(reference - output).max()))
         largest = max(largest, float(np.abs(reference).max()))
     return difference / max(largest, np.finfo(np.float32).tiny)
-
-
-def has_length_axis(shape: Sequence[int], length: int) -> bool:
-    """Whether an output `(batch, ...)` has a row for each position: `(batch, n, width)` has, `(batch, classes)` not."""
-    return len(shape) >= 3 and shape[1] == length
 
 
 def check_errors(errors: dict[str, float], tolerance: float) -> None:
