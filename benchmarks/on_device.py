@@ -8,8 +8,6 @@ and once with two; the processes of one length take turns. "attention": from pro
 """
 
 # Not named after LiteRT: a module of that name here would stand before the one that TensorFlow 2.21 imports.
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import tensorflow as tf
 from _contestants import BIASES, HEADS, WIDTH, kernelized, softmax
 from _measure import SLOW_ROUNDS, SLOW_SECONDS, command_line, print_row, spread, write_results
 from krpe_tf.export.inspection import drop_names, inspect
+from krpe_tf.export.measuring import Worker
 from krpe_tf.export.signatures import litert_functions, save_functions
 from krpe_tf.models import Encoder
 
@@ -26,30 +25,6 @@ LENGTHS = (512, 1024, 2048, 4096, 8192, 16_384)
 ENCODER = {"vocabulary_size": 8192, "num_layers": 4, "num_heads": HEADS, "hidden_dim": 256, "intermediate_dim": 1024}
 # The longest n of those that hold all scores at once: at 16,384 they would be 4 GiB.
 LONGEST = {"softmax": 8192, "MultiHeadAttention": 8192}
-
-
-class Worker:
-    """A file in its own process, which runs it when asked."""
-
-    def __init__(self, path: Path, signature: str, threads: int):
-        script = str(Path(__file__).with_name("_litert_worker.py"))
-        command = [sys.executable, script, str(path), signature, str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self) -> float | None:
-        """Milliseconds of one run, None if the process has ended."""
-        try:
-            self.process.stdin.write("run\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        line = self.process.stdout.readline()
-        return float(line) if line else None
-
-    def finish(self) -> float | None:
-        """Ends the process; its peak memory in MiB, None if it failed."""
-        output, _ = self.process.communicate()
-        return float(output) if self.process.returncode == 0 else None
 
 
 def attention_files(n: int, folder: Path) -> dict[str, Path]:
@@ -131,12 +106,12 @@ def measure(model: str, n: int, threads, rounds: int) -> list[dict]:
                 if warm[key] is not None and not (slow and turn >= SLOW_ROUNDS):
                     taken[key].append(worker.ask())
         for (name, t), worker in workers.items():
-            peak, values = worker.finish(), taken[name, t]
             row = {"model": model, "contestant": name, "n": n, "threads": t}
-            if peak is None or not values or None in values:
+            try:
+                peak = worker.finish()
+                row |= {**spread(taken[name, t]), "peak_mib": None if peak is None else round(peak, 1)}
+            except RuntimeError:
                 row["error"] = f"exit status {worker.process.returncode}"
-            else:
-                row |= {**spread(values), "peak_mib": round(peak, 1)}
             contents = inspect(files[name].read_bytes())
             row |= {"bytes": files[name].stat().st_size, "recomputed": sum(contents.recomputed.values())}
             rows.append(row)

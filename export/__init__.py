@@ -8,9 +8,10 @@
 TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw text only.
 """
 
-from .litert import LiteRTReport, export_tflite
+from .litert import export_tflite
 from .litert_ids import LiteRTIdsModel
 from .litert_model import LiteRTModel
+from .report import LiteRTReport
 from .saved_model import export_saved_model
 
 __all__ = ["LiteRTIdsModel", "LiteRTModel", "LiteRTReport", "export_saved_model", "export_tflite"]

@@ -12,13 +12,16 @@ class Contents:
     """The ops of all signatures together.
 
     Attributes: `ops`, builtin ops by kind and count; `custom_ops`, the same for ops that are not builtin; `recomputed`,
-    ops whose inputs are all constant, so that they give the same at every call; `highest_rank` of any tensor.
+    ops whose inputs are all constant, so that they give the same at every call; `highest_rank` of any tensor;
+    `weight_bytes`, of all constants, the tokenizer's tables too; `signature_ops`, how many ops each signature has.
     """
 
     ops: dict[str, int]
     custom_ops: dict[str, int]
     recomputed: dict[str, int]
     highest_rank: int
+    weight_bytes: int
+    signature_ops: dict[str, int]
 
 
 def inspect(content: bytes) -> Contents:
@@ -51,7 +54,9 @@ def inspect(content: bytes) -> Contents:
                     recomputed[name] += 1
         ranks = [0 if tensor.shape is None else len(tensor.shape) for tensor in graph.tensors]
         highest_rank = max(highest_rank, *ranks)
-    return Contents(dict(ops), dict(custom_ops), dict(recomputed), highest_rank)
+    weight_bytes = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    signatures = {s.signatureKey.decode(): len(model.subgraphs[s.subgraphIndex].operators) for s in model.signatureDefs}
+    return Contents(dict(ops), dict(custom_ops), dict(recomputed), highest_rank, weight_bytes, signatures)
 
 
 def drop_names(content: bytes) -> bytes:
@@ -63,8 +68,41 @@ def drop_names(content: bytes) -> bytes:
     Returns:
         The same model; the inputs and outputs of its graphs keep their names, signatures theirs.
     """
-    import flatbuffers
     from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    for graph in model.subgraphs:
+        for index in set(range(len(graph.tensors))).difference(graph.inputs, graph.outputs):
+            graph.tensors[index].name = None
+    return _pack(model, len(content))
+
+
+def keep_one_signature(content: bytes, name: str) -> bytes:
+    """The file with one signature, its graph the first: delegates and `_get_ops_details` speak of the first graph.
+
+    Args:
+        content: A .tflite file's bytes.
+        name: The signature to keep.
+
+    Returns:
+        The bytes of the smaller file. The other signatures' graphs are left empty, so that graphs keep their places.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    kept = next(each for each in model.signatureDefs if each.signatureKey.decode() == name)
+    index = kept.subgraphIndex
+    for other in {each.subgraphIndex for each in model.signatureDefs} - {index}:
+        graph = model.subgraphs[other]
+        graph.operators, graph.tensors, graph.inputs, graph.outputs = [], [], [], []
+    model.subgraphs[0], model.subgraphs[index] = model.subgraphs[index], model.subgraphs[0]
+    kept.subgraphIndex = 0
+    model.signatureDefs = [kept]
+    return _pack(model, len(content))
+
+
+def _pack(model, size: int) -> bytes:
+    import flatbuffers
 
     class AlignedBuilder(flatbuffers.Builder):
         """Keeps the 16-byte alignment of weights that the schema asks for; the Python builder forgets it."""
@@ -72,11 +110,7 @@ def drop_names(content: bytes) -> bytes:
         def StartVector(self, elemSize, numElems, alignment):
             return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
 
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    for graph in model.subgraphs:
-        for index in set(range(len(graph.tensors))).difference(graph.inputs, graph.outputs):
-            graph.tensors[index].name = None
-    builder = AlignedBuilder(len(content))
+    builder = AlignedBuilder(size)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 

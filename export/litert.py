@@ -4,23 +4,25 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._files import staged
 from .inspection import check_contents, drop_names, inspect
+from .measuring import check_gpu, measure_signatures, outside_xnnpack
 from .parity import (
     SAMPLE_TEXTS,
     Sample,
     check_arguments,
     check_errors,
     make_samples,
-    max_error,
+    relative_errors,
     run_in_own_process,
 )
 from .quantization import check_quantization, quantize
+from .report import LiteRTReport, companion, write_report
 from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
 
 if TYPE_CHECKING:
@@ -29,29 +31,6 @@ if TYPE_CHECKING:
     from ..text import WordPieceTokenizer
 
 TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
-
-
-@dataclass(frozen=True)
-class LiteRTReport:
-    """What `export_tflite` wrote and how it was checked; `dataclasses.asdict` makes it JSON.
-
-    Attributes: `path`; `bytes` of the file; `lengths`; `quantization`; `signatures`, the names; `ops` and `custom_ops`,
-    by kind and count, all signatures together; `recomputed`, ops that give the same at every call, which the converter
-    did not fold into constants; `highest_rank` of any tensor; `max_error` of each signature that calls the model,
-    max |difference| over max |output|; `tolerance`.
-    """
-
-    path: str
-    bytes: int
-    lengths: list[int | None]
-    quantization: str | None
-    signatures: list[str]
-    ops: dict[str, int]
-    custom_ops: dict[str, int]
-    recomputed: dict[str, int]
-    highest_rank: int
-    max_error: dict[str, float]
-    tolerance: float
 
 
 def export_tflite(
@@ -63,6 +42,7 @@ def export_tflite(
     *,
     sample_texts: Iterable[str] | None = None,
     tolerance: float | None = None,
+    measure: bool = True,
     overwrite: bool = False,
 ) -> LiteRTReport:
     """Export a model to one .tflite file, and compare each signature, in a process of its own, with the Keras model.
@@ -90,10 +70,13 @@ def export_tflite(
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
             5e-3 for float16, 1e-1 for int8 and int8_static.
-        overwrite: Replace a file that lies at `path`.
+        measure: Run every signature that takes ids in fresh processes with 1 and 2 threads, for the report's
+            milliseconds and memory: seconds for each length.
+        overwrite: Replace a file that lies at `path`, and its report.
 
     Returns:
-        A `LiteRTReport`.
+        A `LiteRTReport`. It is written beside the file too: `model.report.json` and the page `model.report.md` for
+        `model.tflite`.
 
     Raises:
         ValueError: For wrong arguments, an existing or unwritable `path`, a model that needs ops that are not builtin,
@@ -112,7 +95,13 @@ def export_tflite(
             "`model` must compute in float32, LiteRT has no other builtin ops: build it with dtype='float32' and load "
             f"the weights. Received: a model that computes in {', '.join(half)}"
         )
-    with staged(path, overwrite) as target:
+    if not isinstance(measure, bool):
+        raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
+    with (
+        staged(path, overwrite) as target,
+        staged(companion(path, "json"), overwrite) as json_target,
+        staged(companion(path, "md"), overwrite) as page_target,
+    ):
         functions = litert_functions(model, lengths, tokenizer)
         content = _convert(functions)
         if quantization is not None:
@@ -126,17 +115,26 @@ def export_tflite(
         if tokenizer is not None:
             _check_tokens(target, tokenizer, texts or [*SAMPLE_TEXTS, " ".join(SAMPLE_TEXTS * 30)])
         errors = _errors(target, ((length, make_samples(model, length, tokenizer, texts)) for length in lengths))
-        check_errors(errors, tolerance)
-    return LiteRTReport(
-        path=os.path.abspath(path),
-        bytes=len(content),
-        lengths=lengths,
-        quantization=quantization,
-        signatures=list(functions),
-        max_error=errors,
-        tolerance=tolerance,
-        **asdict(contents),
-    )
+        check_errors({name: each[0] for name, each in errors.items()}, tolerance)
+        fixed = [length for length in lengths if length is not None]
+        # A signature for any length costs what its inputs ask: it runs at the longest of the others.
+        runs = {signature_name("ids", length): length or max(fixed, default=512) for length in lengths}
+        report = LiteRTReport(
+            path=os.path.abspath(path),
+            bytes=len(content),
+            lengths=lengths,
+            quantization=quantization,
+            signatures=list(functions),
+            outside_xnnpack=outside_xnnpack(content, runs),
+            gpu=check_gpu(content, signature_name("ids", min(fixed))) if fixed else None,
+            max_error={name: each[0] for name, each in errors.items()},
+            mean_error={name: each[1] for name, each in errors.items()},
+            tolerance=tolerance,
+            measurements=measure_signatures(target, runs) if measure else None,
+            **asdict(contents),
+        )
+        write_report(report, json_target, page_target)
+    return report
 
 
 def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> list[int | None]:
@@ -185,8 +183,8 @@ def _check_tokens(path: os.PathLike, tokenizer: "WordPieceTokenizer", texts: lis
             )
 
 
-def _errors(path: os.PathLike, groups: Iterable[tuple[int | None, list[Sample]]]) -> dict[str, float]:
-    """The error of every signature, from the samples of each length; the processes run beside the model."""
+def _errors(path: os.PathLike, groups: Iterable[tuple[int | None, list[Sample]]]) -> dict[str, tuple[float, float]]:
+    """The largest and the mean error of every signature, from each length's samples; the processes run beside Keras."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         futures = {}
         for length, samples in groups:
@@ -200,10 +198,10 @@ def _errors(path: os.PathLike, groups: Iterable[tuple[int | None, list[Sample]]]
         return {name: future.result() for name, future in futures.items()}
 
 
-def _error(path: os.PathLike, name: str, samples: list[Sample], inputs: list[dict]) -> float:
+def _error(path: os.PathLike, name: str, samples: list[Sample], inputs: list[dict]) -> tuple[float, float]:
     with_text_ops = name.startswith("text")
     results = run_in_own_process("litert", path, [(name, each) for each in inputs], with_text_ops)
     for sample, result in zip(samples, results, strict=True):
         if "token_count" in result and result["token_count"].tolist() != [sample.token_count]:
-            return float("inf")
-    return max_error(samples, [result["output"] for result in results])
+            return float("inf"), float("inf")
+    return relative_errors(samples, [result["output"] for result in results])

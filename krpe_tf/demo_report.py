@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from keras import ops
 
+from .export import LiteRTReport
+from .export.report import companion, comparison_table
 from .runs import write_json
 
 PLOTS = {
@@ -14,29 +16,32 @@ PLOTS = {
 }
 
 
-def write_report(output: Path, report: dict, position_bias) -> None:
+def write_report(output: Path, report: dict, exports: list[LiteRTReport], position_bias) -> None:
     """Writes report.json, report.md and its plots to `output`.
 
     Args:
         output: an existing folder.
         report: what `run_demo` gathered.
+        exports: the reports of the .tflite files, that of float32 first.
         position_bias: the trained bias layer that the encoder's layers share.
     """
     write_json(output / "report.json", report)
     _plot_training(output / "training.png", report["histories"])
     _plot_biases(output / "biases.png", position_bias)
     _plot_scaling(output / "scaling.png", report["milliseconds_per_document"])
-    (output / "report.md").write_text(render(report), encoding="utf-8")
+    (output / "report.md").write_text(render(report, exports), encoding="utf-8")
 
 
-def render(report: dict) -> str:
-    """The report as Markdown."""
-    accuracy, export, answer = report["accuracy"], report["export"], report["answer"]
+def render(report: dict, exports: list[LiteRTReport]) -> str:
+    """The report as Markdown; arguments as those of `write_report`."""
+    accuracy, answer = report["accuracy"], report["answer"]
     counts = report["messages"]
     behind = accuracy["tfidf"] - accuracy["model"]
     standing = f"{abs(behind):.3f} {'below' if behind > 0 else 'above'} TF-IDF" if behind else "level with TF-IDF"
-    lengths = ", ".join(f"{n:,}" for n in export["lengths"])
-    custom_ops = ", ".join(sorted(export["custom_ops"])) or "none"
+    lengths = ", ".join(f"{n:,}" for n in exports[0].lengths)
+    custom_ops = ", ".join(sorted(exports[0].custom_ops)) or "none"
+    agreed = ", ".join(f"{name} {n}" for name, n in report["label_agreement"].items())
+    pages = ", ".join(f"[{companion(each.path, 'md').name}]({companion(each.path, 'md').name})" for each in exports)
     lines = [
         "# Which period is a presidential message from?",
         "",
@@ -57,8 +62,14 @@ def render(report: dict) -> str:
         "",
         "## On the device",
         "",
-        f"model.tflite: {export['bytes'] / 1e6:.2f} MB, signatures for {lengths} tokens, no Flex op, custom ops "
-        f"{custom_ops}; largest error against Keras {max(export['max_error'].values()):.1e}.",
+        f"model.tflite and its siblings of smaller weights: signatures for {lengths} tokens, no Flex op, custom ops "
+        f"{custom_ops}. Errors are against Keras, over the largest output; times and memory are of one document in a "
+        "fresh process, Python included.",
+        "",
+        comparison_table(exports),
+        "",
+        f"Of the {counts['held_out']} held-out messages, cut to {report['max_length']:,} tokens, so many get the label "
+        f"that Keras gives: {agreed}. More on each file: {pages}.",
         "",
         f"Asked about a held-out message, raw text in (“{answer['beginning']}...”), it said **{answer['said']}**; in "
         f"truth {answer['truth']}.",

@@ -1,14 +1,13 @@
 """A run: one folder with a trained classifier and all that is needed to use it.
 
 model.keras  tokenizer.json  labels.json  training.json  logs/        written by `train_run`
-model.tflite  saved_model/                                            written by `export_run`
+model.tflite  model.report.json  model.report.md  saved_model/        written by `export_run`
 """
 
 import json
 import logging
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -16,7 +15,7 @@ import numpy as np
 
 from ._checks import check_at_least, check_one_of
 from .data import LabelledTexts, classification_dataset, split_holdout
-from .export import LiteRTModel, export_saved_model, export_tflite
+from .export import LiteRTModel, LiteRTReport, export_saved_model, export_tflite
 from .export.litert import check_lengths
 from .models import Encoder, MaskedLM, TextClassifier
 from .models.presets import PRESETS
@@ -203,7 +202,8 @@ def save_run(
     histories,
 ) -> dict:
     """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
-    (output / "model.tflite").unlink(missing_ok=True)
+    for path in (*output.glob("model*.tflite"), *output.glob("model*.report.*")):
+        path.unlink()
     shutil.rmtree(output / "saved_model", ignore_errors=True)
     classifier.save(output / "model.keras")
     tokenizer.save(output / "tokenizer.json")
@@ -231,15 +231,16 @@ def export_run(
     lengths=(512, 2048, 8192),
     quantization: str | None = None,
     sample_texts: list[str] | None = None,
-) -> dict:
+    measure: bool = True,
+) -> LiteRTReport:
     """Exports a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
 
     Args:
         run: the run folder.
-        lengths, quantization, sample_texts: see `export_tflite`.
+        lengths, quantization, sample_texts, measure: see `export_tflite`.
 
     Returns:
-        The report of `export_tflite`, as a dict.
+        The report of `export_tflite`, which writes it beside model.tflite too.
     """
     run = Path(run)
     model, tokenizer, _ = load_run(run)
@@ -250,10 +251,16 @@ def export_run(
     logger.info("exporting to SavedModel, and comparing it with the Keras model")
     export_saved_model(model, run / "saved_model", tokenizer, sample_texts=sample_texts, overwrite=True)
     logger.info("exporting to LiteRT for lengths %s, and comparing each signature", ", ".join(map(str, lengths)))
-    report = export_tflite(
-        model, run / "model.tflite", lengths, quantization, tokenizer, sample_texts=sample_texts, overwrite=True
+    return export_tflite(
+        model,
+        run / "model.tflite",
+        lengths,
+        quantization,
+        tokenizer,
+        sample_texts=sample_texts,
+        measure=measure,
+        overwrite=True,
     )
-    return asdict(report)
 
 
 def predict_run(run: str | os.PathLike, texts: list[str]) -> list[dict[str, float]]:

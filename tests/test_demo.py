@@ -28,9 +28,17 @@ def test_quick_demo_leaves_what_it_promises(tmp_path):
     assert names >= {"model.keras", "saved_model", "model.tflite", "report.json", "report.md"}
     assert names >= {"training.png", "biases.png", "scaling.png"}
     assert json.loads((tmp_path / "report.json").read_text())["accuracy"] == report["accuracy"]
-    assert max(report["export"]["max_error"].values()) < 1e-4
-    assert set(report["export"]["custom_ops"]) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
+    exports = report["exports"]
+    assert max(exports["float32"]["max_error"].values()) < 1e-4
+    assert set(exports["float32"]["custom_ops"]) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
+    held_out = report["messages"]["held_out"]
+    assert report["label_agreement"]["float32"] == report["label_agreement"]["float16"] == held_out
+    assert report["label_agreement"]["int8"] >= 0.9 * held_out
     text = (tmp_path / "report.md").read_text()
+    for name in ("model", "model_float16", "model_int8"):
+        written = json.loads((tmp_path / f"{name}.report.json").read_text())
+        assert written["bytes"] == (tmp_path / f"{name}.tflite").stat().st_size
+        assert f"| {written['quantization'] or 'float32'} | {written['bytes'] / 1e6:.2f} MB | 512 |" in text
     assert "TF-IDF" in text
     assert text.count("![") == 3
     assert LiteRTModel(tmp_path / "model.tflite")(["Fellow citizens of the Senate"]).shape == (1, 4)

@@ -1,0 +1,175 @@
+"""The report of a LiteRT export: what the file holds, how far it is from Keras, what it costs to run."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .measuring import GpuCheck, Measurement
+
+
+@dataclass(frozen=True)
+class LiteRTReport:
+    """What `export_tflite` wrote and how it was checked; `dataclasses.asdict` makes it JSON.
+
+    Attributes: `path`; `bytes` of the file; `weight_bytes`, of its constants, the tokenizer's tables too; `lengths`;
+    `quantization`; `signatures`, the names; `signature_ops`, how many ops each has; `ops` and `custom_ops`, by kind and
+    count, all signatures together; `recomputed`, ops that give the same at every call, which the converter did not fold
+    into constants; `outside_xnnpack`, for each signature that takes ids the ops that LiteRT's delegate for CPUs leaves
+    to the interpreter, by kind and count; `gpu`, what its delegate for GPUs made of the shortest of fixed length, None
+    without one, or where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and
+    `mean_error` of each signature that calls the model, |difference| over max |output|; `tolerance`; `measurements`,
+    each signature that takes ids in fresh processes, None where the export did not measure.
+    """
+
+    path: str
+    bytes: int
+    weight_bytes: int
+    lengths: list[int | None]
+    quantization: str | None
+    signatures: list[str]
+    signature_ops: dict[str, int]
+    ops: dict[str, int]
+    custom_ops: dict[str, int]
+    recomputed: dict[str, int]
+    outside_xnnpack: dict[str, dict[str, int]]
+    gpu: GpuCheck | None
+    highest_rank: int
+    max_error: dict[str, float]
+    mean_error: dict[str, float]
+    tolerance: float
+    measurements: list[Measurement] | None
+
+
+def companion(path: str | os.PathLike, suffix: str) -> Path:
+    """Where a report lies beside its file: `model.report.json` beside `model.tflite`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.report.{suffix}")
+
+
+def write_report(report: LiteRTReport, json_path: Path, page_path: Path) -> None:
+    """Write a report as JSON and as a page."""
+    json_path.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    page_path.write_text(render(report), encoding="utf-8")
+
+
+def render(report: LiteRTReport) -> str:
+    """The report as a Markdown page."""
+    name = Path(report.path).name
+    weights = weights_name(report.quantization)
+    lines = [
+        f"# {name}",
+        "",
+        f"{megabytes(report.bytes)}, {megabytes(report.weight_bytes)} of it constants; weights {weights}; no op but "
+        f"builtin ones{_except(report.custom_ops)}; highest rank {report.highest_rank}.",
+        "",
+        "## Signatures",
+        "",
+        f"Error against Keras, over the largest output; up to {report.tolerance:.0e} was accepted.",
+        "",
+        "| signature | ops | max error | mean error |",
+        "| --- | --- | --- | --- |",
+    ]
+    for signature in report.signatures:
+        errors = [f"{e[signature]:.1e}" if signature in e else "" for e in (report.max_error, report.mean_error)]
+        lines.append(f"| `{signature}` | {report.signature_ops[signature]} | {errors[0]} | {errors[1]} |")
+    if report.measurements is not None:
+        lines += ["", "## Cost", "", "One document, in a fresh process; its memory holds Python and LiteRT too.", ""]
+        lines += ["| signature | tokens | threads | ms | peak memory |", "| --- | --- | --- | --- | --- |"]
+        for each in report.measurements:
+            lines.append(
+                f"| `{each.signature}` | {each.length:,} | {each.threads} | {each.milliseconds:,.1f} | "
+                f"{_memory(each.peak_mib)} |"
+            )
+    lines += ["", "## Delegates", "", "XNNPACK, LiteRT's delegate for CPUs, leaves to the interpreter:", ""]
+    lines += ["| signature | ops | which |", "| --- | --- | --- |"]
+    for signature, left in report.outside_xnnpack.items():
+        count = f"{sum(left.values())} of {report.signature_ops[signature]}"
+        lines.append(f"| `{signature}` | {count} | {_listed(left)} |")
+    lines += ["", _gpu_line(report)]
+    lines += ["", "## Ops", "", "| op | count | recomputed at every call |", "| --- | --- | --- |"]
+    for op, count in sorted({**report.ops, **report.custom_ops}.items(), key=lambda item: (-item[1], item[0])):
+        custom = " (custom)" if op in report.custom_ops else ""
+        lines.append(f"| {op}{custom} | {count} | {report.recomputed.get(op, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(report: LiteRTReport) -> list[str]:
+    """The essentials of a report, a line each, for a terminal."""
+    lines = [f"{megabytes(report.bytes)}, weights {weights_name(report.quantization)}"]
+    measured = {(each.signature, each.threads): each for each in report.measurements or []}
+    for signature, error in report.max_error.items():
+        costs = [
+            f"{each.milliseconds:,.1f} ms with {threads} thread{'' if threads == 1 else 's'}"
+            for (name, threads), each in measured.items()
+            if name == signature
+        ]
+        peaks = [each.peak_mib for (name, _), each in measured.items() if name == signature and each.peak_mib]
+        memory = [f"{_memory(max(peaks))} at most"] if peaks else []
+        lines.append(", ".join([f"{signature}: error {error:.1e} against Keras", *costs, *memory]))
+    for signature, left in report.outside_xnnpack.items():
+        count = f"{sum(left.values())} of {report.signature_ops[signature]}"
+        lines.append(f"{signature}: XNNPACK leaves {count} ops to the interpreter")
+    return [*lines, _gpu_line(report)]
+
+
+def comparison_table(reports: Sequence[LiteRTReport]) -> str:
+    """Exports of one model beside one another, as a Markdown table: a row for each and each measured fixed length.
+
+    Args:
+        reports: Reports with measurements of 1 and 2 threads.
+
+    Returns:
+        The table, without a line break at the end.
+    """
+    lines = [
+        "| weights | file | tokens | max error | mean error | ms, 1 thread | ms, 2 threads | peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for report in reports:
+        measured = {(each.signature, each.threads): each for each in report.measurements or []}
+        for length in filter(None, report.lengths if measured else []):
+            signature = f"ids_{length}"
+            runs = [measured[signature, threads] for threads in (1, 2)]
+            peaks = [each.peak_mib for each in runs if each.peak_mib is not None]
+            lines.append(
+                f"| {weights_name(report.quantization)} | {megabytes(report.bytes)} | {length:,} | "
+                f"{report.max_error[signature]:.1e} | {report.mean_error[signature]:.1e} | "
+                f"{runs[0].milliseconds:,.1f} | {runs[1].milliseconds:,.1f} | {_memory(max(peaks, default=None))} |"
+            )
+    return "\n".join(lines)
+
+
+def weights_name(quantization: str | None) -> str:
+    """What a quantization makes of the weights, by name."""
+    return quantization or "float32"
+
+
+def megabytes(count: int) -> str:
+    """Bytes as MB."""
+    return f"{count / 1e6:.2f} MB"
+
+
+def _memory(mib: float | None) -> str:
+    return "unknown" if mib is None else f"{mib:,.0f} MiB"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {op}" for op, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _except(custom_ops: dict[str, int]) -> str:
+    listed = ", ".join(sorted(custom_ops))
+    return f", and {listed} in the signatures that take text" if listed else ""
+
+
+def _gpu_line(report: LiteRTReport) -> str:
+    gpu = report.gpu
+    if gpu is None:
+        return "LiteRT's GPU delegate was not asked: no Vulkan adapter here."
+    said = "; ".join(gpu.reasons)
+    if gpu.taken is None:
+        return f"LiteRT's GPU delegate failed on `{gpu.signature}` (adapter: {gpu.adapter}): {said}"
+    takes = f"LiteRT's GPU delegate takes {gpu.taken} of {gpu.taken + gpu.left} ops of `{gpu.signature}`"
+    return f"{takes} (adapter: {gpu.adapter}){'; it said: ' if said else '.'}{said}"
