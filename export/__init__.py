@@ -4,18 +4,21 @@
 - `export_tflite`: one .tflite file with a signature per length, for LiteRT on phones and small machines.
 - `compress_bias`: a trained bias as a near band and few exponentials, under a bound on what that changes.
 - `LiteRTModel`: calls such a file like the Keras model.
+- `LiteRTIdsModel`: the same for token ids alone; its one file, `litert_ids.py`, needs numpy and ai-edge-litert only.
 
 TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw text only.
 """
 
 from .compression import Certificate, compress_bias
 from .litert import export_tflite
+from .litert_ids import LiteRTIdsModel
 from .litert_model import LiteRTModel
 from .report import LiteRTReport
 from .saved_model import SavedModelReport, export_saved_model
 
 __all__ = [
     "Certificate",
+    "LiteRTIdsModel",
     "LiteRTModel",
     "LiteRTReport",
     "SavedModelReport",
