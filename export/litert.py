@@ -12,7 +12,7 @@ import numpy as np
 from ..toeplitz import replaced_biases
 from ..toeplitz.fft import forward_transforms
 from ._files import staged
-from .compression import Certificate, certificates_by_name, check_bias_tolerance, compress_biases
+from .compression import Certificate, certificates_by_name, check_bound, compress_biases
 from .inspection import check_contents, drop_names, inspect
 from .parity import (
     SAMPLE_TEXTS,
@@ -105,7 +105,8 @@ def export_tflite(
     """
     if quantization not in TOLERANCES:
         raise ValueError(f"`quantization` must be None, 'float16' or 'int8'. Received: quantization={quantization!r}")
-    check_bias_tolerance(bias_tolerance)
+    if bias_tolerance is not None:
+        check_bound(bias_tolerance=bias_tolerance)
     tolerance = TOLERANCES[quantization] + (bias_tolerance or 0) if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)
