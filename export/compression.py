@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,41 +68,34 @@ def compress_bias(bias: PositionBias, length: int, tolerance: float) -> tuple[De
     if not isinstance(bias, PositionBias):
         raise ValueError(f"`bias` must be a position bias over one axis. Received: bias={bias!r}")
     check_at_least(1, length=length)
-    if tolerance is None:
-        raise ValueError("`tolerance` must be a number between 0 and 2. Received: tolerance=None")
-    check_bias_tolerance(tolerance, "tolerance")
+    check_bound(tolerance=tolerance)
     table = _log_weights(bias, length)
-    limit = 2 * math.atanh(tolerance / 2)
-    widest = max(length // 4, 2 * SMALLEST_CHUNK + 1)
     best, refused = None, None
-    if bias.radius <= widest:
-        best = _own_form(bias, length, table)
-    radius = SMALLEST_CHUNK // 2 + 1  # What a smaller one costs, too.
-    while radius <= widest:
-        near = min(radius, length)
-        terms = MAX_TERMS
-        while best and terms and _cost(length, near, terms) >= _cost(length, best[1].radius, best[1].num_terms):
-            terms -= 1
-        if not terms:
+    for radius in _radii(length):
+        if best is None and bias.radius <= radius:
+            own = _own_form(bias, length, table)
+            best = own if own[1].bound <= tolerance else None
+        cheaper = [
+            terms
+            for terms in range(1, MAX_TERMS + 1)
+            if best is None or _cost(length, radius, terms) < _cost(length, best[1].radius, best[1].num_terms)
+        ]
+        if not cheaper:
             break
-        tails = [[_fit_tail(row, terms, limit) for row in side] for side in _tails(table, length, near)]
-        found = _decay_bias(bias, table, length, near, tails)
+        found = _fit(bias, length, table, radius, max(cheaper), limit=2 * math.atanh(tolerance / 2))
         if found[1].bound <= tolerance:
             best = found
         elif refused is None or found[1].bound < refused.bound:
             refused = found[1]
-        if near == length:
-            break
-        radius = 2 * radius - 1
     if best:
         return best
     head = int(np.argmax(refused.eps))
-    accepted = math.ceil(refused.bound * 1000) / 1000
+    accepted = f"tolerance={1.01 * refused.bound:.3g} would take it" if refused.bound < 1.9 else "no tolerance takes it"
     raise ValueError(
         "`bias` must be smooth: past a near band, its weights must nearly be a sum of decaying exponentials. The best "
         f"found, radius={refused.radius} and num_terms={refused.num_terms}, is off by eps={refused.eps[head]:.3g} in "
-        f"log-weights, at head {head}: tolerance={accepted:g} would take it. Without compression, route='dense' and "
-        f"route='fft' serve the bias as it is. Received: bias={bias!r}, length={length}, tolerance={tolerance}"
+        f"log-weights, at head {head}: {accepted}. Without compression, route='dense' and route='fft' serve the bias "
+        f"as it is. Received: bias={bias!r}, length={length}, tolerance={tolerance}"
     )
 
 
@@ -160,16 +153,19 @@ def certificates_by_name(compressed: dict[PositionBias, tuple[DecayBias, Certifi
     return named
 
 
-def check_bias_tolerance(tolerance: float | None, name: str = "bias_tolerance") -> None:
-    """Refuse what is no tolerance of a bias.
+def check_bound(**arguments: float) -> None:
+    """Raises a ValueError unless every named argument is a number between 0 and 2, where the bound lies."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < 2:
+            raise ValueError(f"`{name}` must be a number between 0 and 2. Received: {name}={value!r}")
 
-    Raises:
-        ValueError: Unless it is None or a number between 0 and 2.
-    """
-    if tolerance is None:
-        return
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not 0 < tolerance < 2:
-        raise ValueError(f"`{name}` must be a number between 0 and 2. Received: {name}={tolerance!r}")
+
+def _radii(length: int) -> Iterator[int]:
+    """From what a chunk takes anyway, each about twice the last, to a quarter of the length."""
+    radius = SMALLEST_CHUNK // 2 + 1
+    while radius <= max(length // 4, 2 * SMALLEST_CHUNK + 1):
+        yield min(radius, length)
+        radius = 2 * radius - 1
 
 
 def _cost(length: int, radius: int, num_terms: int) -> float:
@@ -182,11 +178,6 @@ def _log_weights(bias: PositionBias, length: int) -> np.ndarray:
     if not np.isfinite(table).all():
         raise ValueError(f"`bias` must have finite log-weights. Received: bias={bias!r} with some that are not")
     return table
-
-
-def _tails(table: np.ndarray, length: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """b at the distances radius .. length - 1, before and after the query, each (heads, places)."""
-    return table[:, : length - radius][:, ::-1], table[:, length - 1 + radius :]
 
 
 def _certify(bias: DecayBias, length: int, table: np.ndarray) -> Certificate:
@@ -202,7 +193,10 @@ def _own_form(bias: PositionBias, length: int, table: np.ndarray) -> tuple[Decay
     return _make(bias, length, table, bias.radius, np.asarray(bias.near_table()), log_amplitudes, rates)
 
 
-def _decay_bias(bias, table, length, radius, tails) -> tuple[DecayBias, Certificate]:
+def _fit(bias, length, table, radius, max_terms, limit) -> tuple[DecayBias, Certificate]:
+    """The near band as it is, and on each side of each head the fewest terms that are within `limit`."""
+    before, after = table[:, : length - radius][:, ::-1], table[:, length - 1 + radius :]
+    tails = [[_fit_tail(row, max_terms, limit) for row in side] for side in (before, after)]
     num_terms = max(len(rates) for side in tails for _, rates in side)
     filled = np.array([[_fill(*tail, num_terms) for tail in side] for side in tails])
     near = table[:, length - radius : length + radius - 1]

@@ -13,7 +13,7 @@ import numpy as np
 from ..toeplitz import replaced_biases
 from ..toeplitz.fft import forward_transforms
 from ._files import staged
-from .compression import Certificate, certificates_by_name, check_bias_tolerance, compress_biases
+from .compression import certificates_by_name, check_bound, compress_biases
 from .inspection import check_contents, drop_names, inspect
 from .measuring import check_gpu, measure_signatures, outside_xnnpack
 from .parity import (
@@ -96,7 +96,8 @@ def export_tflite(
         RuntimeError: If the file does not run in its own process.
     """
     check_quantization(quantization)
-    check_bias_tolerance(bias_tolerance)
+    if bias_tolerance is not None:
+        check_bound(bias_tolerance=bias_tolerance)
     tolerance = TOLERANCES[quantization] + (bias_tolerance or 0) if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)

@@ -86,3 +86,11 @@ def test_a_file_for_a_grid(tmp_path):
 def test_unknown_lengths_are_refused():
     with fft.forward_transforms(), pytest.raises(ValueError, match=r'lengths that are known; take "banded"'):
         fft._transform_length(None, 4)
+
+
+@pytest.mark.slow
+def test_a_dense_file_past_one_block(tmp_path):
+    model = make_encoder(position_bias=noisy_table(2, 599), route="dense", num_layers=1)
+    report = export_tflite(model, tmp_path / "model.tflite", (600,))
+    assert report.highest_rank <= 4
+    assert max(report.max_error.values()) < 1e-5

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from ._common import NoBias, hide_keys, safe_inverse, toeplitz_rows, wide
+from ._common import NoBias, fold_heads, hide_keys, safe_inverse, toeplitz_rows, wide
 
 BLOCK = 512
 # Causal queries are cut into so many parts, and each meets the keys up to its end: 5/8 of all pairs.
@@ -132,17 +132,17 @@ def by_blocks(attend, query, rows, blocks, *shared):
     `shared` must hold all that needs gradients: what `attend` closes over gets none on TensorFlow.
     """
     heads, n_q, m = ops.shape(query)[1:]
-    padded = ops.pad(query, [[0, 0], [0, 0], [0, blocks * rows - n_q], [0, 0]])
-    padded = ops.transpose(ops.reshape(padded, (-1, heads, blocks, rows, m)), (2, 0, 1, 3, 4))
+    padded = fold_heads(ops.pad(query, [[0, 0], [0, 0], [0, blocks * rows - n_q], [0, 0]]))
+    padded = ops.transpose(ops.reshape(padded, (-1, blocks, rows, m)), (1, 0, 2, 3))
 
     def attend_block(block):
         query, first = block
         # The backward pass computes a block's weights again: keeping them would take n_q * n_k floats.
         again = keras.remat(lambda *arrays: attend(arrays[0], first, *arrays[1:]))
-        return again(query, *shared)
+        return fold_heads(again(ops.reshape(query, (-1, heads, rows, m)), *shared))
 
     output = ops.map(attend_block, (padded, ops.arange(blocks) * rows))
-    output = ops.transpose(output, (1, 2, 0, 3, 4))
+    output = ops.transpose(output, (1, 0, 2, 3))
     return ops.reshape(output, (-1, heads, blocks * rows, output.shape[-1]))[:, :, :n_q]
 
 
