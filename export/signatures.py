@@ -30,6 +30,12 @@ def check_model(model: "keras.Model") -> int | None:
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: model={model!r}")
     shapes = {tensor.name: tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or []}
+    if "mask_positions" in shapes:
+        raise ValueError(
+            "`model` must give outputs at every position: a MaskedLM with at_positions=True is for training. Make "
+            "MaskedLM(model.encoder), give it set_weights(model.get_weights()) and export that. "
+            "Received: a model with an input mask_positions"
+        )
     if sorted(shapes) != sorted(INPUTS) or any(len(shape) != 2 for shape in shapes.values()):
         raise ValueError(
             f"`model` must be functional, with inputs token_ids and padding_mask (batch, n). Received: inputs={shapes}"
