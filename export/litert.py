@@ -1,6 +1,5 @@
 """Export to LiteRT: one .tflite file, a signature per length."""
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 
 from ..toeplitz import replaced_biases
 from ..toeplitz.fft import forward_transforms
-from ._files import staged
+from ._files import companion, staged
 from .compression import certificates_by_name, check_bound, compress_biases
 from .inspection import check_contents, drop_names, inspect
 from .measuring import check_gpu, measure_signatures, outside_xnnpack
@@ -26,7 +25,7 @@ from .parity import (
     run_in_own_process,
 )
 from .quantization import check_quantization, quantize
-from .report import LiteRTReport, companion, write_report
+from .report import LiteRTReport, write_report
 from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
 from .vocabulary import vocabulary_files
 
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
     from ..text import Tokenizer
 
+# All that may lie beside a file: none of an earlier export stays.
+COMPANIONS = ("report.json", "report.md", "vocab.txt", "spiece.model", "tokenizer_config.json")
 TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
 
 
@@ -83,7 +84,7 @@ def export_tflite(
             what it bounds.
         measure: Run every signature that takes ids in fresh processes with 1 and 2 threads, for the report's
             milliseconds and memory: seconds for each length.
-        overwrite: Replace a file that lies at `path`, and its report.
+        overwrite: Replace a file that lies at `path`, and what lies beside it.
 
     Returns:
         A `LiteRTReport`. It is written beside the file too: `model.report.json` and the page `model.report.md` for
@@ -111,15 +112,10 @@ def export_tflite(
         )
     if not isinstance(measure, bool):
         raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
-    with (
-        staged(path, overwrite) as target,
-        staged(companion(path, "json"), overwrite) as json_target,
-        staged(companion(path, "md"), overwrite) as page_target,
-        contextlib.ExitStack() as stack,
-    ):
-        for name, vocabulary in vocabulary_files(tokenizer).items():
-            beside = os.path.splitext(path)[0] + f".{name}"
-            stack.enter_context(staged(beside, overwrite)).write_bytes(vocabulary)
+    vocabulary = vocabulary_files(tokenizer)
+    with staged(path, overwrite, beside=COMPANIONS) as target:
+        for suffix, each in vocabulary.items():
+            companion(target, suffix).write_bytes(each)
         compressed = compress_biases(model, lengths, bias_tolerance)
         with forward_transforms(), replaced_biases({bias: new for bias, (new, _) in compressed.items()}):
             functions = litert_functions(model, lengths, tokenizer)
@@ -154,7 +150,7 @@ def export_tflite(
             measurements=measure_signatures(target, runs) if measure else None,
             **asdict(contents),
         )
-        write_report(report, json_target, page_target)
+        write_report(report, target)
     return report
 
 

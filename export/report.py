@@ -1,11 +1,11 @@
 """The report of a LiteRT export: what the file holds, how far it is from Keras, what it costs to run."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ._files import companion
 from .compression import Certificate
 from .measuring import GpuCheck, Measurement
 
@@ -46,16 +46,10 @@ class LiteRTReport:
     measurements: list[Measurement] | None
 
 
-def companion(path: str | os.PathLike, suffix: str) -> Path:
-    """Where a report lies beside its file: `model.report.json` beside `model.tflite`."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}.report.{suffix}")
-
-
-def write_report(report: LiteRTReport, json_path: Path, page_path: Path) -> None:
-    """Write a report as JSON and as a page."""
-    json_path.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    page_path.write_text(render(report), encoding="utf-8")
+def write_report(report: LiteRTReport, path: Path) -> None:
+    """Write a report beside its file, as JSON and as a page."""
+    companion(path, "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    companion(path, "report.md").write_text(render(report), encoding="utf-8")
 
 
 def render(report: LiteRTReport) -> str:
@@ -86,6 +80,12 @@ def render(report: LiteRTReport) -> str:
                 f"| `{each.signature}` | {each.length:,} | {each.threads} | {each.milliseconds:,.1f} | "
                 f"{_memory(each.peak_mib)} |"
             )
+    if report.certificates is not None:
+        lines += ["", "## Biases replaced", ""]
+        lines += ["By how much the output of one attention can differ, over the largest value, at any document:", ""]
+        lines += ["| bias | at most | up to tokens | radius | exponentials |", "| --- | --- | --- | --- | --- |"]
+        for name, each in report.certificates.items():
+            lines.append(f"| {name} | {each.bound:.1e} | {each.length:,} | {each.radius} | {each.num_terms} |")
     lines += ["", "## Delegates", "", "XNNPACK, LiteRT's delegate for CPUs, leaves to the interpreter:", ""]
     lines += ["| signature | ops | which |", "| --- | --- | --- |"]
     for signature, left in report.outside_xnnpack.items():

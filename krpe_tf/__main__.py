@@ -40,7 +40,8 @@ def _train(options):
 
 
 def _export(options):
-    from .export.report import companion, summary
+    from .export._files import companion
+    from .export.report import summary
     from .runs import export_run
 
     report = export_run(
@@ -49,7 +50,7 @@ def _export(options):
     print(f"{options.run}: saved_model/, model.tflite")
     for line in summary(report):
         print(f"  {line}")
-    print(f"{companion(report.path, 'md')} says more")
+    print(f"{companion(report.path, 'report.md')} says more")
 
 
 def _predict(options):

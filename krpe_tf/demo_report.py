@@ -6,7 +6,8 @@ import numpy as np
 from keras import ops
 
 from .export import LiteRTReport
-from .export.report import companion, comparison_table
+from .export._files import companion
+from .export.report import comparison_table
 from .runs import write_json
 
 PLOTS = {
@@ -41,7 +42,9 @@ def render(report: dict, exports: list[LiteRTReport]) -> str:
     lengths = ", ".join(f"{n:,}" for n in exports[0].lengths)
     custom_ops = ", ".join(sorted(exports[0].custom_ops)) or "none"
     agreed = ", ".join(f"{name} {n}" for name, n in report["label_agreement"].items())
-    pages = ", ".join(f"[{companion(each.path, 'md').name}]({companion(each.path, 'md').name})" for each in exports)
+    pages = ", ".join(
+        f"[{companion(each.path, 'report.md').name}]({companion(each.path, 'report.md').name})" for each in exports
+    )
     lines = [
         "# Which period is a presidential message from?",
         "",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import pytest
@@ -27,6 +28,46 @@ print("true")
 
 def leftovers(folder):
     return [path for path in folder.iterdir() if path.name.endswith(SUFFIX)]
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in Path(folder).iterdir()}
+
+
+def make(path, overwrite=False, beside=(), **files):
+    with staged(path, overwrite, beside) as target:
+        for name, text in files.items():
+            target.with_name(name).write_text(text)
+
+
+def test_files_beside_the_target_appear_with_it(tmp_path):
+    files = {"m.tflite": "model", "m.report.json": "report", "m.vocab.txt": "words"}
+    make(tmp_path / "m.tflite", beside=["report.json"], **files)
+    assert contents(tmp_path) == files
+
+
+def test_nothing_is_replaced_unless_asked(tmp_path):
+    (tmp_path / "m.report.json").write_text("old")
+    for beside in (["report.json"], []):
+        with pytest.raises(ValueError, match=r"overwrite=True. Received: path='.*m\.report\.json'"):
+            make(tmp_path / "m.tflite", beside=beside, **{"m.tflite": "new", "m.report.json": "new"})
+    assert contents(tmp_path) == {"m.report.json": "old"}
+
+
+def test_an_old_file_beside_goes_with_its_model(tmp_path):
+    for name in ("m.tflite", "m.report.json", "m.vocab.txt", "other"):
+        (tmp_path / name).write_text("old")
+    files = {"m.tflite": "new", "m.vocab.txt": "new"}
+    make(tmp_path / "m.tflite", overwrite=True, beside=["report.json", "vocab.txt"], **files)
+    assert contents(tmp_path) == {**files, "other": "old"}
+
+
+@pytest.mark.parametrize("files", [{}, {"m.report.json": "new"}])
+def test_a_body_that_does_not_make_the_file_leaves_all_as_it_was(tmp_path, files):
+    (tmp_path / "m.report.json").write_text("old")
+    with pytest.raises(OSError, match=r"cannot be written \(No such file.*m\.tflite"):
+        make(tmp_path / "m.tflite", overwrite=True, beside=["report.json"], **files)
+    assert contents(tmp_path) == {"m.report.json": "old"}
 
 
 def test_a_body_that_raises_leaves_what_was_there(tmp_path):
@@ -62,7 +103,8 @@ with staged(sys.argv[1], overwrite=False) as target:
         with staged(tmp_path / "file", overwrite=True) as second:
             second.write_text("second")
             assert first.parent.is_dir()
-            assert set(tmp_path.iterdir()) == {first.parent, second.parent, *foreign}
+            folders = {each.parent.parent for each in (first, second)}
+            assert set(tmp_path.iterdir()) == {*folders, *foreign}
         first.write_text("first")
     assert (tmp_path / "file").read_text() == "first"
     assert set(tmp_path.iterdir()) == {tmp_path / "file", *foreign}
@@ -111,7 +153,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("export", [export_tflite, export_saved_model])
 def test_a_full_disk(small_disk, export):
     model = make_classifier(hidden_dim=64, intermediate_dim=256)
-    with pytest.raises(OSError, match=r"could not be written, nothing was left there.*(?i:no space left)") as caught:
+    with pytest.raises(OSError, match=r"the export cannot be written \(.*[Nn]o space left") as caught:
         export(model, small_disk / "model")
     assert caught.value.filename == str(small_disk / "model")
     assert list(small_disk.iterdir()) == []
