@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-# tensorflow-text's tokenizer: LiteRT runs these where tensorflow_text.tflite_registrar.SELECT_TFTEXT_OPS is registered.
-TEXT_OPS = frozenset({"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"})
+# tensorflow-text's tokenizers: LiteRT runs these where tensorflow_text's tflite_registrar.SELECT_TFTEXT_OPS are known.
+TEXT_OPS = frozenset({"FastBertNormalize", "FastWordpieceTokenizeWithOffsets", "TFText>FastSentencepieceTokenize"})
 
 
 @dataclass(frozen=True)

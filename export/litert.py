@@ -28,7 +28,7 @@ from .signatures import all_layers, check_any_length, litert_functions, save_fun
 if TYPE_CHECKING:
     import keras
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
 
@@ -38,7 +38,7 @@ def export_tflite(
     path: str | os.PathLike,
     lengths: Sequence[int | None] = (512,),
     quantization: str | None = None,
-    tokenizer: "WordPieceTokenizer | None" = None,
+    tokenizer: "Tokenizer | None" = None,
     *,
     sample_texts: Iterable[str] | None = None,
     tolerance: float | None = None,
@@ -171,7 +171,7 @@ def _convert(functions: dict[str, Any]) -> bytes:
         return converter.convert()
 
 
-def _check_tokens(path: os.PathLike, tokenizer: "WordPieceTokenizer", texts: list[str]) -> None:
+def _check_tokens(path: os.PathLike, tokenizer: "Tokenizer", texts: list[str]) -> None:
     calls = [("tokenize", {"text": [text]}) for text in texts]
     results = run_in_own_process("litert", path, calls, with_text_ops=True)
     for text, result in zip(texts, results, strict=True):

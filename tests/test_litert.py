@@ -115,6 +115,25 @@ def test_recomputed_ops_are_reported(tmp_path):
     assert left.recomputed.get("TILE", 0) == folded.recomputed.get("TILE", 0) + 1
 
 
+def test_pooled_embeddings(tmp_path):
+    model = models.TextEmbedder(make_encoder())
+    export_tflite(model, tmp_path / "model.tflite", (24,))
+    inputs = make_ids(3, 11, [11, 4, 7])
+    assert relative_error(LiteRTModel(tmp_path / "model.tflite")(inputs), model(inputs)) < 1e-5
+
+
+def test_a_masked_lm_at_positions_is_exported_as_the_full_one(tmp_path):
+    model = models.MaskedLM(make_encoder(), at_positions=True)
+    with pytest.raises(ValueError, match=r"at_positions=True is for training.*set_weights.*Received:"):
+        export_tflite(model, tmp_path / "model.tflite", (8,))
+    full = models.MaskedLM(model.encoder)
+    full.set_weights(model.get_weights())
+    export_tflite(full, tmp_path / "model.tflite", (8,))
+    inputs, positions = make_ids(1, 8, [8]), np.array([[1, 5]])
+    expected = model({**inputs, "mask_positions": positions})
+    assert relative_error(LiteRTModel(tmp_path / "model.tflite")(inputs)[:, positions[0]], expected) < 1e-5
+
+
 @pytest.mark.parametrize("head", ["encoder", "masked_lm"])
 def test_outputs_with_a_length_axis(tmp_path, head):
     model = make_encoder() if head == "encoder" else models.MaskedLM(make_encoder())
