@@ -1,5 +1,6 @@
 """Export to LiteRT: one .tflite file, a signature per length."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from .parity import (
 from .quantization import check_quantization, quantize
 from .report import LiteRTReport, companion, write_report
 from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
+from .vocabulary import vocabulary_files
 
 if TYPE_CHECKING:
     import keras
@@ -76,7 +78,8 @@ def export_tflite(
 
     Returns:
         A `LiteRTReport`. It is written beside the file too: `model.report.json` and the page `model.report.md` for
-        `model.tflite`.
+        `model.tflite`. A tokenizer adds `model.vocab.txt`, one token a line, and `model.tokenizer_config.json`, its
+        settings, for runtimes without the tokenizer's ops.
 
     Raises:
         ValueError: For wrong arguments, an existing or unwritable `path`, a model that needs ops that are not builtin,
@@ -101,7 +104,11 @@ def export_tflite(
         staged(path, overwrite) as target,
         staged(companion(path, "json"), overwrite) as json_target,
         staged(companion(path, "md"), overwrite) as page_target,
+        contextlib.ExitStack() as stack,
     ):
+        for name, vocabulary in vocabulary_files(tokenizer).items():
+            beside = os.path.splitext(path)[0] + f".{name}"
+            stack.enter_context(staged(beside, overwrite)).write_bytes(vocabulary)
         functions = litert_functions(model, lengths, tokenizer)
         content = _convert(functions)
         if quantization is not None:

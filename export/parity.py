@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .litert_ids import has_length_axis
 from .signatures import all_layers, check_model
 
 if TYPE_CHECKING:
@@ -179,11 +180,6 @@ def relative_errors(samples: Sequence[Sample], outputs: Sequence[np.ndarray]) ->
         largest = max(largest, float(np.abs(reference).max()))
     differences = np.concatenate(differences)
     return float(differences.max()) / largest, float(differences.mean()) / largest
-
-
-def has_length_axis(shape: Sequence[int], length: int) -> bool:
-    """Whether an output `(batch, ...)` has a row for each position: `(batch, n, width)` has, `(batch, classes)` not."""
-    return len(shape) >= 3 and shape[1] == length
 
 
 def check_errors(errors: dict[str, float], tolerance: float) -> None:

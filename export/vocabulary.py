@@ -1,0 +1,51 @@
+"""The vocabulary beside a .tflite file, for runtimes without the tokenizer's ops."""
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..text import WordPieceTokenizer
+
+
+def vocabulary_files(tokenizer: "WordPieceTokenizer | None") -> dict[str, bytes]:
+    """What a tokenizer in another language needs: the vocabulary, and how to use it.
+
+    Args:
+        tokenizer: Tokenizer of an export, or None.
+
+    Returns:
+        Contents by the end of the file's name. For WordPiece `vocab.txt`, BERT's form: one token a line, its id is the
+        line's number from 0; for SentencePiece `spiece.model`, its own. For both `tokenizer_config.json`, the settings
+        under the names that Hugging Face's tokenizers have for them. Nothing without a tokenizer.
+
+    Raises:
+        ValueError: For a token with a line break in it.
+    """
+    if tokenizer is None:
+        return {}
+    tokens = tokenizer.vocabulary
+    settings = {"unk_token": tokens[tokenizer.unknown_id], "pad_token": tokens[tokenizer.pad_id]}
+    start, end = tokens[tokenizer.start_id], tokens[tokenizer.end_id]
+    if hasattr(tokenizer, "wordpieces"):
+        broken = next((token for token in tokens if "\n" in token or "\r" in token), None)
+        if broken is not None:
+            raise ValueError(f"`tokenizer` must hold no token with a line break. Received: a tokenizer with {broken!r}")
+        name, content = "vocab.txt", "".join(f"{token}\n" for token in tokens).encode()
+        lower = tokenizer.lowercase
+        settings = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": lower,
+            "strip_accents": lower,
+            "tokenize_chinese_chars": True,
+            "cls_token": start,
+            "sep_token": end,
+            "mask_token": tokens[tokenizer.mask_id],
+            **settings,
+        }
+    else:
+        name, content = "spiece.model", tokenizer.model
+        settings = {"add_bos_token": True, "add_eos_token": True, "bos_token": start, "eos_token": end, **settings}
+    return {
+        name: content,
+        "tokenizer_config.json": (json.dumps(settings, ensure_ascii=False, indent=1) + "\n").encode(),
+    }
