@@ -1,6 +1,5 @@
 """Export to LiteRT: one .tflite file, a signature per length."""
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ from .parity import (
     run_in_own_process,
 )
 from .quantization import check_quantization, quantize
-from .report import LiteRTReport, companion, write_report
+from .report import REPORT_FILES, LiteRTReport, companion, write_report
 from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
 from .vocabulary import vocabulary_files
 
@@ -100,15 +99,12 @@ def export_tflite(
         )
     if not isinstance(measure, bool):
         raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
-    with (
-        staged(path, overwrite) as target,
-        staged(companion(path, "json"), overwrite) as json_target,
-        staged(companion(path, "md"), overwrite) as page_target,
-        contextlib.ExitStack() as stack,
-    ):
-        for name, vocabulary in vocabulary_files(tokenizer).items():
-            beside = os.path.splitext(path)[0] + f".{name}"
-            stack.enter_context(staged(beside, overwrite)).write_bytes(vocabulary)
+    vocabulary = vocabulary_files(tokenizer)
+    # A generator: `path` is checked before it gives names.
+    beside = (companion(path, end).name for end in (*REPORT_FILES, *vocabulary))
+    with staged(path, overwrite, beside) as target:
+        for end, held in vocabulary.items():
+            companion(target, end).write_bytes(held)
         functions = litert_functions(model, lengths, tokenizer)
         content = _convert(functions)
         if quantization is not None:
@@ -140,7 +136,7 @@ def export_tflite(
             measurements=measure_signatures(target, runs) if measure else None,
             **asdict(contents),
         )
-        write_report(report, json_target, page_target)
+        write_report(report, target)
     return report
 
 

@@ -9,7 +9,7 @@ from krpe_tf.export import LiteRTModel
 from krpe_tf.export.inspection import inspect, keep_one_signature
 from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
 from krpe_tf.export.parity import Sample, relative_errors
-from krpe_tf.export.report import companion, comparison_table, render, summary
+from krpe_tf.export.report import REPORT_FILES, companion, comparison_table, render, summary
 
 from krpe_tf import models
 
@@ -30,9 +30,11 @@ def small(tmp_path_factory):
 @pytest.mark.slow
 def test_the_report_lies_beside_the_file(exported):
     path, report = exported
-    assert {each.name for each in path.parent.iterdir()} == {"model.tflite", "model.report.json", "model.report.md"}
-    assert json.loads(companion(path, "json").read_text()) == json.loads(json.dumps(dataclasses.asdict(report)))
-    page = companion(path, "md").read_text()
+    vocabulary = {"model.vocab.txt", "model.tokenizer_config.json"}
+    reports = {"model.report.json", "model.report.md"}
+    assert {each.name for each in path.parent.iterdir()} == {"model.tflite"} | reports | vocabulary
+    assert json.loads(companion(path, "report.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(report)))
+    page = companion(path, "report.md").read_text()
     assert page == render(report)
     for name in report.signatures:
         assert f"| `{name}` | {report.signature_ops[name]} |" in page
@@ -101,7 +103,7 @@ def test_one_signature_is_kept_and_computes_the_same(small, tmp_path):
 def test_measure_off_leaves_measurements_out(small):
     path, report = small
     assert report.measurements is None
-    assert "peak memory" not in companion(path, "md").read_text()
+    assert "peak memory" not in companion(path, "report.md").read_text()
     assert comparison_table([report]).count("\n") == 1  # The head alone.
     with pytest.raises(ValueError, match=r"`measure` must be True or False\. Received: measure='no'"):
         export_tflite(make_classifier(), path.with_name("other.tflite"), (8,), measure="no")
@@ -109,10 +111,10 @@ def test_measure_off_leaves_measurements_out(small):
 
 def test_a_report_in_the_way_is_not_overwritten_and_a_refused_export_leaves_none(small, tmp_path):
     model = make_classifier(num_layers=1)
-    for suffix in ("json", "md"):
-        old = companion(tmp_path / "model.tflite", suffix)
+    for end in REPORT_FILES:
+        old = companion(tmp_path / "model.tflite", end)
         old.write_text("old")
-        with pytest.raises(ValueError, match=rf"overwrite=True. Received: path='.*model.report.{suffix}'"):
+        with pytest.raises(ValueError, match=rf"overwrite=True\. Received: path='.*model.{end}'"):
             export_tflite(model, tmp_path / "model.tflite", (8,))
         with pytest.raises(ValueError, match="nothing was written"):
             export_tflite(model, tmp_path / "model.tflite", (8,), tolerance=1e-30, overwrite=True)
