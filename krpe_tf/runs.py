@@ -203,8 +203,9 @@ def save_run(
     histories,
 ) -> dict:
     """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
-    for path in (*output.glob("model*.tflite"), *output.glob("model*.report.*")):
-        path.unlink()
+    for ends in ("tflite", "report.json", "report.md", "vocab.txt", "spiece.model", "tokenizer_config.json"):
+        for path in output.glob(f"model*.{ends}"):
+            path.unlink()
     shutil.rmtree(output / "saved_model", ignore_errors=True)
     classifier.save(output / "model.keras")
     tokenizer.save(output / "tokenizer.json")

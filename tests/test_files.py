@@ -102,8 +102,8 @@ with staged(sys.argv[1], overwrite=False) as target:
     with staged(tmp_path / "file", overwrite=True) as first:
         with staged(tmp_path / "file", overwrite=True) as second:
             second.write_text("second")
-            assert first.parent.is_dir()
             folders = {each.parent.parent for each in (first, second)}
+            assert first.parent.is_dir()
             assert set(tmp_path.iterdir()) == {*folders, *foreign}
         first.write_text("first")
     assert (tmp_path / "file").read_text() == "first"
