@@ -1,8 +1,8 @@
 """Runs exported files on an emulated 64-bit ARM beside this machine and the Keras model: `make test-arm`.
 
-Needs Debian on x86-64 (`apt-get`, `dpkg-deb`, `tar`), its mirror and PyPI; not root, and nothing outside build/arm changes.
-The first run unpacks there, 190 MB: QEMU, Debian's arm64 Python, and the aarch64 wheels of numpy and of the ai-edge-litert
-that this environment has.
+Needs Debian on x86-64 (`apt-get`, `dpkg-deb`, `tar`), its mirror and PyPI; not root, and nothing outside build/arm
+changes. The first run unpacks there, 190 MB: QEMU, Debian's arm64 Python, and the aarch64 wheels of numpy and of the
+ai-edge-litert that this environment has.
 """
 
 import json
@@ -23,8 +23,8 @@ from krpe_tf.export import export_tflite
 FOLDER = Path(__file__).parent.parent / "build" / "arm"
 ROOT, WHEELS, QEMU = FOLDER / "root", FOLDER / "wheels", FOLDER / "qemu"
 PACKAGES = ["python3:arm64", "libstdc++6:arm64", "qemu-user-static:amd64"]
-# Part number and features in each one's /proc/cpuinfo, by which LiteRT picks its kernels: a Raspberry Pi 4, and a Pi 5, which
-# has dot products and half precision. None has SME: with it QEMU 7.2 gives wrong int8 results, QEMU 10 right ones.
+# Part number and features in each one's /proc/cpuinfo, by which LiteRT picks its kernels: a Raspberry Pi 4, and a Pi 5,
+# which has dot products and half precision. None has SME: with it QEMU 7.2 gives wrong int8 results, QEMU 10 right ones.
 BASE = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 PROCESSORS = {
     "cortex-a72": ("0xd08", BASE),
@@ -32,9 +32,9 @@ PROCESSORS = {
 }
 CPUINFO = "processor\t: {}\nFeatures\t: {}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: {}\n\n"
 LENGTHS = (64, 600)
-# Differences are over the largest output. float16 weights are widened before they meet anything. int8 layers round their
-# activations at run time: where all fall alike a document's output is as near as in float32, where one falls otherwise it
-# moved by up to 2e-2 (400 documents, two sets of kernels, both on x86-64). So one document must be near, the others within:
+# Differences are over the largest output. float16 weights are widened before they meet anything. int8 layers round
+# their activations at run time: where all fall alike an output is as near as in float32, where one falls otherwise it
+# moved by up to 2e-2 (400 documents, two sets of kernels, both on x86-64). So one document is near, all are within:
 NEAR = 1e-5
 FARTHEST = {None: NEAR, "float16": NEAR, "int8": 5e-2}
 RUN = """
@@ -120,13 +120,12 @@ def command(arguments: list, rule: str | None = None) -> str:
 
 
 def emulated(processor: str) -> list:
-    """The command of the arm64 Python on this processor."""
+    """The command of the arm64 Python on this processor, whose /proc/cpuinfo it writes."""
     part, features = PROCESSORS[processor]
     # QEMU looks a path up under its prefix first, so LiteRT reads this one.
     (ROOT / "proc").mkdir(exist_ok=True)
     (ROOT / "proc" / "cpuinfo").write_text("".join(CPUINFO.format(i, features, part) for i in range(os.cpu_count())))
     qemu = next((QEMU / "usr" / "bin").glob("qemu-aarch64-static"), QEMU / "usr" / "bin" / "qemu-aarch64")
-    # The wheels go in by name: the environment's PYTHONPATH is this machine's.
     return [qemu, "-cpu", processor, "-L", ROOT, "-E", f"PYTHONPATH={WHEELS}", ROOT / "usr" / "bin" / "python3"]
 
 
@@ -165,9 +164,8 @@ def main() -> int:
         files = export_files(folder, models)
         here, *there = (run(folder, list(files.values()), samples, each) for each in (None, *PROCESSORS))
     failed = 0
-    print(
-        f"{'model':11}{'weights':8}{'length':>7}  {'processor':11}{'to Keras':>10}{'to x86-64: nearest':>20}{'farthest':>10}"
-    )
+    print(f"{'':38}{'to Keras':>10}{'to x86-64':>20}")
+    print(f"{'model':11}{'weights':8}{'length':>7}  {'processor':10}{'farthest':>10}{'nearest':>10}{'farthest':>10}")
     for (name, weights), file in files.items():
         for n, calls in samples.items():
             # Padded positions of an encoder hold nothing.
@@ -179,7 +177,8 @@ def main() -> int:
                 nearest, farthest = min(to_here), max(to_here)
                 same = nearest <= NEAR and farthest <= FARTHEST[weights] and (weights is not None or to_keras <= NEAR)
                 failed += not same
-                row = f"{name:11}{weights or 'float32':8}{n:7}  {processor:11}{to_keras:10.1e}{nearest:20.1e}{farthest:10.1e}"
+                row = f"{name:11}{weights or 'float32':8}{n:7}  {processor:10}"
+                row += f"{to_keras:10.1e}{nearest:10.1e}{farthest:10.1e}"
                 print(row if same else f"{row}  DIFFERS")
     print(f"{failed} differ, {time.monotonic() - start:.0f} s")
     return failed
