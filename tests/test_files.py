@@ -11,8 +11,8 @@ from pathlib import Path
 
 import keras
 import pytest
-from export_models import make_classifier, make_encoder, run_python
-from krpe_tf.export import export_saved_model, export_tflite
+from export_models import export_tflite, make_classifier, make_encoder, run_python
+from krpe_tf.export import export_saved_model
 from krpe_tf.export._files import SUFFIX, staged
 
 EXPORT = """

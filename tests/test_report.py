@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from export_models import export_tflite, make_classifier, make_encoder, make_ids, make_tokenizer
 from krpe_tf.export import LiteRTModel
+from krpe_tf.export._files import companion
 from krpe_tf.export.inspection import inspect, keep_one_signature
 from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
 from krpe_tf.export.parity import Sample, relative_errors
-from krpe_tf.export.report import REPORT_FILES, companion, comparison_table, render, summary
+from krpe_tf.export.report import comparison_table, render, summary
 
 from krpe_tf import models
 
@@ -111,7 +112,7 @@ def test_measure_off_leaves_measurements_out(small):
 
 def test_a_report_in_the_way_is_not_overwritten_and_a_refused_export_leaves_none(small, tmp_path):
     model = make_classifier(num_layers=1)
-    for end in REPORT_FILES:
+    for end in ("report.json", "report.md"):
         old = companion(tmp_path / "model.tflite", end)
         old.write_text("old")
         with pytest.raises(ValueError, match=rf"overwrite=True\. Received: path='.*model.{end}'"):
