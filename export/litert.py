@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..text import Tokenizer
 
-TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
+TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 2e-1}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def export_tflite(
         tokenizer: Put into the file, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
-            5e-3 for float16, 1e-1 for int8 and int8_static.
+            5e-3 for float16, 1e-1 for int8, 2e-1 for int8_static.
         overwrite: Replace a file that lies at `path`.
 
     Returns:
