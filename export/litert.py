@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # All that may lie beside a file: none of an earlier export stays.
 COMPANIONS = ("report.json", "report.md", "vocab.txt", "spiece.model", "tokenizer_config.json")
-TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
+TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 2e-1}
 
 
 def export_tflite(
@@ -79,7 +79,7 @@ def export_tflite(
             them in linear time, whatever the model's route: see `compress_bias`, whose tolerance this is, for the
             longest of `lengths`. Above all for a model trained with a full table, `LearnedBias(max_distance=n - 1)`.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
-            5e-3 for float16, 1e-1 for int8 and int8_static. The comparison is with the model as it was given, so
+            5e-3 for float16, 1e-1 for int8, 2e-1 for int8_static. The comparison is with the model as it was given, so
             `bias_tolerance` is added; no certificate bounds this error, as the layers behind an attention may enlarge
             what it bounds.
         measure: Run every signature that takes ids in fresh processes with 1 and 2 threads, for the report's
