@@ -66,7 +66,9 @@ def export_tflite(
     `LiteRTModel` calls them.
 
     Args:
-        model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor.
+        model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor. Attention on
+            route "fft" is exported by forward transforms of powers of two, which LiteRT has; measured on two cores,
+            it is slower than "dense" up to 4096 positions and faster from 8192 on.
         path: The file to make. It appears only when everything is checked.
         lengths: Sequence lengths, distinct; None for a signature that takes any. A model built for one length takes
             that one only.

@@ -121,7 +121,7 @@ def trained():
     inputs = make_ids(len(texts), N, counts)
     for ids, text, count in zip(inputs["token_ids"], texts, counts, strict=True):
         ids[:count] = np.frombuffer(text.encode("ascii", "replace")[:count], np.uint8)
-    model = make_classifier(position_bias=LearnedBias(2, N - 1), route="fft", num_layers=1)
+    model = make_classifier(position_bias=LearnedBias(2, N - 1, name="learned_bias"), route="fft", num_layers=1)
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     few = {name: x[:24] for name, x in inputs.items()}
     model.fit(few, np.arange(24) % 3, batch_size=4, epochs=2, verbose=0)
@@ -149,6 +149,17 @@ def test_the_certificate_holds_on_every_document(trained, shape):
             assert (errors <= bounds + 1e-5).all()
             largest = max(largest, errors.max())
     assert certificate.bound < 1e-4 or largest > 1e-4  # another bias, after all
+
+
+@pytest.mark.slow
+def test_a_trained_table_leaves_without_fft(trained, tmp_path):
+    model, inputs = trained
+    report = export_tflite(model, tmp_path / "model.tflite", (N,), bias_tolerance=0.1)
+    assert "RFFT2D" not in report.ops
+    assert 1e-4 < report.certificates["learned_bias"].bound <= 0.1
+    few = {name: x[:20] for name, x in inputs.items()}
+    expected = np.asarray(model(few))
+    assert np.abs(LiteRTModel(tmp_path / "model.tflite")(few) - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_noise_is_refused_and_the_message_says_how_rough():
