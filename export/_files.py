@@ -49,10 +49,10 @@ def staged(path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = ())
         raise ValueError(f"`path` must be the path of the file or folder to make. Received: path={path!r}")
     path = Path(os.path.abspath(path))
     beside = [companion(path, suffix) for suffix in beside]
+    _remove_stale(path)
     for place in [path, *beside]:
         _check_free(place, overwrite)
     try:
-        _remove_stale(path)
         folder, lock = _make_folder(path)
     except OSError as error:
         raise ValueError(
