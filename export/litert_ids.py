@@ -214,7 +214,7 @@ class _Compiled:
             from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
         except ImportError as error:
             raise ValueError(
-                f"`runtime` may be 'compiled' from ai-edge-litert 2.1.6 on ({error}). Received: runtime='compiled'"
+                f"`runtime` may be 'compiled' from ai-edge-litert 2.2 on ({error}). Received: runtime='compiled'"
             ) from error
         self._interpreter = _Interpreter(path, num_threads)  # Knows the outputs' shapes, and never runs.
         self.signatures = self._interpreter.signatures

@@ -216,6 +216,6 @@ def test_an_older_litert_is_refused_by_name(fixed, monkeypatch):
     from ai_edge_litert import compiled_model
 
     monkeypatch.delattr(compiled_model, "Options")
-    with pytest.raises(ValueError, match=r"from ai-edge-litert 2\.1\.6 on .*Received: runtime='compiled'"):
+    with pytest.raises(ValueError, match=r"from ai-edge-litert 2\.2 on .*Received: runtime='compiled'"):
         LiteRTIdsModel(fixed, runtime="compiled")
     assert LiteRTIdsModel(fixed).lengths == [8, 16]

@@ -1,0 +1,120 @@
+"""Text through `LiteRTModel`: windows, any length, the compiled runtime; and the vocabulary beside the file."""
+
+import json
+
+import numpy as np
+import pytest
+from ai_edge_litert.tools import flatbuffer_utils
+from export_models import TEXTS, make_classifier, make_tokenizer, relative_error
+from krpe_tf.export import LiteRTModel, export_tflite
+from krpe_tf.export.vocabulary import vocabulary_files
+
+from krpe_tf.text import WordPieceTokenizer
+
+MIXED = [*TEXTS, "🙂🙃 👩‍👩‍👧", "война и мир, law и peace", "שלום العالم the people", b"the law", "x" * 2_000_000]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return make_classifier()
+
+
+@pytest.fixture(scope="module")
+def files(classifier, tmp_path_factory):
+    """One file that windows are needed for, one for any length."""
+    folder = tmp_path_factory.mktemp("text")
+    for name, lengths in (("fixed", (16, 40)), ("free", (None,))):
+        export_tflite(classifier, folder / f"{name}.tflite", lengths, tokenizer=make_tokenizer(), measure=False)
+    return folder
+
+
+def in_windows(classifier, ids, largest):
+    """The mean of the windows' logits, by their tokens: [CLS], a part of the text, [SEP]."""
+    inside = ids[1:-1]
+    windows = [
+        np.concatenate([ids[:1], part, ids[-1:]])[np.newaxis]
+        for part in np.array_split(inside, -(-len(inside) // (largest - 2)))
+    ]
+    assert all(window.shape[1] <= largest for window in windows)
+    logits = [np.asarray(classifier({"token_ids": w, "padding_mask": np.ones_like(w)}), np.float64)[0] for w in windows]
+    return np.average(logits, axis=0, weights=[window.shape[1] for window in windows])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["interpreter", "compiled"])
+def test_texts_of_any_kind(classifier, files, runtime):
+    tokenizer = make_tokenizer()
+    long = ["war and peace " * 100, "the people of the union " * 30]
+    expected = np.concatenate([classifier(tokenizer([text])) for text in [*MIXED, *long]])
+    free = LiteRTModel(files / "free.tflite", runtime=runtime)
+    assert (free.lengths, free.any_length, free.reads_text) == ([], True, True)
+    assert relative_error(free([*MIXED, *long]), expected) < 1e-5
+    fixed = LiteRTModel(files / "fixed.tflite", runtime=runtime, too_long="windows")
+    assert (fixed.lengths, fixed.any_length) == ([16, 40], False)
+    expected[len(MIXED) :] = [in_windows(classifier, ids, 40) for ids in tokenizer.encode(long)]
+    assert relative_error(fixed([*MIXED, *long]), expected) < 1e-5
+    for model in (free, fixed):
+        for bad in ([""], ["the law", " \n"], [b"\xff"], [], "the law", [3]):
+            with pytest.raises(ValueError, match="texts"):
+                model(bad)
+
+
+@pytest.mark.slow
+def test_two_megabytes_in_windows(classifier, files):
+    text = "war and peace law " * 111_112
+    result = LiteRTModel(files / "fixed.tflite", too_long="windows")([text])
+    # All windows but the shorter ones at the end hold the same 38 tokens, at one of four places in the phrase.
+    ids = make_tokenizer().encode([text])[0]
+    inside = len(ids) - 2
+    short = -(-inside // 38) * 38 - inside  # Windows with 37 tokens.
+    starts = np.concatenate([np.arange(-(-inside // 38) - short) * 38, inside - np.arange(short, 0, -1) * 37])
+    total, weight = np.zeros(3), 0
+    for length in (37, 38):
+        for phase in range(4):
+            count = sum(
+                1 for i, s in enumerate(starts) if (37 if i >= len(starts) - short else 38) == length and s % 4 == phase
+            )
+            window = np.concatenate([ids[:1], ids[1 + phase : 1 + phase + length], ids[-1:]])[np.newaxis]
+            logits = np.asarray(classifier({"token_ids": window, "padding_mask": np.ones_like(window)}))[0]
+            total, weight = total + count * (length + 2) * logits, weight + count * (length + 2)
+    assert relative_error(result[0], total / weight) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_first_graph_needs_no_text_ops(files):
+    """Runtimes prepare the first graph of a file when they open it, also those that lack the tokenizer's ops."""
+    for name in ("fixed", "free"):
+        model = flatbuffer_utils.read_model(str(files / f"{name}.tflite"))
+        codes = [model.operatorCodes[op.opcodeIndex] for op in model.subgraphs[0].operators]
+        assert all(code.customCode is None for code in codes)
+
+
+@pytest.mark.slow
+def test_the_vocabulary_lies_beside_the_file(classifier, files, tmp_path):
+    tokenizer = make_tokenizer()
+    lines = (files / "free.vocab.txt").read_text(encoding="utf-8").split("\n")
+    assert lines == [*tokenizer.vocabulary, ""]
+    settings = json.loads((files / "free.tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["do_lower_case"] is settings["strip_accents"] is True
+    assert [settings[f"{name}_token"] for name in ("pad", "unk", "cls", "sep", "mask")] == tokenizer.vocabulary[:5]
+    # The file and what lies beside it: all of them, or none.
+    path = tmp_path / "model.tflite"
+    (tmp_path / "model.vocab.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"`path` must be free.*model\.vocab\.txt"):
+        export_tflite(classifier, path, (8,), tokenizer=tokenizer, measure=False)
+    with pytest.raises(ValueError, match="nothing was written"):
+        export_tflite(classifier, path, (8,), tokenizer=tokenizer, measure=False, overwrite=True, tolerance=1e-30)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.vocab.txt"]
+    assert (tmp_path / "model.vocab.txt").read_text() == "mine"
+
+
+def test_vocabulary_files():
+    assert vocabulary_files(None) == {}
+    tokenizer = make_tokenizer()
+    files = vocabulary_files(WordPieceTokenizer([*tokenizer.vocabulary[::-1], "Ünïon"], lowercase=False))
+    assert files["vocab.txt"].decode().splitlines() == [*tokenizer.vocabulary[::-1], "Ünïon"]
+    settings = json.loads(files["tokenizer_config.json"])
+    assert settings["do_lower_case"] is settings["strip_accents"] is False
+    assert settings["cls_token"] == "[CLS]"
+    with pytest.raises(ValueError, match=r"no token with a line break. Received: a tokenizer with 'a\\nb'"):
+        vocabulary_files(WordPieceTokenizer([*tokenizer.vocabulary, "a\nb"]))
