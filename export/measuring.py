@@ -150,7 +150,7 @@ def check_gpu(content: bytes, signature: str) -> GpuCheck | None:
     """Ask LiteRT's GPU delegate which ops of a signature it takes.
 
     It needs a Vulkan driver: a GPU's, or a software one such as SwiftShader. `tf.lite.experimental.Analyzer` is no
-    substitute: that of TensorFlow 2.20 calls RFFT2D, UNIQUE and WHERE compatible (issue 77042 of tensorflow/tensorflow).
+    substitute: TensorFlow 2.20's calls RFFT2D, UNIQUE and WHERE compatible (issue 77042 of tensorflow/tensorflow).
 
     Args:
         content: The bytes of a .tflite file.

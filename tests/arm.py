@@ -23,9 +23,8 @@ from krpe_tf.export import export_tflite
 FOLDER = Path(__file__).parent.parent / "build" / "arm"
 ROOT, WHEELS, QEMU = FOLDER / "root", FOLDER / "wheels", FOLDER / "qemu"
 PACKAGES = ["python3:arm64", "libstdc++6:arm64", "qemu-user-static:amd64"]
-# Part number and features in each one's /proc/cpuinfo, by which LiteRT picks its kernels: a Raspberry Pi 4, and a Pi 5,
-# which has dot products and half precision. None has SME: with it QEMU 7.2 gives
-# wrong int8 results, QEMU 10 right ones.
+# Part number and features in /proc/cpuinfo, by which LiteRT picks its kernels: a Raspberry Pi 4, and a Pi 5, which has
+# dot products and half precision. Neither has SME: with it QEMU 7.2 gives wrong int8 results, QEMU 10 right ones.
 BASE = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 PROCESSORS = {
     "cortex-a72": ("0xd08", BASE),
