@@ -128,7 +128,7 @@ def check_contents(contents: Contents, with_text: bool) -> None:
     foreign = {name: n for name, n in contents.custom_ops.items() if not (with_text and name in TEXT_OPS)}
     if foreign:
         raise ValueError(
-            "`model` must need LiteRT's builtin ops only (route='banded' and 'dense' do). Received: a model that needs "
+            "`model` must need LiteRT's builtin ops only, as every route here does. Received: a model that needs "
             f"{', '.join(sorted(foreign))}"
         )
     variables = sorted({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"} & set(contents.ops))

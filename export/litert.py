@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..toeplitz import replaced_biases
+from ..toeplitz import forced_route, replaced_biases
 from ..toeplitz.fft import forward_transforms
 from ._files import companion, staged
 from .compression import certificates_by_name, check_bound, compress_biases
 from .inspection import check_contents, drop_names, inspect
-from .measuring import check_gpu, measure_signatures, outside_xnnpack
+from .measuring import Measurement, check_gpu, measure_signatures, outside_xnnpack
 from .parity import (
     SAMPLE_TEXTS,
     Sample,
@@ -101,7 +101,8 @@ def export_tflite(
     check_quantization(quantization)
     if bias_tolerance is not None:
         check_bound(bias_tolerance=bias_tolerance)
-    tolerance = TOLERANCES[quantization] + (bias_tolerance or 0) if tolerance is None else tolerance
+    conversion_tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
+    tolerance = conversion_tolerance + (bias_tolerance or 0) if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, only_length)
     if None in lengths:
@@ -119,7 +120,8 @@ def export_tflite(
         for suffix, each in vocabulary.items():
             companion(target, suffix).write_bytes(each)
         compressed = compress_biases(model, lengths, bias_tolerance)
-        with forward_transforms(), replaced_biases({bias: new for bias, (new, _) in compressed.items()}):
+        replacements = {bias: new for bias, (new, _) in compressed.items()}
+        with forward_transforms(), replaced_biases(replacements):
             functions = litert_functions(model, lengths, tokenizer)
         content = _convert(functions)
         if quantization is not None:
@@ -132,8 +134,12 @@ def export_tflite(
         target.write_bytes(content)
         if tokenizer is not None:
             _check_tokens(target, tokenizer, texts or [*SAMPLE_TEXTS, " ".join(SAMPLE_TEXTS * 30)])
-        errors = _errors(target, ((length, make_samples(model, length, tokenizer, texts)) for length in lengths))
-        check_errors({name: each[0] for name, each in errors.items()}, tolerance)
+        max_error, mean_error = _errors(target, model, lengths, tokenizer, texts)
+        check_errors(max_error, tolerance)
+        if replacements:
+            # Beside the same biases in Keras: what `bias_tolerance` allows must hide no fault of the conversion.
+            with replaced_biases(replacements):
+                check_errors(_errors(target, model, lengths, tokenizer, texts)[0], conversion_tolerance)
         fixed = [length for length in lengths if length is not None]
         # A signature for any length costs what its inputs ask: it runs at the longest of the others.
         runs = {signature_name("ids", length): length or max(fixed, default=512) for length in lengths}
@@ -145,11 +151,12 @@ def export_tflite(
             signatures=list(functions),
             outside_xnnpack=outside_xnnpack(content, runs),
             gpu=check_gpu(content, signature_name("ids", min(fixed))) if fixed else None,
-            max_error={name: each[0] for name, each in errors.items()},
-            mean_error={name: each[1] for name, each in errors.items()},
+            max_error=max_error,
+            mean_error=mean_error,
             tolerance=tolerance,
             certificates=certificates_by_name(compressed) if compressed else None,
             measurements=measure_signatures(target, runs) if measure else None,
+            dense_measurements=_measure_dense(model, fixed) if measure and "RFFT2D" in contents.ops else None,
             **asdict(contents),
         )
         write_report(report, target)
@@ -202,11 +209,27 @@ def _check_tokens(path: os.PathLike, tokenizer: "Tokenizer", texts: list[str]) -
             )
 
 
-def _errors(path: os.PathLike, groups: Iterable[tuple[int | None, list[Sample]]]) -> dict[str, tuple[float, float]]:
-    """The largest and the mean error of every signature, from each length's samples; the processes run beside Keras."""
+def _measure_dense(model: "keras.Model", lengths: Sequence[int]) -> list[Measurement]:
+    """What the same model costs on the dense route."""
+    with tempfile.TemporaryDirectory(prefix="krpe_tf_export_") as folder:
+        path = os.path.join(folder, "dense.tflite")
+        with open(path, "wb") as file, forced_route("dense"):
+            file.write(drop_names(_convert(litert_functions(model, lengths, tokenizer=None))))
+        return measure_signatures(path, {signature_name("ids", length): length for length in lengths})
+
+
+def _errors(
+    path: os.PathLike,
+    model: "keras.Model",
+    lengths: Sequence[int | None],
+    tokenizer: "Tokenizer | None",
+    texts: list[str] | None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The largest error of every signature, and the mean ones; the processes run beside Keras."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         futures = {}
-        for length, samples in groups:
+        for length in lengths:
+            samples = make_samples(model, length, tokenizer, texts)
             ids = [{"token_ids": s.token_ids.tolist(), "padding_mask": s.padding_mask.tolist()} for s in samples]
             name = signature_name("ids", length)
             futures[name] = pool.submit(_error, path, name, samples, ids)
@@ -214,7 +237,8 @@ def _errors(path: os.PathLike, groups: Iterable[tuple[int | None, list[Sample]]]
             if with_text:
                 name = signature_name("text", length)
                 futures[name] = pool.submit(_error, path, name, with_text, [{"text": [s.text]} for s in with_text])
-        return {name: future.result() for name, future in futures.items()}
+        errors = {name: future.result() for name, future in futures.items()}
+    return {name: each[0] for name, each in errors.items()}, {name: each[1] for name, each in errors.items()}
 
 
 def _error(path: os.PathLike, name: str, samples: list[Sample], inputs: list[dict]) -> tuple[float, float]:

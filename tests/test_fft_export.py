@@ -3,8 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from export_models import make_classifier, make_encoder, make_ids, relative_error, run_python
-from krpe_tf.export import export_tflite
+from export_models import export_tflite, make_classifier, make_encoder, make_ids, relative_error, run_python
 from test_litert import PLAIN
 
 from krpe_tf import KernelizedRPEAttention, LearnedBias, LearnedBias2D, toeplitz_attention
@@ -49,7 +48,11 @@ def test_the_route_is_the_same_with_forward_transforms(n_q, n_k, causal):
 def test_a_file_of_builtins_that_runs_alone(causal, tmp_path):
     model = make_classifier(position_bias=noisy_table(2, 99), route="fft", causal=causal)
     path = tmp_path / "model.tflite"
-    report = export_tflite(model, path, LENGTHS)
+    report = export_tflite(model, path, LENGTHS, measure=not causal)
+    if not causal:
+        runs = [(each.signature, each.length, each.threads) for each in report.measurements]
+        assert [(each.signature, each.length, each.threads) for each in report.dense_measurements] == runs
+        assert path.with_name("model.report.md").read_text().count("| `ids_100` | 100 | 2 |") == 2
     assert report.ops["RFFT2D"] > 0
     assert report.custom_ops == {}
     assert report.highest_rank <= 4

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
-from export_models import TEXTS, make_classifier, make_tokenizer, relative_error
-from krpe_tf.export import LiteRTModel, export_tflite
+from export_models import TEXTS, export_tflite, make_classifier, make_tokenizer, relative_error
+from krpe_tf.export import LiteRTModel
 from krpe_tf.export.vocabulary import vocabulary_files
 
 from krpe_tf.text import WordPieceTokenizer

