@@ -23,12 +23,15 @@ from krpe_tf.export import export_tflite
 FOLDER = Path(__file__).parent.parent / "build" / "arm"
 ROOT, WHEELS, QEMU = FOLDER / "root", FOLDER / "wheels", FOLDER / "qemu"
 PACKAGES = ["python3:arm64", "libstdc++6:arm64", "qemu-user-static:amd64"]
-# Part number and features in /proc/cpuinfo, by which LiteRT picks its kernels: a Raspberry Pi 4, and a Pi 5, which has
-# dot products and half precision. Neither has SME: with it QEMU 7.2 gives wrong int8 results, QEMU 10 right ones.
+# Part number and features in /proc/cpuinfo, by which LiteRT picks its kernels: a Raspberry Pi 4; a Pi 5, which has dot
+# products and half precision; matrix products of int8 and SVE. None has SME: QEMU 7.2 gives wrong int8 results with it,
+# QEMU 10 right ones.
 BASE = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
+DOT = f"{BASE} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
 PROCESSORS = {
     "cortex-a72": ("0xd08", BASE),
-    "cortex-a76": ("0xd0b", f"{BASE} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),
+    "cortex-a76": ("0xd0b", DOT),
+    "max,sme=off": ("0xd47", f"{DOT} sve sve2 svei8mm i8mm bf16"),
 }
 CPUINFO = "processor\t: {}\nFeatures\t: {}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: {}\n\n"
 LENGTHS = (64, 600)
@@ -164,8 +167,8 @@ def main() -> int:
         files = export_files(folder, models)
         here, *there = (run(folder, list(files.values()), samples, each) for each in (None, *PROCESSORS))
     failed = 0
-    print(f"{'':38}{'to Keras':>10}{'to x86-64':>20}")
-    print(f"{'model':11}{'weights':8}{'length':>7}  {'processor':10}{'farthest':>10}{'nearest':>10}{'farthest':>10}")
+    print(f"{'':39}{'to Keras':>10}{'to x86-64':>20}")
+    print(f"{'model':11}{'weights':8}{'length':>7}  {'processor':11}{'farthest':>10}{'nearest':>10}{'farthest':>10}")
     for (name, weights), file in files.items():
         for n, calls in samples.items():
             # Padded positions of an encoder hold nothing.
@@ -177,7 +180,7 @@ def main() -> int:
                 nearest, farthest = min(to_here), max(to_here)
                 same = nearest <= NEAR and farthest <= FARTHEST[weights] and (weights is not None or to_keras <= NEAR)
                 failed += not same
-                row = f"{name:11}{weights or 'float32':8}{n:7}  {processor:10}"
+                row = f"{name:11}{weights or 'float32':8}{n:7}  {processor:11}"
                 row += f"{to_keras:10.1e}{nearest:10.1e}{farthest:10.1e}"
                 print(row if same else f"{row}  DIFFERS")
     print(f"{failed} differ, {time.monotonic() - start:.0f} s")
