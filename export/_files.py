@@ -1,50 +1,162 @@
-"""Atomic writes: an export is made in a temporary folder beside its destination and renamed into place."""
+"""Atomic writes: an export is made in a temporary folder beside its destination and renamed into place.
+
+    with staged("model.tflite", overwrite=False, beside=("model.report.json",)) as target:
+        target.write_bytes(content)
+        target.with_name("model.report.json").write_text(report)
+
+What the body leaves in `target.parent` appears beside `path`, `path` itself last; if it raises, nothing does.
+"""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed export left stays.
+    fcntl = None
+
+# A temporary folder is `.NAME.xxxxxxxx.export`; it holds `new/`, `old/` and `lock`, locked while its process lives.
+SUFFIX = ".export"
 
 
 @contextlib.contextmanager
-def staged(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
-    """Yield a free path in a temporary folder beside `path`; what lies there at the end is renamed to `path`.
+def staged(path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a free path in a temporary folder beside `path`; what lies in that folder at the end is renamed into place.
 
-    When the body raises, nothing is left and `path` is as it was. The temporary folder is made first, so a destination
-    that cannot be written is refused before any work is done.
+    When the body raises, nothing is left and all is as it was. A destination that is taken or cannot be written is
+    refused before any work is done. What an export that was killed left beside `path` is removed; one that still runs,
+    in any process, is left alone.
 
     Args:
         path: The file or folder to make.
-        overwrite: Replace a file, a SavedModel or an empty folder that lies at `path`.
+        overwrite: Replace files, a SavedModel or an empty folder that lie at `path` and `beside` it.
+        beside: Names of the files that belong to `path` and lie beside it. With `overwrite`, an old one that the body
+            does not write goes, so that none describes another file.
 
     Yields:
         The path to write to: another folder on the same file system, the same name.
 
     Raises:
-        ValueError: If something lies at `path` and may not be replaced, or `path` cannot be written.
+        ValueError: If something lies at `path` or beside it and may not be replaced, or `path` cannot be written.
+        OSError: If the disk is full or fails; names `path` and the reason.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(f"`path` must be the path of the file or folder to make. Received: path={path!r}")
     path = Path(os.path.abspath(path))
-    if os.path.lexists(path) and not (overwrite and _replaceable(path)):
-        rule = "not a folder with other things in it" if overwrite else "free, or pass overwrite=True"
-        raise ValueError(f"`path` must be {rule}. Received: path={str(path)!r}")
+    beside = [path.with_name(name) for name in beside]
+    for place in [path, *beside]:
+        _check_free(place, overwrite)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _remove_stale(path)
+        folder, lock = _make_folder(path)
     except OSError as error:
         raise ValueError(
             f"`path` must be in an existing folder that can be written ({error.strerror}). Received: path={str(path)!r}"
         ) from error
     try:
-        yield folder / path.name
-        if path.is_dir():  # A full folder cannot be replaced by a rename; the old one goes with the temporary folder.
-            path.rename(folder / f"{path.name}.replaced")
-        (folder / path.name).rename(path)
+        yield folder / "new" / path.name
+        _sync(folder / "new")
+        _put_in_place(folder, path, overwrite, beside)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"the export cannot be written ({error.strerror})", str(path)) from error
     finally:
+        os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if os.path.lexists(path) and not (overwrite and _replaceable(path)):
+        rule = "not a folder with other things in it" if overwrite else "free, or pass overwrite=True"
+        raise ValueError(f"`path` must be {rule}. Received: path={str(path)!r}")
 
 
 def _replaceable(path: Path) -> bool:
     return not path.is_dir() or (path / "saved_model.pb").exists() or not any(path.iterdir())
+
+
+def _make_folder(path: Path) -> tuple[Path, int]:
+    """A temporary folder beside `path` and the descriptor that locks it until it is closed or its process ends."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent))
+        lock = None
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / "new").mkdir()
+            (folder / "old").mkdir()
+            return folder, lock
+        except OSError as error:
+            if lock is not None:
+                os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, FileNotFoundError):  # Another export found it before the lock: it looked stale.
+                raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary folders whose process is gone, and put back what such a one had moved aside."""
+    if fcntl is None:
+        return
+    for name in glob.glob(f".{glob.escape(path.name)}.*{SUFFIX}", root_dir=path.parent):
+        folder = path.parent / name
+        with contextlib.suppress(
+            OSError
+        ):  # It runs, or another export removes it already, or it is not ours to remove.
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for old in folder.glob("old/*"):
+                    if not os.path.lexists(path.with_name(old.name)):
+                        old.rename(path.with_name(old.name))
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+def _put_in_place(folder: Path, path: Path, overwrite: bool, beside: list[Path]) -> None:
+    target = folder / "new" / path.name
+    target.stat()
+    made = [*(each for each in (folder / "new").iterdir() if each != target), target]
+    for each in made:
+        _check_free(path.with_name(each.name), overwrite)
+    for each in made:
+        place = path.with_name(each.name)
+        old = folder / "old" / each.name
+        if place.is_dir():  # A full folder cannot be replaced by a rename; the old one goes with the temporary folder.
+            place.rename(old)
+        try:
+            each.replace(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+    for place in beside:
+        if place.name not in {each.name for each in made}:
+            place.unlink(missing_ok=True)
+    _sync_one(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have everything in a folder reach the disk, so that a power cut after the rename leaves no empty file."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync_one(Path(root, name))
+        _sync_one(Path(root))
+
+
+def _sync_one(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders.
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-# tensorflow-text's tokenizer: LiteRT runs these where tensorflow_text.tflite_registrar.SELECT_TFTEXT_OPS is registered.
-TEXT_OPS = frozenset({"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"})
+# tensorflow-text's tokenizers: LiteRT runs these where tensorflow_text's tflite_registrar.SELECT_TFTEXT_OPS are known.
+TEXT_OPS = frozenset({"FastBertNormalize", "FastWordpieceTokenizeWithOffsets", "TFText>FastSentencepieceTokenize"})
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def inspect(content: bytes) -> Contents:
                 if name != "DEQUANTIZE":  # float16 weights: runtimes unpack them once.
                     recomputed[name] += 1
         ranks = [0 if tensor.shape is None else len(tensor.shape) for tensor in graph.tensors]
-        highest_rank = max(highest_rank, *ranks)
+        highest_rank = max([highest_rank, *ranks])
     weight_bytes = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     signatures = {s.signatureKey.decode(): len(model.subgraphs[s.subgraphIndex].operators) for s in model.signatureDefs}
     return Contents(dict(ops), dict(custom_ops), dict(recomputed), highest_rank, weight_bytes, signatures)

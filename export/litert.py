@@ -1,6 +1,5 @@
 """Export to LiteRT: one .tflite file, a signature per length."""
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -23,14 +22,14 @@ from .parity import (
     run_in_own_process,
 )
 from .quantization import check_quantization, quantize
-from .report import LiteRTReport, companion, write_report
+from .report import REPORT_FILES, LiteRTReport, companion, write_report
 from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
 from .vocabulary import vocabulary_files
 
 if TYPE_CHECKING:
     import keras
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
 
@@ -40,7 +39,7 @@ def export_tflite(
     path: str | os.PathLike,
     lengths: Sequence[int | None] = (512,),
     quantization: str | None = None,
-    tokenizer: "WordPieceTokenizer | None" = None,
+    tokenizer: "Tokenizer | None" = None,
     *,
     sample_texts: Iterable[str] | None = None,
     tolerance: float | None = None,
@@ -100,15 +99,12 @@ def export_tflite(
         )
     if not isinstance(measure, bool):
         raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
-    with (
-        staged(path, overwrite) as target,
-        staged(companion(path, "json"), overwrite) as json_target,
-        staged(companion(path, "md"), overwrite) as page_target,
-        contextlib.ExitStack() as stack,
-    ):
-        for name, vocabulary in vocabulary_files(tokenizer).items():
-            beside = os.path.splitext(path)[0] + f".{name}"
-            stack.enter_context(staged(beside, overwrite)).write_bytes(vocabulary)
+    vocabulary = vocabulary_files(tokenizer)
+    # A generator: `path` is checked before it gives names.
+    beside = (companion(path, end).name for end in (*REPORT_FILES, *vocabulary))
+    with staged(path, overwrite, beside) as target:
+        for end, held in vocabulary.items():
+            companion(target, end).write_bytes(held)
         functions = litert_functions(model, lengths, tokenizer)
         content = _convert(functions)
         if quantization is not None:
@@ -140,7 +136,7 @@ def export_tflite(
             measurements=measure_signatures(target, runs) if measure else None,
             **asdict(contents),
         )
-        write_report(report, json_target, page_target)
+        write_report(report, target)
     return report
 
 
@@ -178,7 +174,7 @@ def _convert(functions: dict[str, Any]) -> bytes:
         return converter.convert()
 
 
-def _check_tokens(path: os.PathLike, tokenizer: "WordPieceTokenizer", texts: list[str]) -> None:
+def _check_tokens(path: os.PathLike, tokenizer: "Tokenizer", texts: list[str]) -> None:
     calls = [("tokenize", {"text": [text]}) for text in texts]
     results = run_in_own_process("litert", path, calls, with_text_ops=True)
     for text, result in zip(texts, results, strict=True):

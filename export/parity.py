@@ -18,7 +18,7 @@ from .signatures import all_layers, check_model
 if TYPE_CHECKING:
     import keras
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 SAMPLE_TEXTS = (
     "The people of the United States gave us the trust.",
@@ -51,7 +51,7 @@ class Sample:
 def make_samples(
     model: "keras.Model",
     length: int | None,
-    tokenizer: "WordPieceTokenizer | None" = None,
+    tokenizer: "Tokenizer | None" = None,
     sample_texts: Iterable[str] | None = None,
 ) -> list[Sample]:
     """Documents of one length and the Keras model's outputs for them, on the CPU.
@@ -99,7 +99,7 @@ def _sample(model: "keras.Model", length: int, text: str | None, ids: np.ndarray
     return Sample(token_ids, padding_mask, text, len(ids), output)
 
 
-def _texts(tokenizer: "WordPieceTokenizer", length: int) -> list[str]:
+def _texts(tokenizer: "Tokenizer", length: int) -> list[str]:
     words = " ".join(SAMPLE_TEXTS).split()
     tokens_per_word = tokenizer([" ".join(words)])["token_ids"].size / len(words)
     words = words * (1 + int(1.5 * length / tokens_per_word / len(words)))
@@ -199,7 +199,7 @@ def check_errors(errors: dict[str, float], tolerance: float) -> None:
 
 def check_arguments(
     model: "keras.Model",
-    tokenizer: "WordPieceTokenizer | None",
+    tokenizer: "Tokenizer | None",
     sample_texts: Iterable[str] | None,
     tolerance: float,
 ) -> tuple[int | None, list[str] | None]:
@@ -212,8 +212,11 @@ def check_arguments(
         ValueError: For a wrong model, tokenizer, text or tolerance.
     """
     length = check_model(model)
-    if tokenizer is not None and not hasattr(tokenizer, "wordpieces"):
-        raise ValueError(f"`tokenizer` must be a WordPieceTokenizer or None. Received: tokenizer={tokenizer!r}")
+    if tokenizer is not None and not hasattr(tokenizer, "tokenize_one"):
+        raise ValueError(
+            "`tokenizer` must be a WordPieceTokenizer, a SentencePieceTokenizer or None. "
+            f"Received: tokenizer={tokenizer!r}"
+        )
     embedded = _vocabulary_size(model)
     if tokenizer is not None and embedded is not None and tokenizer.vocabulary_size > embedded:
         raise ValueError(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from .measuring import GpuCheck, Measurement
 
+REPORT_FILES = ("report.json", "report.md")
+
 
 @dataclass(frozen=True)
 class LiteRTReport:
@@ -42,16 +44,17 @@ class LiteRTReport:
     measurements: list[Measurement] | None
 
 
-def companion(path: str | os.PathLike, suffix: str) -> Path:
-    """Where a report lies beside its file: `model.report.json` beside `model.tflite`."""
+def companion(path: str | os.PathLike, end: str) -> Path:
+    """A file that lies beside another: for the end "report.md" `model.report.md` beside `model.tflite`."""
     path = Path(path)
-    return path.with_name(f"{path.stem}.report.{suffix}")
+    return path.with_name(f"{path.stem}.{end}")
 
 
-def write_report(report: LiteRTReport, json_path: Path, page_path: Path) -> None:
-    """Write a report as JSON and as a page."""
-    json_path.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    page_path.write_text(render(report), encoding="utf-8")
+def write_report(report: LiteRTReport, path: str | os.PathLike) -> None:
+    """Write a report beside the file at `path`, as JSON and as a page."""
+    json_end, page_end = REPORT_FILES
+    companion(path, json_end).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    companion(path, page_end).write_text(render(report), encoding="utf-8")
 
 
 def render(report: LiteRTReport) -> str:

@@ -13,13 +13,13 @@ from .signatures import save_functions, saved_model_functions
 if TYPE_CHECKING:
     import keras
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 
 def export_saved_model(
     model: "keras.Model",
     path: str | os.PathLike,
-    tokenizer: "WordPieceTokenizer | None" = None,
+    tokenizer: "Tokenizer | None" = None,
     *,
     sample_texts: Iterable[str] | None = None,
     tolerance: float = 1e-4,
@@ -62,7 +62,7 @@ def _errors(
     model: "keras.Model",
     path: os.PathLike,
     length: int | None,
-    tokenizer: "WordPieceTokenizer | None",
+    tokenizer: "Tokenizer | None",
     texts: list[str] | None,
 ) -> dict[str, float]:
     # One length holds every text given: those are compared as text too.

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 INPUTS = ("token_ids", "padding_mask")
 
@@ -30,6 +30,12 @@ def check_model(model: "keras.Model") -> int | None:
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: model={model!r}")
     shapes = {tensor.name: tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or []}
+    if "mask_positions" in shapes:
+        raise ValueError(
+            "`model` must give outputs at every position: a MaskedLM with at_positions=True is for training. Make "
+            "MaskedLM(model.encoder), give it set_weights(model.get_weights()) and export that. "
+            "Received: a model with an input mask_positions"
+        )
     if sorted(shapes) != sorted(INPUTS) or any(len(shape) != 2 for shape in shapes.values()):
         raise ValueError(
             f"`model` must be functional, with inputs token_ids and padding_mask (batch, n). Received: inputs={shapes}"
@@ -75,7 +81,7 @@ def signature_name(kind: str, length: int | None) -> str:
 
 
 def litert_functions(
-    model: "keras.Model", lengths: Sequence[int | None], tokenizer: "WordPieceTokenizer | None"
+    model: "keras.Model", lengths: Sequence[int | None], tokenizer: "Tokenizer | None"
 ) -> dict[str, Any]:
     """Trace a .tflite file's signatures, each for one document.
 
@@ -101,7 +107,7 @@ def litert_functions(
             return {"output": _call(model, token_ids, padding_mask)}
 
         def from_text(text, length=length):
-            token_ids = _tokenize_one(tokenizer, text)
+            token_ids = tokenizer.tokenize_one(text)
             count = tf.shape(token_ids)[1]
             if length is None:
                 output = _call(model, token_ids, tf.ones_like(token_ids))
@@ -120,14 +126,12 @@ def litert_functions(
                 functions[signature_name(kind, length)] = traced
     if tokenizer is not None:
         functions["tokenize"] = tf.function(
-            lambda text: {"token_ids": _tokenize_one(tokenizer, text)}, autograph=False
+            lambda text: {"token_ids": tokenizer.tokenize_one(text)}, autograph=False
         ).get_concrete_function(text=text)
     return functions
 
 
-def saved_model_functions(
-    model: "keras.Model", length: int | None, tokenizer: "WordPieceTokenizer | None"
-) -> dict[str, Any]:
+def saved_model_functions(model: "keras.Model", length: int | None, tokenizer: "Tokenizer | None") -> dict[str, Any]:
     """Trace a SavedModel's signatures, for any batch.
 
     Args:
@@ -150,7 +154,7 @@ def saved_model_functions(
         tokens = tokenizer.tokenize(text)
         counts = tokens.row_lengths()
         if length is not None:
-            message = f"text must have at most {length} tokens, [CLS] and [SEP] included"
+            message = f"text must have at most {length} tokens, start and end included"
             tf.debugging.assert_less_equal(counts, tf.cast(length, counts.dtype), message=message)
         token_ids = tokens.to_tensor(tokenizer.pad_id, shape=(None, length))
         padding_mask = tf.sequence_mask(counts, tf.shape(token_ids)[1], dtype=tf.int32)
@@ -181,12 +185,3 @@ def _call(model: "keras.Model", token_ids: "tf.Tensor", padding_mask: "tf.Tensor
 
     output = model({"token_ids": token_ids, "padding_mask": padding_mask}, training=False)
     return tf.cast(output, tf.float32)
-
-
-def _tokenize_one(tokenizer: "WordPieceTokenizer", text: "tf.Tensor") -> "tf.Tensor":
-    """Ids `(1, count)` of one text `(1,)`: `tokenizer.tokenize` joins ragged tensors, for which LiteRT has no op."""
-    import tensorflow as tf
-
-    words = tokenizer.wordpieces.tokenize(text).flat_values
-    token_ids = tf.concat([[tokenizer.start_id], words, [tokenizer.end_id]], axis=0)[tf.newaxis]
-    return tf.ensure_shape(token_ids, (1, None))

@@ -49,7 +49,7 @@ def _export(options):
     print(f"{options.run}: saved_model/, model.tflite")
     for line in summary(report):
         print(f"  {line}")
-    print(f"{companion(report.path, 'md')} says more")
+    print(f"{companion(report.path, 'report.md')} says more")
 
 
 def _predict(options):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._checks import check_at_least
-from .text import WordPieceTokenizer
+from .text import Tokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -207,7 +207,7 @@ class CutReport:
 
 
 def classification_dataset(
-    tokenizer: WordPieceTokenizer,
+    tokenizer: Tokenizer,
     texts: Iterable[str | bytes],
     labels: Sequence[int],
     max_length: int,

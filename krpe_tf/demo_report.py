@@ -41,7 +41,8 @@ def render(report: dict, exports: list[LiteRTReport]) -> str:
     lengths = ", ".join(f"{n:,}" for n in exports[0].lengths)
     custom_ops = ", ".join(sorted(exports[0].custom_ops)) or "none"
     agreed = ", ".join(f"{name} {n}" for name, n in report["label_agreement"].items())
-    pages = ", ".join(f"[{companion(each.path, 'md').name}]({companion(each.path, 'md').name})" for each in exports)
+    pages = [companion(each.path, "report.md").name for each in exports]
+    pages = ", ".join(f"[{name}]({name})" for name in pages)
     lines = [
         "# Which period is a presidential message from?",
         "",

@@ -19,7 +19,8 @@ from .export import LiteRTModel, LiteRTReport, export_saved_model, export_tflite
 from .export.litert import check_lengths
 from .models import Encoder, MaskedLM, TextClassifier
 from .models.presets import PRESETS
-from .text import WordPieceTokenizer, check_texts, masked_lm_dataset, train_wordpiece
+from .sentencepiece_tokenizer import load_tokenizer
+from .text import Tokenizer, WordPieceTokenizer, check_texts, masked_lm_dataset, train_wordpiece
 from .training import class_probabilities, compile_classifier, compile_masked_lm, make_callbacks, make_optimizer
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def make_directory(path: str | os.PathLike) -> Path:
 
 def pretrain(
     encoder: Encoder,
-    tokenizer: WordPieceTokenizer,
+    tokenizer: Tokenizer,
     texts: list[str],
     validation_texts: list[str],
     *,
@@ -92,7 +93,7 @@ def pretrain(
 
 def fine_tune(
     classifier: TextClassifier,
-    tokenizer: WordPieceTokenizer,
+    tokenizer: Tokenizer,
     train: LabelledTexts,
     validation: LabelledTexts,
     *,
@@ -196,14 +197,15 @@ def train_run(
 def save_run(
     output: Path,
     classifier: TextClassifier,
-    tokenizer: WordPieceTokenizer,
+    tokenizer: Tokenizer,
     labels: list[str],
     max_length: int,
     histories,
 ) -> dict:
     """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
-    for path in (*output.glob("model*.tflite"), *output.glob("model*.report.*")):
-        path.unlink()
+    for ends in ("tflite", "report.json", "report.md", "vocab.txt", "spiece.model", "tokenizer_config.json"):
+        for path in output.glob(f"model*.{ends}"):
+            path.unlink()
     shutil.rmtree(output / "saved_model", ignore_errors=True)
     classifier.save(output / "model.keras")
     tokenizer.save(output / "tokenizer.json")
@@ -213,7 +215,7 @@ def save_run(
     return summary
 
 
-def load_run(run: str | os.PathLike) -> tuple[TextClassifier, WordPieceTokenizer, list[str]]:
+def load_run(run: str | os.PathLike) -> tuple[TextClassifier, Tokenizer, list[str]]:
     """The model, the tokenizer and the labels of a run folder.
 
     Raises:
@@ -222,7 +224,7 @@ def load_run(run: str | os.PathLike) -> tuple[TextClassifier, WordPieceTokenizer
     run = Path(run)
     _check_run(run, "model.keras", "tokenizer.json", "labels.json", "training.json")
     model = keras.saving.load_model(run / "model.keras")
-    return model, WordPieceTokenizer.load(run / "tokenizer.json"), _labels(run)
+    return model, load_tokenizer(run / "tokenizer.json"), _labels(run)
 
 
 def export_run(

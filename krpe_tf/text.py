@@ -107,7 +107,148 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, lowercase: bool 
     return [token for token in learned if token in kept]
 
 
-class WordPieceTokenizer:
+class Tokenizer:
+    """What the tokenizers share: ids between a start and an end token, as a model's inputs, and their files.
+
+    Attributes: `vocabulary` (list of tokens), `vocabulary_size`, the ids `pad_id`, `unknown_id`, `start_id`, `end_id`
+    and `mask_id` (None where a vocabulary has no mask), and `reserved_ids`, all of these.
+
+    A subclass has `_pieces(texts)`, the texts' own ids, ragged int32; `_config()`, what is saved; and, of the class,
+    `_arguments(config)`, the constructor's arguments from it.
+    """
+
+    vocabulary: list[str]
+    pad_id: int
+    unknown_id: int
+    start_id: int
+    end_id: int
+    mask_id: int | None
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens."""
+        return len(self.vocabulary)
+
+    @property
+    def reserved_ids(self) -> set[int]:
+        """The ids of the tokens that stand for no text."""
+        return {self.pad_id, self.unknown_id, self.start_id, self.end_id, self.mask_id} - {None}
+
+    def tokenize(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
+        """Tokenize inside a graph: for `tf.data` and `tf.function`, so nothing is checked.
+
+        Args:
+            texts: String tensor `(batch,)`, UTF-8.
+
+        Returns:
+            Ragged int32 `(batch, None)`: the start token, the text's ids, the end token.
+        """
+        import tensorflow_text as tf_text
+
+        ids, _ = tf_text.combine_segments(
+            [self._pieces(texts)], start_of_sequence_id=self.start_id, end_of_segment_id=self.end_id
+        )
+        return ids
+
+    def tokenize_one(self, text: "tf.Tensor") -> "tf.Tensor":
+        """What `tokenize` does for one text, without joining ragged tensors, for which LiteRT has no op.
+
+        Args:
+            text: String tensor `(1,)`, UTF-8.
+
+        Returns:
+            int32 `(1, count)`.
+        """
+        import tensorflow as tf
+
+        ids = tf.concat([[self.start_id], self._pieces(text).flat_values, [self.end_id]], axis=0)[tf.newaxis]
+        return tf.ensure_shape(ids, (1, None))
+
+    def __call__(self, texts: Iterable[str | bytes], length: int | None = None) -> dict[str, np.ndarray]:
+        """Check and tokenize texts into a model's inputs.
+
+        Args:
+            texts: Texts, `str` or UTF-8 `bytes`; not a single string.
+            length: Tokens to pad to; without it the longest text's count.
+
+        Returns:
+            `{"token_ids": int32 (batch, length), "padding_mask": int32 (batch, length)}`; the mask is 1 on tokens and
+            0 on padding.
+
+        Raises:
+            ValueError: For bad texts (see `check_texts`), or a text with more than `length` tokens: nothing is cut.
+        """
+        if length is not None:
+            check_at_least(1, length=length)
+        ids = self.tokenize(check_texts(texts))
+        counts = ids.row_lengths().numpy()
+        longest = int(counts.argmax())
+        if length is not None and counts[longest] > length:
+            raise ValueError(
+                f"length must hold every text, start and end included; texts[{longest}] has {counts[longest]} "
+                f"tokens. Received: length={length}"
+            )
+        length = int(counts[longest]) if length is None else length
+        return {
+            "token_ids": ids.to_tensor(self.pad_id, shape=(None, length)).numpy(),
+            "padding_mask": (np.arange(length) < counts[:, None]).astype("int32"),
+        }
+
+    def encode(self, texts: Iterable[str | bytes]) -> list[np.ndarray]:
+        """Check and tokenize whole documents, a few at a time.
+
+        Args:
+            texts: Texts, `str` or UTF-8 `bytes`; not a single string.
+
+        Returns:
+            An int32 array `(tokens,)` per text: the start token, the text's ids, the end token.
+
+        Raises:
+            ValueError: For bad texts (see `check_texts`).
+        """
+        texts = check_texts(texts)
+        arrays = []
+        for start in range(0, len(texts), 64):
+            ids = self.tokenize(texts[start : start + 64])
+            arrays += np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
+        return arrays
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the tokenizer to one JSON file, whole or not at all.
+
+        Raises:
+            ValueError: If `path` cannot be written.
+        """
+        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(self._config(), file, ensure_ascii=False)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise ValueError(f"path must be a writable file ({error.strerror}). Received: {path=}") from error
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """Read a tokenizer that `save` wrote.
+
+        Raises:
+            ValueError: If `path` is missing, is not such a file, or holds a vocabulary that the class refuses.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                saved = json.load(file)
+            arguments = cls._arguments(saved)
+        except OSError as error:
+            raise ValueError(f"path must be a readable file ({error.strerror}). Received: {path=}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"path must be a file written by save(). Received: {path=}") from error
+        return cls(**arguments)
+
+
+class WordPieceTokenizer(Tokenizer):
     """WordPiece tokens between [CLS] and [SEP], by tensorflow-text's `FastBertTokenizer`.
 
     Reserved tokens written in a text ("[MASK]") are plain characters: text cannot produce their ids, save [UNK].
@@ -140,115 +281,25 @@ class WordPieceTokenizer:
             twice = next(token for index, token in enumerate(vocabulary) if ids[token] != index)
             raise ValueError(f"vocabulary must hold each token once. Received: {twice!r} more than once")
         self.vocabulary = vocabulary
-        self.vocabulary_size = len(vocabulary)
         self.lowercase = bool(lowercase)
         self.pad_id, self.unknown_id, self.start_id, self.end_id, self.mask_id = (ids[t] for t in RESERVED_TOKENS)
         self.wordpieces = tf_text.FastBertTokenizer(
             vocabulary, token_out_type=tf.int32, unknown_token="[UNK]", lower_case_nfd_strip_accents=self.lowercase
         )
 
-    def tokenize(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
-        """Tokenize inside a graph: for `tf.data` and `tf.function`, so nothing is checked.
+    def _pieces(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
+        return self.wordpieces.tokenize(texts)
 
-        Args:
-            texts: String tensor `(batch,)`, UTF-8.
-
-        Returns:
-            Ragged int32 `(batch, None)`: [CLS], the text's ids, [SEP].
-        """
-        import tensorflow_text as tf_text
-
-        ids, _ = tf_text.combine_segments(
-            [self.wordpieces.tokenize(texts)], start_of_sequence_id=self.start_id, end_of_segment_id=self.end_id
-        )
-        return ids
-
-    def __call__(self, texts: Iterable[str | bytes], length: int | None = None) -> dict[str, np.ndarray]:
-        """Check and tokenize texts into a model's inputs.
-
-        Args:
-            texts: Texts, `str` or UTF-8 `bytes`; not a single string.
-            length: Tokens to pad to; without it the longest text's count.
-
-        Returns:
-            `{"token_ids": int32 (batch, length), "padding_mask": int32 (batch, length)}`; the mask is 1 on tokens and
-            0 on padding.
-
-        Raises:
-            ValueError: For bad texts (see `check_texts`), or a text with more than `length` tokens: nothing is cut.
-        """
-        if length is not None:
-            check_at_least(1, length=length)
-        ids = self.tokenize(check_texts(texts))
-        counts = ids.row_lengths().numpy()
-        longest = int(counts.argmax())
-        if length is not None and counts[longest] > length:
-            raise ValueError(
-                f"length must hold every text, [CLS] and [SEP] included; texts[{longest}] has {counts[longest]} "
-                f"tokens. Received: length={length}"
-            )
-        length = int(counts[longest]) if length is None else length
-        return {
-            "token_ids": ids.to_tensor(self.pad_id, shape=(None, length)).numpy(),
-            "padding_mask": (np.arange(length) < counts[:, None]).astype("int32"),
-        }
-
-    def encode(self, texts: Iterable[str | bytes]) -> list[np.ndarray]:
-        """Check and tokenize whole documents, a few at a time.
-
-        Args:
-            texts: Texts, `str` or UTF-8 `bytes`; not a single string.
-
-        Returns:
-            An int32 array `(tokens,)` per text: [CLS], the text's ids, [SEP].
-
-        Raises:
-            ValueError: For bad texts (see `check_texts`).
-        """
-        texts = check_texts(texts)
-        arrays = []
-        for start in range(0, len(texts), 64):
-            ids = self.tokenize(texts[start : start + 64])
-            arrays += np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
-        return arrays
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the tokenizer to one JSON file, whole or not at all.
-
-        Raises:
-            ValueError: If `path` cannot be written.
-        """
-        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump({"lowercase": self.lowercase, "vocabulary": self.vocabulary}, file, ensure_ascii=False)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise ValueError(f"path must be a writable file ({error.strerror}). Received: {path=}") from error
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+    def _config(self) -> dict:
+        return {"lowercase": self.lowercase, "vocabulary": self.vocabulary}
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "WordPieceTokenizer":
-        """Read a tokenizer that `save` wrote.
-
-        Raises:
-            ValueError: If `path` is missing, is not such a file, or holds a vocabulary that the class refuses.
-        """
-        try:
-            with open(path, encoding="utf-8") as file:
-                saved = json.load(file)
-            vocabulary, lowercase = saved["vocabulary"], saved["lowercase"]
-        except OSError as error:
-            raise ValueError(f"path must be a readable file ({error.strerror}). Received: {path=}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"path must be a file written by save(). Received: {path=}") from error
-        return cls(vocabulary, lowercase)
+    def _arguments(cls, config: dict) -> dict:
+        return {name: config[name] for name in ("vocabulary", "lowercase")}
 
 
 def masked_lm_dataset(
-    tokenizer: WordPieceTokenizer,
+    tokenizer: Tokenizer,
     texts: Iterable[str | bytes],
     length: int,
     batch_size: int,
@@ -285,6 +336,8 @@ def masked_lm_dataset(
     """
     check_at_least(3, length=length)
     check_at_least(1, batch_size=batch_size)
+    if tokenizer.mask_id is None:
+        raise ValueError("tokenizer must have a mask token. Received: a tokenizer with mask_id=None")
     if not 0 < selection_rate < 1:
         raise ValueError(f"selection_rate must lie between 0 and 1. Received: selection_rate={selection_rate}")
     windows = [
@@ -299,7 +352,7 @@ def masked_lm_dataset(
 
     import tensorflow as tf
 
-    ordinary = tf.constant([i for i, token in enumerate(tokenizer.vocabulary) if token not in RESERVED_TOKENS])
+    ordinary = tf.constant([i for i in range(tokenizer.vocabulary_size) if i not in tokenizer.reserved_ids])
     positions_per_row = math.ceil(selection_rate * length)
 
     # Not tensorflow-text's mask_language_model: its MaskValuesChooser draws from stateful ops with no seed argument,

@@ -1,10 +1,11 @@
 """Classification of whole documents."""
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from .._checks import check_at_least, check_rate
 from .encoder import Dense, Encoder, check_encoder
+from .text_embedder import masked_mean
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
@@ -26,10 +27,7 @@ class TextClassifier(keras.Model):
         if dropout is not None:
             check_rate(dropout=dropout)
         kwargs.pop("dtype", None)
-        inputs = dict(encoder.input)
-        mask = ops.cast(inputs["padding_mask"], "float32")[..., None]
-        total = ops.sum(ops.cast(encoder(inputs), "float32") * mask, axis=1)
-        mean = total / ops.maximum(ops.sum(mask, axis=1), 1)
+        inputs, mean = masked_mean(encoder)
         rate = encoder.dropout if dropout is None else dropout
         mean = layers.Dropout(rate, seed=encoder.seed, dtype="float32", name="classifier_dropout")(mean)
         logits = Dense(num_classes, dtype="float32", name="logits")(mean)

@@ -4,8 +4,17 @@ import json
 import keras
 import numpy as np
 import pytest
-from export_models import TEXTS, make_classifier, make_encoder, make_ids, make_tokenizer, relative_error, run_python
-from krpe_tf.export import LiteRTModel, export_tflite
+from export_models import (
+    TEXTS,
+    export_tflite,
+    make_classifier,
+    make_encoder,
+    make_ids,
+    make_tokenizer,
+    relative_error,
+    run_python,
+)
+from krpe_tf.export import LiteRTModel
 
 from krpe_tf import models
 
@@ -104,6 +113,25 @@ def test_recomputed_ops_are_reported(tmp_path):
     # The converter folds what stays small.
     left = export_tflite(with_op(lambda x: x + keras.ops.sum(keras.ops.tile(table, (8, 4096)))), tmp_path / "b", (8,))
     assert left.recomputed.get("TILE", 0) == folded.recomputed.get("TILE", 0) + 1
+
+
+def test_pooled_embeddings(tmp_path):
+    model = models.TextEmbedder(make_encoder())
+    export_tflite(model, tmp_path / "model.tflite", (24,))
+    inputs = make_ids(3, 11, [11, 4, 7])
+    assert relative_error(LiteRTModel(tmp_path / "model.tflite")(inputs), model(inputs)) < 1e-5
+
+
+def test_a_masked_lm_at_positions_is_exported_as_the_full_one(tmp_path):
+    model = models.MaskedLM(make_encoder(), at_positions=True)
+    with pytest.raises(ValueError, match=r"at_positions=True is for training.*set_weights.*Received:"):
+        export_tflite(model, tmp_path / "model.tflite", (8,))
+    full = models.MaskedLM(model.encoder)
+    full.set_weights(model.get_weights())
+    export_tflite(full, tmp_path / "model.tflite", (8,))
+    inputs, positions = make_ids(1, 8, [8]), np.array([[1, 5]])
+    expected = model({**inputs, "mask_positions": positions})
+    assert relative_error(LiteRTModel(tmp_path / "model.tflite")(inputs)[:, positions[0]], expected) < 1e-5
 
 
 @pytest.mark.parametrize("head", ["encoder", "masked_lm"])
@@ -214,7 +242,7 @@ def test_existing_file_is_kept_unless_replaced(classifier, tmp_path):
     assert path.read_text() == "old"
     export_tflite(classifier, path, (8,), overwrite=True)
     assert LiteRTModel(path).lengths == [8]
-    assert list(tmp_path.iterdir()) == [path]
+    assert {each.name for each in tmp_path.iterdir()} == {"model.tflite", "model.report.json", "model.report.md"}
 
 
 def test_refused_export_leaves_nothing(classifier, tmp_path):

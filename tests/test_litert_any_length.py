@@ -5,8 +5,16 @@ import json
 import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
-from export_models import TEXTS, make_classifier, make_encoder, make_ids, make_tokenizer, relative_error, run_python
-from krpe_tf.export import export_tflite
+from export_models import (
+    TEXTS,
+    export_tflite,
+    make_classifier,
+    make_encoder,
+    make_ids,
+    make_tokenizer,
+    relative_error,
+    run_python,
+)
 
 from krpe_tf import LearnedBias, models
 

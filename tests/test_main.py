@@ -46,7 +46,11 @@ def test_train_export_predict(run, capsys):
     assert from_keras[0][labels[0]] == pytest.approx(class_probabilities(logits)[0][0])
 
     assert main(["export", str(run), "--lengths", "16", "64"]) == 0
-    assert {"model.tflite", "saved_model"} <= {path.name for path in run.iterdir()}
+    said = capsys.readouterr().out
+    assert "ids_64: error" in said
+    assert "ms with 2 threads" in said
+    assert f"{run / 'model.report.md'} says more" in said
+    assert {"model.tflite", "model.report.md", "saved_model"} <= {path.name for path in run.iterdir()}
     from_file = predict_run(run, [text])
     for label in labels:
         assert from_file[0][label] == pytest.approx(from_keras[0][label], abs=1e-4)
@@ -73,7 +77,7 @@ def test_train_export_predict(run, capsys):
 )
 def test_bad_input_to_a_run(run, capsys, arguments, message):
     if not (run / "model.tflite").exists():
-        assert main(["export", str(run), "--lengths", "64"]) == 0
+        assert main(["export", str(run), "--lengths", "64", "--no-measure"]) == 0
     (run / "latin1.txt").write_bytes("Grüße".encode("latin-1"))
     arguments = [argument.format(run=run) for argument in arguments]
     arguments += ["text"] if arguments[1].endswith("..") else []

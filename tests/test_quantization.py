@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
-from export_models import make_encoder
-from krpe_tf.export import export_tflite
+from export_models import export_tflite, make_encoder
 
 from krpe_tf import models
 
