@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..text import Tokenizer
 
-TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 1e-1}
+TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 2e-1}
 
 
 def export_tflite(
@@ -70,15 +70,15 @@ def export_tflite(
         tokenizer: Put into the file, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions; by default 1e-4,
-            5e-3 for float16, 1e-1 for int8 and int8_static.
+            5e-3 for float16, 1e-1 for int8, 2e-1 for int8_static.
         measure: Run every signature that takes ids in fresh processes with 1 and 2 threads, for the report's
             milliseconds and memory: seconds for each length.
-        overwrite: Replace a file that lies at `path`, and its report.
+        overwrite: Replace a file that lies at `path`, and what lies beside it.
 
     Returns:
         A `LiteRTReport`. It is written beside the file too: `model.report.json` and the page `model.report.md` for
-        `model.tflite`. A tokenizer adds `model.vocab.txt`, one token a line, and `model.tokenizer_config.json`, its
-        settings, for runtimes without the tokenizer's ops.
+        `model.tflite`. A tokenizer adds `model.vocab.txt`, one token a line (SentencePiece: `model.spiece.model`),
+        and `model.tokenizer_config.json`, its settings, for runtimes without the tokenizer's ops.
 
     Raises:
         ValueError: For wrong arguments, an existing or unwritable `path`, a model that needs ops that are not builtin,
