@@ -90,8 +90,8 @@ def export_tflite(
 
     Returns:
         A `LiteRTReport`. It is written beside the file too: `model.report.json` and the page `model.report.md` for
-        `model.tflite`. A tokenizer adds `model.vocab.txt`, one token a line, and `model.tokenizer_config.json`, its
-        settings, for runtimes without the tokenizer's ops.
+        `model.tflite`. A tokenizer adds `model.vocab.txt`, one token a line (SentencePiece: `model.spiece.model`),
+        and `model.tokenizer_config.json`, its settings, for runtimes without the tokenizer's ops.
 
     Raises:
         ValueError: For wrong arguments, an existing or unwritable `path`, a model that needs ops that are not builtin,

@@ -4,10 +4,10 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..text import WordPieceTokenizer
+    from ..text import Tokenizer
 
 
-def vocabulary_files(tokenizer: "WordPieceTokenizer | None") -> dict[str, bytes]:
+def vocabulary_files(tokenizer: "Tokenizer | None") -> dict[str, bytes]:
     """What a tokenizer in another language needs: the vocabulary, and how to use it.
 
     Args:

@@ -1,14 +1,17 @@
 """Text through `LiteRTModel`: windows, any length, the compiled runtime; and the vocabulary beside the file."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+import sentencepiece
 from ai_edge_litert.tools import flatbuffer_utils
 from export_models import TEXTS, export_tflite, make_classifier, make_tokenizer, relative_error
 from krpe_tf.export import LiteRTModel
 from krpe_tf.export.vocabulary import vocabulary_files
 
+from krpe_tf.sentencepiece_tokenizer import SentencePieceTokenizer
 from krpe_tf.text import WordPieceTokenizer
 
 MIXED = [*TEXTS, "🙂🙃 👩‍👩‍👧", "война и мир, law и peace", "שלום العالم the people", b"the law", "x" * 2_000_000]
@@ -118,3 +121,27 @@ def test_vocabulary_files():
     assert settings["cls_token"] == "[CLS]"
     with pytest.raises(ValueError, match=r"no token with a line break. Received: a tokenizer with 'a\\nb'"):
         vocabulary_files(WordPieceTokenizer([*tokenizer.vocabulary, "a\nb"]))
+
+
+def test_vocabulary_files_of_sentencepiece():
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["war and peace, law and the people of the union"] * 20),
+        model_writer=model,
+        minloglevel=2,
+        vocab_size=23,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+    )
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    files = vocabulary_files(tokenizer)
+    assert sorted(files) == ["spiece.model", "tokenizer_config.json"]
+    settings = json.loads(files["tokenizer_config.json"])
+    assert [settings[f"{name}_token"] for name in ("pad", "unk", "bos", "eos")] == ["<pad>", "<unk>", "<s>", "</s>"]
+    other = sentencepiece.SentencePieceProcessor(
+        model_proto=files["spiece.model"], add_bos=settings["add_bos_token"], add_eos=settings["add_eos_token"]
+    )
+    for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
+        assert other.encode(text) == ids.tolist()
