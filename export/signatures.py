@@ -18,7 +18,7 @@ def check_model(model: "keras.Model") -> int | None:
 
     Raises:
         ValueError: If Keras runs on another backend than TensorFlow, `model` is not a functional model from int
-            `token_ids` and `padding_mask` `(batch, n)` to one tensor, or it holds a Lambda layer.
+            `token_ids` and `padding_mask` `(batch, n)` to one tensor, or it holds a Python lambda.
     """
     import keras
 
@@ -42,12 +42,12 @@ def check_model(model: "keras.Model") -> int | None:
         )
     if len(model.outputs) != 1:
         raise ValueError(f"`model` must have one output. Received: {len(model.outputs)} outputs")
-    for layer in all_layers(model):
-        if isinstance(layer, keras.layers.Lambda):
-            raise ValueError(
-                "`model` must hold no Lambda layer, whose code only an unsafe load would bring back: write a layer "
-                f"class. Received: a model with layer {layer.name!r}"
-            )
+    lambdas = [layer.name for layer in all_layers(model) if _holds_lambda(layer)]
+    if lambdas:
+        raise ValueError(
+            "`model` must hold no Python lambda, which Keras saves as bytecode and loads with safe_mode=False only: "
+            f"register a named function instead. Received: a model with a lambda in {', '.join(lambdas)}"
+        )
     return shapes["token_ids"][1]
 
 
@@ -74,11 +74,23 @@ def check_any_length(model: "keras.Model") -> None:
 
 
 def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
-    """The model and its layers, those of the models inside it too."""
+    """The model and its layers, those of the models and wrappers inside it too."""
+    import keras
+
     layers = [model]
     for layer in layers:
         layers.extend(getattr(layer, "layers", []))
+        layers.extend([layer.layer] if isinstance(layer, keras.layers.Wrapper) else [])
     return layers
+
+
+def _holds_lambda(layer: "keras.layers.Layer") -> bool:
+    import keras
+
+    functions = [getattr(layer, "activation", None)]
+    if isinstance(layer, keras.layers.Lambda):
+        functions += [layer.function, layer.mask, *layer.arguments.values()]
+    return any(getattr(function, "__name__", None) == "<lambda>" for function in functions)
 
 
 def vocabulary_size(model: "keras.Model") -> int | None:

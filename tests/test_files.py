@@ -166,11 +166,21 @@ def test_a_read_only_file_system(small_disk, export):
         export(make_classifier(), small_disk / "model")
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Lambda(lambda x: x + 1, name="inner"),
+        keras.layers.Dense(3, activation=lambda x: x + 1, name="inner"),
+        keras.layers.TimeDistributed(keras.layers.Dense(3, activation=lambda x: x + 1, name="inner")),
+    ],
+)
 @pytest.mark.parametrize("export", [export_tflite, export_saved_model])
-def test_a_lambda_is_refused(tmp_path, export):
+def test_a_lambda_is_refused(tmp_path, export, layer):
     encoder = make_encoder()
-    model = keras.Model(encoder.inputs, keras.layers.Lambda(lambda x: x + 1)(encoder.output))
-    with pytest.raises(ValueError, match=r"`model` must hold no Lambda layer.*Received: a model with layer 'lambda"):
+    model = keras.Model(encoder.inputs, layer(encoder.output))
+    with pytest.raises(
+        ValueError, match=r"`model` must hold no Python lambda.*Received: a model with a lambda in inner"
+    ):
         export(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
