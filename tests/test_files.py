@@ -178,9 +178,7 @@ def test_a_read_only_file_system(small_disk, export):
 def test_a_lambda_is_refused(tmp_path, export, layer):
     encoder = make_encoder()
     model = keras.Model(encoder.inputs, layer(encoder.output))
-    with pytest.raises(
-        ValueError, match=r"`model` must hold no Python lambda.*Received: a model with a lambda in inner"
-    ):
+    with pytest.raises(ValueError, match=r"no Python lambda.*Received: a model with a lambda in inner"):
         export(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
