@@ -174,29 +174,34 @@ def saved_model_functions(model: "keras.Model", length: int | None, tokenizer: "
 
     size = vocabulary_size(model)
 
+    # What follows waits for the checks: an op that ran beside them might fail first, and less clearly.
     @tf.function(autograph=False)
     def from_ids(token_ids, padding_mask):
         message = "padding_mask must have the shape of token_ids, (batch, n)"
-        tf.debugging.assert_equal(tf.shape(token_ids), tf.shape(padding_mask), message=message)
+        checks = [tf.debugging.assert_equal(tf.shape(token_ids), tf.shape(padding_mask), message=message)]
         if size is not None:
             message = f"token_ids must lie in the vocabulary, from 0 to {size - 1}"
-            tf.debugging.assert_non_negative(token_ids, message=message)
-            tf.debugging.assert_less(token_ids, size, message=message)
-        return {"output": _call(model, token_ids, padding_mask)}
+            checks.append(tf.debugging.assert_non_negative(token_ids, message=message))
+            checks.append(tf.debugging.assert_less(token_ids, size, message=message))
+        with tf.control_dependencies(checks):
+            return {"output": _call(model, tf.identity(token_ids), tf.identity(padding_mask))}
 
     @tf.function(autograph=False)
     def from_text(text):
         # Invalid bytes come back replaced; the tokenizer would take them without a word.
         decoded = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-        tf.debugging.Assert(tf.reduce_all(tf.equal(decoded, text)), ["text must be valid UTF-8"])
-        tokens = tokenizer.tokenize(text)
+        valid = tf.debugging.Assert(tf.reduce_all(tf.equal(decoded, text)), ["text must be valid UTF-8"])
+        with tf.control_dependencies([valid]):
+            tokens = tokenizer.tokenize(tf.identity(text))
         counts = tokens.row_lengths()
-        # [CLS] and [SEP] are always there.
+        # The first and the last token are always there.
         message = "text must not be empty, nor white space and invisible characters alone"
-        tf.debugging.assert_greater(counts, tf.cast(2, counts.dtype), message=message)
+        checks = [tf.debugging.assert_greater(counts, tf.cast(2, counts.dtype), message=message)]
         if length is not None:
             message = f"text must have at most {length} tokens, start and end included"
-            tf.debugging.assert_less_equal(counts, tf.cast(length, counts.dtype), message=message)
+            checks.append(tf.debugging.assert_less_equal(counts, tf.cast(length, counts.dtype), message=message))
+        with tf.control_dependencies(checks):
+            counts = tf.identity(counts)
         token_ids = tokens.to_tensor(tokenizer.pad_id, shape=(None, length))
         padding_mask = tf.sequence_mask(counts, tf.shape(token_ids)[1], dtype=tf.int32)
         return {"output": _call(model, token_ids, padding_mask)}
