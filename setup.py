@@ -5,7 +5,7 @@ from setuptools import setup
 TENSORFLOW = [
     "tensorflow>=2.20,<2.22",
     "tensorflow-text>=2.20,<2.22",
-    "ai-edge-litert>=2.1.6,<3",
+    "ai-edge-litert>=2.2,<3",
     "ai-edge-quantizer>=0.10,<0.11",
     "tensorboard>=2.20,<3",
     "scipy>=1.13,<2",

@@ -4,7 +4,8 @@
         target.write_bytes(content)
         companion(target, "report.json").write_text(report)
 
-What the body leaves in `target.parent` appears beside `path`, `path` itself last; if it raises, nothing does.
+What the body leaves in `target.parent` appears beside `path`, `path` itself last; if it raises, nothing does. Only a
+kill between two renames leaves some without the others: then the next export puts the old ones back.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ except ImportError:  # Windows: what a killed export left stays.
 
 # A temporary folder is `.NAME.xxxxxxxx.export`; it holds `new/`, `old/` and `lock`, locked while its process lives.
 SUFFIX = ".export"
+SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
 @contextlib.contextmanager
@@ -65,7 +67,8 @@ def staged(path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = ())
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(error.errno, f"the export cannot be written ({error.strerror})", str(path)) from error
+        reason = f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
+        raise OSError(error.errno, f"the export cannot be written ({reason})", str(path)) from error
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
@@ -84,7 +87,7 @@ def _check_free(path: Path, overwrite: bool) -> None:
 
 
 def _replaceable(path: Path) -> bool:
-    return not path.is_dir() or (path / "saved_model.pb").exists() or not any(path.iterdir())
+    return not path.is_dir() or {each.name for each in path.iterdir()} <= SAVED_MODEL
 
 
 def _make_folder(path: Path) -> tuple[Path, int]:
@@ -118,34 +121,36 @@ def _remove_stale(path: Path) -> None:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for old in folder.glob("old/*"):
-                    if not os.path.lexists(path.with_name(old.name)):
-                        old.rename(path.with_name(old.name))
+                if os.path.lexists(folder / "new" / path.name):  # It was killed before the last rename.
+                    for old in folder.glob("old/*"):
+                        old.replace(path.with_name(old.name))
                 shutil.rmtree(folder)
             finally:
                 os.close(lock)
 
 
 def _put_in_place(folder: Path, path: Path, overwrite: bool, beside: list[Path]) -> None:
+    """Moves what was there to `old`, then what was made to its place; all of it back if that fails."""
     target = folder / "new" / path.name
     target.stat()
     made = [*(each for each in (folder / "new").iterdir() if each != target), target]
-    for each in made:
-        _check_free(path.with_name(each.name), overwrite)
-    for each in made:
-        place = path.with_name(each.name)
-        old = folder / "old" / each.name
-        if place.is_dir():  # A full folder cannot be replaced by a rename; the old one goes with the temporary folder.
-            place.rename(old)
-        try:
+    places = [path.with_name(each.name) for each in made]
+    for place in places:
+        _check_free(place, overwrite)
+    try:
+        for place in dict.fromkeys([*beside, *places]):
+            # A file at `path` itself is replaced in one step; a folder cannot be, nor anything by a folder.
+            if os.path.lexists(place) and (place != path or place.is_dir() or target.is_dir()):
+                place.rename(folder / "old" / place.name)
+        for each, place in zip(made, places, strict=True):
             each.replace(place)
-        except OSError:
-            if old.exists():
-                old.rename(place)
-            raise
-    for place in beside:
-        if place.name not in {each.name for each in made}:
-            place.unlink(missing_ok=True)
+    except OSError:
+        for each, place in zip(made, places, strict=True):
+            if os.path.lexists(place) and not os.path.lexists(each):
+                place.rename(each)
+        for old in (folder / "old").iterdir():
+            old.rename(path.with_name(old.name))
+        raise
     _sync_one(path.parent)
 
 

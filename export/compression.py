@@ -12,6 +12,7 @@ from .._checks import check_at_least
 from ..attention import KernelizedRPEAttention
 from ..position_bias import DecayBias, PositionBias
 from ..toeplitz.banded import SMALLEST_CHUNK, banded_cost
+from .signatures import all_layers
 
 if TYPE_CHECKING:
     import keras
@@ -124,7 +125,7 @@ def compress_biases(
             f"Received: lengths={lengths}, bias_tolerance={tolerance}"
         )
     compressed = {}
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         bias = getattr(layer, "position_bias", None)
         if not isinstance(layer, KernelizedRPEAttention) or not isinstance(bias, PositionBias):
             continue

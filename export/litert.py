@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # All that may lie beside a file: none of an earlier export stays.
 COMPANIONS = ("report.json", "report.md", "vocab.txt", "spiece.model", "tokenizer_config.json")
+# The longest that is measured on the dense route, whose time is quadratic.
+LONGEST_DENSE = 4096
 TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 2e-1}
 
 
@@ -101,6 +103,7 @@ def export_tflite(
     check_quantization(quantization)
     if bias_tolerance is not None:
         check_bound(bias_tolerance=bias_tolerance)
+        bias_tolerance = float(bias_tolerance)
     conversion_tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     tolerance = conversion_tolerance + (bias_tolerance or 0) if tolerance is None else tolerance
     only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
@@ -116,7 +119,10 @@ def export_tflite(
     if not isinstance(measure, bool):
         raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
     vocabulary = vocabulary_files(tokenizer)
-    with staged(path, overwrite, beside=COMPANIONS) as target:
+    # A generator: `path` is checked before it gives names. Where no export left its report, nothing else is its own.
+    written = ("report.json", "report.md", *vocabulary)
+    beside = (each for each in COMPANIONS if each in written or companion(path, "report.json").exists())
+    with staged(path, overwrite, beside) as target:
         for suffix, each in vocabulary.items():
             companion(target, suffix).write_bytes(each)
         compressed = compress_biases(model, lengths, bias_tolerance)
@@ -209,8 +215,11 @@ def _check_tokens(path: os.PathLike, tokenizer: "Tokenizer", texts: list[str]) -
             )
 
 
-def _measure_dense(model: "keras.Model", lengths: Sequence[int]) -> list[Measurement]:
-    """What the same model costs on the dense route."""
+def _measure_dense(model: "keras.Model", lengths: Sequence[int]) -> list[Measurement] | None:
+    """What the same model costs on the dense route, in float32; None where every length would take it too long."""
+    lengths = [length for length in lengths if length <= LONGEST_DENSE]
+    if not lengths:
+        return None
     with tempfile.TemporaryDirectory(prefix="krpe_tf_export_") as folder:
         path = os.path.join(folder, "dense.tflite")
         with open(path, "wb") as file, forced_route("dense"):

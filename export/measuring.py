@@ -64,7 +64,11 @@ class Worker:
     def __init__(self, path: str | os.PathLike, signature: str, threads: int, length: int = 1):
         command = _command("run", path, signature, threads, length)
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace")
+        # A pipe would fill up, and stop the process, as nobody reads it before the end.
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed in `finish`
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self._said, text=True, errors="replace"
+        )
 
     def ask(self) -> float | None:
         """Milliseconds of one run, None if the process has ended."""
@@ -85,7 +89,10 @@ class Worker:
         Raises:
             RuntimeError: If the process failed; the message holds the end of what it said.
         """
-        output, said = self.process.communicate()
+        output, _ = self.process.communicate()
+        with self._said as file:
+            file.seek(0)
+            said = file.read()
         if self.process.returncode:
             raise RuntimeError(f"the file failed in its own process ({self.process.returncode}): {said[-2000:]}")
         return json.loads(output)

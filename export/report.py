@@ -77,7 +77,7 @@ def render(report: LiteRTReport) -> str:
         lines += ["", "## Cost", "", "One document, in a fresh process; its memory holds Python and LiteRT too.", ""]
         lines += _costs(report.measurements)
     if report.dense_measurements is not None:
-        lines += ["", 'The same model on `route="dense"`, without transforms:', ""]
+        lines += ["", 'The same model in float32 on `route="dense"`, without transforms:', ""]
         lines += _costs(report.dense_measurements)
     if report.certificates is not None:
         lines += ["", "## Biases replaced", ""]
@@ -178,7 +178,7 @@ def _except(custom_ops: dict[str, int]) -> str:
 def _gpu_line(report: LiteRTReport) -> str:
     gpu = report.gpu
     if gpu is None:
-        return "LiteRT's GPU delegate was not asked: no Vulkan adapter here."
+        return "LiteRT's GPU delegate was not asked: that takes a fixed length and a Vulkan adapter that it can use."
     said = "; ".join(gpu.reasons)
     if gpu.taken is None:
         return f"LiteRT's GPU delegate failed on `{gpu.signature}` (adapter: {gpu.adapter}): {said}"

@@ -1,6 +1,5 @@
 """Export to a SavedModel."""
 
-import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,22 +76,12 @@ def export_saved_model(
     """
     length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
     with staged(path, overwrite) as target:
-        _save(saved_model_functions(model, length, tokenizer), target)
+        save_functions(saved_model_functions(model, length, tokenizer), target)
         errors = _errors(model, target, length, tokenizer, texts)
         check_errors(errors, tolerance)
         lengths = [length] if length else LATENCY_LENGTHS
         milliseconds = _milliseconds(target, lengths, tokenizer is not None) if measure else None
     return SavedModelReport(os.path.abspath(path), errors, tolerance, milliseconds)
-
-
-def _save(functions: dict, path: os.PathLike) -> None:
-    import tensorflow as tf
-
-    try:
-        save_functions(functions, path)
-    except tf.errors.OpError as error:
-        # TensorFlow's file system says why in the message alone.
-        raise OSError(errno.EIO, error.message) from error
 
 
 def _milliseconds(path: os.PathLike, lengths: Iterable[int], with_text_ops: bool) -> dict[int, float]:

@@ -1,5 +1,6 @@
 """The functions that an exported file holds, traced from a Keras model: token ids in, text in, text to token ids."""
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,13 @@ def check_model(model: "keras.Model") -> int | None:
         )
     if len(model.outputs) != 1:
         raise ValueError(f"`model` must have one output. Received: {len(model.outputs)} outputs")
+    output, length = tuple(model.outputs[0].shape), shapes["token_ids"][1]
+    # Callers tell a row a token from one for the document by the rank: `has_length_axis`.
+    if (len(output) == 2 and output[1] is None) or (len(output) > 2 and output[1] != length):
+        raise ValueError(
+            "`model` must give (batch, width), or (batch, n, width) with a row for each of the n tokens. "
+            f"Received: an output of shape {output}"
+        )
     lambdas = [layer.name for layer in all_layers(model) if _holds_lambda(layer)]
     if lambdas:
         raise ValueError(
@@ -74,14 +82,8 @@ def check_any_length(model: "keras.Model") -> None:
 
 
 def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
-    """The model and its layers, those of the models and wrappers inside it too."""
-    import keras
-
-    layers = [model]
-    for layer in layers:
-        layers.extend(getattr(layer, "layers", []))
-        layers.extend([layer.layer] if isinstance(layer, keras.layers.Wrapper) else [])
-    return layers
+    """The model and all layers inside it, those of other layers too."""
+    return list(model._flatten_layers())
 
 
 def _holds_lambda(layer: "keras.layers.Layer") -> bool:
@@ -223,7 +225,11 @@ def save_functions(functions: dict[str, Any], path: str | os.PathLike) -> None:
 
     module = tf.Module()
     module.weights = list({id(v): v for f in functions.values() for v in f.graph.variables}.values())
-    tf.saved_model.save(module, os.fspath(path), signatures=functions)
+    try:
+        tf.saved_model.save(module, os.fspath(path), signatures=functions)
+    except tf.errors.OpError as error:
+        # TensorFlow's file system says why in the message alone.
+        raise OSError(errno.EIO, error.message, os.fspath(path)) from error
 
 
 def _call(model: "keras.Model", token_ids: "tf.Tensor", padding_mask: "tf.Tensor") -> "tf.Tensor":

@@ -45,7 +45,11 @@ def _export(options):
     from .runs import export_run
 
     report = export_run(
-        options.run, lengths=options.lengths, quantization=options.quantization, measure=options.measure
+        options.run,
+        lengths=options.lengths,
+        quantization=options.quantization,
+        bias_tolerance=options.bias_tolerance,
+        measure=options.measure,
     )
     print(f"{options.run}: saved_model/, model.tflite")
     for line in summary(report):
@@ -97,8 +101,22 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="export a run to SavedModel and LiteRT")
     export.set_defaults(command=_export)
     export.add_argument("run", help="a folder that train wrote")
-    export.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="tokens, one signature each")
-    export.add_argument("--quantization", choices=["float16", "int8"], help="of the weights (default: none)")
+    export.add_argument(
+        "--lengths",
+        type=lambda text: None if text == "any" else int(text),
+        nargs="+",
+        default=[512, 2048, 8192],
+        metavar="N",
+        help='tokens, one signature each; "any" for one that takes any length (default: 512 2048 8192)',
+    )
+    export.add_argument(
+        "--quantization", choices=["float16", "int8", "int8_static"], help="of dense layers (default: none)"
+    )
+    export.add_argument(
+        "--bias-tolerance",
+        type=float,
+        help="replace position biases within this bound, see docs/export.md (default: not)",
+    )
     export.add_argument("--no-measure", dest="measure", action="store_false", help="leave out milliseconds and memory")
 
     predict = commands.add_parser("predict", help="classify texts with a run; uses model.tflite once exported")

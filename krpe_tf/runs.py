@@ -16,7 +16,8 @@ import numpy as np
 from ._checks import check_at_least, check_one_of
 from .data import LabelledTexts, classification_dataset, split_holdout
 from .export import LiteRTModel, LiteRTReport, export_saved_model, export_tflite
-from .export.litert import check_lengths
+from .export._files import companion
+from .export.litert import COMPANIONS, check_lengths
 from .models import Encoder, MaskedLM, TextClassifier
 from .models.presets import PRESETS
 from .sentencepiece_tokenizer import load_tokenizer
@@ -203,9 +204,9 @@ def save_run(
     histories,
 ) -> dict:
     """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
-    for ends in ("tflite", "report.json", "report.md", "vocab.txt", "spiece.model", "tokenizer_config.json"):
-        for path in output.glob(f"model*.{ends}"):
-            path.unlink()
+    for name in ("model.tflite", "model_float16.tflite", "model_int8.tflite"):
+        for path in (output / name, *(companion(output / name, suffix) for suffix in COMPANIONS)):
+            path.unlink(missing_ok=True)
     shutil.rmtree(output / "saved_model", ignore_errors=True)
     classifier.save(output / "model.keras")
     tokenizer.save(output / "tokenizer.json")
@@ -233,13 +234,14 @@ def export_run(
     lengths=(512, 2048, 8192),
     quantization: str | None = None,
     sample_texts: list[str] | None = None,
+    bias_tolerance: float | None = None,
     measure: bool = True,
 ) -> LiteRTReport:
     """Exports a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
 
     Args:
         run: the run folder.
-        lengths, quantization, sample_texts, measure: see `export_tflite`.
+        lengths, quantization, sample_texts, bias_tolerance, measure: see `export_tflite`.
 
     Returns:
         The report of `export_tflite`, which writes it beside model.tflite too.
@@ -248,11 +250,12 @@ def export_run(
     model, tokenizer, _ = load_run(run)
     lengths = check_lengths(lengths, None)
     trained = json.loads((run / "training.json").read_text(encoding="utf-8"))["max_length"]
-    if max(lengths) > trained:
+    if max(length or 0 for length in lengths) > trained:
         logger.info("note: lengths past %d were not trained on", trained)
     logger.info("exporting to SavedModel, and comparing it with the Keras model")
     export_saved_model(model, run / "saved_model", tokenizer, sample_texts=sample_texts, overwrite=True)
-    logger.info("exporting to LiteRT for lengths %s, and comparing each signature", ", ".join(map(str, lengths)))
+    names = ", ".join(str(length or "any") for length in lengths)
+    logger.info("exporting to LiteRT for lengths %s, and comparing each signature", names)
     return export_tflite(
         model,
         run / "model.tflite",
@@ -260,6 +263,7 @@ def export_run(
         quantization,
         tokenizer,
         sample_texts=sample_texts,
+        bias_tolerance=bias_tolerance,
         measure=measure,
         overwrite=True,
     )

@@ -138,7 +138,7 @@ def export_files(folder: str, models: dict) -> dict:
         (name, weights): os.path.join(folder, f"{name}_{weights}.tflite") for name in models for weights in FARTHEST
     }
     for (name, weights), file in files.items():
-        export_tflite(models[name], file, lengths=LENGTHS, quantization=weights)
+        export_tflite(models[name], file, lengths=LENGTHS, quantization=weights, measure=False)
     return files
 
 

@@ -62,6 +62,57 @@ def test_an_old_file_beside_goes_with_its_model(tmp_path):
     assert contents(tmp_path) == {**files, "other": "old"}
 
 
+def test_a_folder_with_other_things_beside_a_saved_model_is_kept(tmp_path):
+    (tmp_path / "saved").mkdir()
+    for name in ("saved_model.pb", "thesis.txt"):
+        (tmp_path / "saved" / name).write_text("old")
+    with pytest.raises(ValueError, match="not a folder with other things in it"):
+        make(tmp_path / "saved", overwrite=True, saved="new")
+    assert contents(tmp_path / "saved") == {"saved_model.pb": "old", "thesis.txt": "old"}
+
+
+def test_a_rename_that_fails_brings_everything_back(tmp_path, monkeypatch):
+    old = {"m.tflite": "old", "m.report.json": "old", "m.vocab.txt": "old"}
+    for name, text in old.items():
+        (tmp_path / name).write_text(text)
+    replace = Path.replace
+
+    def refused(self, target):
+        if Path(target).name == "m.tflite":
+            raise OSError(5, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(OSError, match=r"cannot be written \(Input/output error"):
+        make(tmp_path / "m.tflite", True, ["report.json", "vocab.txt"], **{"m.tflite": "new", "m.report.json": "new"})
+    assert contents(tmp_path) == old
+
+
+def test_what_a_process_killed_between_two_renames_left_is_put_back(tmp_path):
+    for name in ("m.tflite", "m.report.json"):
+        (tmp_path / name).write_text("old")
+    script = """
+import os, sys
+from pathlib import Path
+from krpe_tf.export._files import companion, staged
+replace = Path.replace
+def killed(self, target):
+    if Path(target).name == "m.tflite":
+        print("true", flush=True)
+        os._exit(0)
+    return replace(self, target)
+Path.replace = killed
+with staged(sys.argv[1], True, ["report.json"]) as target:
+    target.write_text("new")
+    companion(target, "report.json").write_text("new")
+"""
+    assert run_python(script, str(tmp_path / "m.tflite")) is True
+    assert (tmp_path / "m.report.json").read_text() == "new"
+    with pytest.raises(ValueError, match="overwrite=True"):
+        make(tmp_path / "m.tflite")
+    assert contents(tmp_path) == {"m.tflite": "old", "m.report.json": "old"}
+
+
 @pytest.mark.parametrize("files", [{}, {"m.report.json": "new"}])
 def test_a_body_that_does_not_make_the_file_leaves_all_as_it_was(tmp_path, files):
     (tmp_path / "m.report.json").write_text("old")
