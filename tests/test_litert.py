@@ -265,7 +265,19 @@ def test_what_does_not_run_on_every_litert_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"builtin ops only.*Received: a model that needs Ndtri"):
         export_tflite(with_op(tf.math.ndtri), tmp_path / "model.tflite", (8,))
-    rank_5 = with_op(lambda x: keras.ops.transpose(keras.ops.reshape(x, (1, 8, 2, 4, 4)), (0, 3, 1, 4, 2)))
+    folded = with_op(lambda x: keras.ops.reshape(x, (1, 8, 2, 4, 4)))
+    with pytest.raises(
+        ValueError, match=r"a row for each of the n tokens. Received: an output of shape \(1, 8, 2, 4, 4\)"
+    ):
+        export_tflite(folded, tmp_path / "model.tflite", (8,))
+    squeezed = with_op(lambda x: x[..., 0])
+    with pytest.raises(
+        ValueError, match=r"a row for each of the n tokens. Received: an output of shape \(None, None\)"
+    ):
+        export_tflite(squeezed, tmp_path / "model.tflite", (8,))
+    rank_5 = with_op(
+        lambda x: keras.ops.mean(keras.ops.transpose(keras.ops.reshape(x, (1, 8, 2, 4, 4)), (0, 3, 1, 4, 2)), (1, 2, 4))
+    )
     with pytest.raises(ValueError, match=r"above rank 4. Received: one of rank 5"):
         export_tflite(rank_5, tmp_path / "model.tflite", (8,))
     with pytest.raises(ValueError, match=r"compute in float32.*Received: a model that computes in bfloat16"):
