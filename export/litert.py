@@ -129,7 +129,9 @@ def export_tflite(
         replacements = {bias: new for bias, (new, _) in compressed.items()}
         with forward_transforms(), replaced_biases(replacements):
             functions = litert_functions(model, lengths, tokenizer)
-        content = _convert(functions)
+        # What a killed export leaves here goes with the next one.
+        working_folder = target.parent.parent
+        content = _convert(functions, working_folder)
         if quantization is not None:
             length = _calibration_length(lengths)
             samples = make_samples(model, length, tokenizer, texts) if quantization == "int8_static" else []
@@ -162,7 +164,9 @@ def export_tflite(
             tolerance=tolerance,
             certificates=certificates_by_name(compressed) if compressed else None,
             measurements=measure_signatures(target, runs) if measure else None,
-            dense_measurements=_measure_dense(model, fixed) if measure and "RFFT2D" in contents.ops else None,
+            dense_measurements=_measure_dense(model, fixed, working_folder)
+            if measure and "RFFT2D" in contents.ops
+            else None,
             **asdict(contents),
         )
         write_report(report, target)
@@ -191,10 +195,10 @@ def _calibration_length(lengths: Sequence[int | None]) -> int | None:
     return next((n for n in fixed if n >= 512), fixed[-1] if fixed else None)
 
 
-def _convert(functions: dict[str, Any]) -> bytes:
+def _convert(functions: dict[str, Any], working_folder: os.PathLike) -> bytes:
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory(prefix="krpe_tf_export_") as folder:
+    with tempfile.TemporaryDirectory(dir=working_folder) as folder:
         save_functions(functions, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(functions))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -215,15 +219,17 @@ def _check_tokens(path: os.PathLike, tokenizer: "Tokenizer", texts: list[str]) -
             )
 
 
-def _measure_dense(model: "keras.Model", lengths: Sequence[int]) -> list[Measurement] | None:
+def _measure_dense(
+    model: "keras.Model", lengths: Sequence[int], working_folder: os.PathLike
+) -> list[Measurement] | None:
     """What the same model costs on the dense route, in float32; None where every length would take it too long."""
     lengths = [length for length in lengths if length <= LONGEST_DENSE]
     if not lengths:
         return None
-    with tempfile.TemporaryDirectory(prefix="krpe_tf_export_") as folder:
+    with tempfile.TemporaryDirectory(dir=working_folder) as folder:
         path = os.path.join(folder, "dense.tflite")
         with open(path, "wb") as file, forced_route("dense"):
-            file.write(drop_names(_convert(litert_functions(model, lengths, tokenizer=None))))
+            file.write(drop_names(_convert(litert_functions(model, lengths, tokenizer=None), folder)))
         return measure_signatures(path, {signature_name("ids", length): length for length in lengths})
 
 

@@ -65,7 +65,7 @@ def render(report: LiteRTReport) -> str:
         "",
         "## Signatures",
         "",
-        f"Error against Keras, over the largest output; up to {report.tolerance:.0e} was accepted.",
+        f"Error against Keras on the sample texts, over the largest output; up to {report.tolerance:.0e} was accepted.",
         "",
         "| signature | ops | max error | mean error |",
         "| --- | --- | --- | --- |",

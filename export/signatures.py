@@ -179,8 +179,12 @@ def saved_model_functions(model: "keras.Model", length: int | None, tokenizer: "
     # What follows waits for the checks: an op that ran beside them might fail first, and less clearly.
     @tf.function(autograph=False)
     def from_ids(token_ids, padding_mask):
+        # A caller may send any rank, whatever the signature says.
+        token_ids, padding_mask = (tf.ensure_shape(x, (None, length)) for x in (token_ids, padding_mask))
         message = "padding_mask must have the shape of token_ids, (batch, n)"
         checks = [tf.debugging.assert_equal(tf.shape(token_ids), tf.shape(padding_mask), message=message)]
+        message = "token_ids must hold one token or more for each document"
+        checks.append(tf.debugging.assert_positive(tf.shape(token_ids), message=message))
         if size is not None:
             message = f"token_ids must lie in the vocabulary, from 0 to {size - 1}"
             checks.append(tf.debugging.assert_non_negative(token_ids, message=message))
@@ -190,6 +194,7 @@ def saved_model_functions(model: "keras.Model", length: int | None, tokenizer: "
 
     @tf.function(autograph=False)
     def from_text(text):
+        text = tf.ensure_shape(text, (None,))
         # Invalid bytes come back replaced; the tokenizer would take them without a word.
         decoded = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
         valid = tf.debugging.Assert(tf.reduce_all(tf.equal(decoded, text)), ["text must be valid UTF-8"])

@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--validation-fraction", type=float, default=0.2, help="share that is held out (default: 0.2)")
     train.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
 
-    export = commands.add_parser("export", help="export a run to SavedModel and LiteRT")
+    export = commands.add_parser(
+        "export", help="export a run to SavedModel and LiteRT; replaces what it exported before"
+    )
     export.set_defaults(command=_export)
     export.add_argument("run", help="a folder that train wrote")
     export.add_argument(

@@ -204,6 +204,8 @@ def save_run(
     histories,
 ) -> dict:
     """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
+    if (output / "model.tflite").exists() or (output / "saved_model").exists():
+        logger.info("%s: what an earlier run exported is of another model, and goes", output)
     for name in ("model.tflite", "model_float16.tflite", "model_int8.tflite"):
         for path in (output / name, *(companion(output / name, suffix) for suffix in COMPANIONS)):
             path.unlink(missing_ok=True)

@@ -40,6 +40,8 @@ def check_texts(texts: Iterable[str | bytes]) -> list[str]:
     """
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"texts must be a list of texts, not one text: wrap it in []. Received: texts={texts[:40]!r}")
+    if not isinstance(texts, Iterable):
+        raise ValueError(f"texts must be a list of texts. Received: texts={texts!r}")
     checked = [_check_text(text, f"texts[{index}]") for index, text in enumerate(texts)]
     if not checked:
         raise ValueError("texts must hold at least one text. Received: texts=[]")

@@ -17,7 +17,8 @@ signatures = tf.saved_model.load(path).signatures
 answers = []
 for signature, inputs in json.loads(calls):
     if "text" in inputs:
-        inputs = {"text": [text.encode("latin-1") for text in inputs["text"]]}
+        text = inputs["text"]
+        inputs = {"text": text if isinstance(text, str) else [each.encode("latin-1") for each in text]}
     try:
         output = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})["output"]
         answers.append(output.numpy().tolist())
@@ -74,6 +75,9 @@ def test_wrong_inputs_are_refused_in_words(tmp_path):
             ("token_ids", {**ids, "token_ids": ids["token_ids"] + shift}) for shift in (120, -128)
         ],
         "must have the shape of token_ids": [("token_ids", {**ids, "padding_mask": ids["padding_mask"][:, :4]})],
+        "must hold one token or more": [("token_ids", {name: np.zeros((1, 0), "int32") for name in ids})],
+        "text [] is not compatible with expected shape [?]": [("serving_default", {"text": "the law"})],
+        "token_ids [5] is not compatible with expected shape [?,?]": [("token_ids", {n: x[0] for n, x in ids.items()})],
     }
     fine = text_call("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b")
     answers = iter(load_and_run(path, *(call for calls in refused.values() for call in calls), fine))
