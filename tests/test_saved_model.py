@@ -20,7 +20,9 @@ for signature, inputs in json.loads(calls):
         text = inputs["text"]
         inputs = {"text": text if isinstance(text, str) else [each.encode("latin-1") for each in text]}
     try:
-        output = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})["output"]
+        output = signatures[signature](**{
+            name: tf.constant(value, tf.string if name == "text" else tf.int32) for name, value in inputs.items()
+        })["output"]
         answers.append(output.numpy().tolist())
     except tf.errors.InvalidArgumentError as error:
         answers.append(error.message)
