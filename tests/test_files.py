@@ -18,10 +18,10 @@ from krpe_tf.export._files import SUFFIX, staged
 EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from export_models import make_classifier, make_encoder
-from krpe_tf.export import export_tflite
+from export_models import export_tflite, make_classifier, make_encoder, make_tokenizer
+text = {"quantization": "int8_static", "tokenizer": make_tokenizer()} if sys.argv[4:] else {}
 other = [make_encoder() for _ in range(int(sys.argv[3]))]  # Names and seeds that are used up must not matter.
-export_tflite(make_classifier(), sys.argv[2], (16,))
+export_tflite(make_classifier(), sys.argv[2], (16, None), **text)
 print("true")
 """
 
@@ -178,11 +178,13 @@ def test_a_killed_export_leaves_no_file_and_the_next_one_cleans_up(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_model_gives_the_same_bytes_in_any_process(tmp_path):
+@pytest.mark.parametrize("text", [(), ("int8 and text",)])
+def test_the_same_model_gives_the_same_bytes_in_any_process(tmp_path, monkeypatch, text):
     digests = []
     for others in ("0", "2"):
         path = tmp_path / others
-        assert run_python(EXPORT, os.path.dirname(__file__), str(path), others) is True
+        monkeypatch.setenv("PYTHONHASHSEED", others)
+        assert run_python(EXPORT, os.path.dirname(__file__), str(path), others, *text) is True
         digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
     assert digests[0] == digests[1]
 
