@@ -82,8 +82,12 @@ def check_any_length(model: "keras.Model") -> None:
 
 
 def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
-    """The model and all layers inside it, those of other layers too."""
-    return list(model._flatten_layers())
+    """The model and all layers inside it, those of other layers too, each once and in order."""
+    layers = [model]
+    for layer in layers:
+        # Not `_flatten_layers`, which turns the order of inner layers around: the first one is the one to name.
+        layers.extend(each for each in layer._layers if each not in layers)
+    return layers
 
 
 def _holds_lambda(layer: "keras.layers.Layer") -> bool:
