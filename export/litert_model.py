@@ -1,6 +1,6 @@
 """Calls a .tflite file like the Keras model it came from, on texts too."""
 
-import os
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -29,17 +29,10 @@ class LiteRTModel(LiteRTIdsModel):
             installed ai-edge-litert cannot run "compiled".
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        num_threads: int | None = None,
-        *,
-        too_long: str = "error",
-        runtime: str = "interpreter",
-    ):
-        super().__init__(path, num_threads, too_long=too_long, runtime=runtime)
-        self.reads_text = "tokenize" in self._runtime.signatures
-        self._tokenize = None
+    @property
+    def reads_text(self) -> bool:
+        """Whether the file holds a tokenizer."""
+        return "tokenize" in self._runtime.signatures
 
     def __call__(self, inputs: Mapping[str, np.ndarray] | Sequence[str | bytes]) -> np.ndarray:
         """Run the model on a batch.
@@ -74,8 +67,6 @@ class LiteRTModel(LiteRTIdsModel):
         return self._run_texts(texts)
 
     def _run_texts(self, texts: list[str]) -> np.ndarray:
-        if self._tokenize is None:
-            self._tokenize = self._tokenizer()
         documents = [self._tokenize(text=np.array([text.encode()], dtype=object))["token_ids"][0] for text in texts]
         counts = np.array([len(document) for document in documents])
         token_ids = np.zeros((len(texts), counts.max()), np.int32)
@@ -83,7 +74,8 @@ class LiteRTModel(LiteRTIdsModel):
             row[: len(document)] = document
         return self._run_batch(token_ids, np.arange(counts.max()) < counts[:, np.newaxis], "texts")
 
-    def _tokenizer(self):
+    @functools.cached_property
+    def _tokenize(self):
         # ids stay on the plain interpreter; this one prepares the small tokenizer only.
         from ai_edge_litert.interpreter import InterpreterWithCustomOps
         from tensorflow_text.core.pybinds import tflite_registrar
