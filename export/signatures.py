@@ -184,7 +184,9 @@ def saved_model_functions(model: "keras.Model", length: int | None, tokenizer: "
     @tf.function(autograph=False)
     def from_ids(token_ids, padding_mask):
         # A caller may send any rank, whatever the signature says.
-        token_ids, padding_mask = (tf.ensure_shape(x, (None, length)) for x in (token_ids, padding_mask))
+        token_ids = tf.ensure_shape(token_ids, (None, length))
+        with tf.control_dependencies([token_ids]):  # Where both are wrong, the first is named.
+            padding_mask = tf.ensure_shape(padding_mask, (None, length))
         message = "padding_mask must have the shape of token_ids, (batch, n)"
         checks = [tf.debugging.assert_equal(tf.shape(token_ids), tf.shape(padding_mask), message=message)]
         message = "token_ids must hold one token or more for each document"
