@@ -1,5 +1,6 @@
 """`model.fit` in intervals that end with a checkpoint, so that a run that was killed goes on as if it had not been."""
 
+import gc
 import logging
 import math
 from collections.abc import Sequence
@@ -101,7 +102,8 @@ def fit_resumably(
         keeper.histories = saved.state["histories"]
         if saved.state["phase"] == phase:
             keeper.restore(model, saved)
-            logger.info("%s goes on after step %d, from %s", phase, keeper.step, saved.path.name)
+            if not keeper.finished:
+                logger.info("%s goes on after step %d, from %s", phase, keeper.step, saved.path.name)
         elif phase in keeper.histories:
             return keeper.history
     if not keeper.finished:
@@ -116,6 +118,8 @@ def fit_resumably(
             callbacks=[early_stopping, *callbacks, keeper],
             verbose=verbose,
         )
+        # Else an iterator over the batches may outlive the interpreter, which TensorFlow reports as an error.
+        gc.collect()
     if early_stopping.best_weights is not None:
         for weight, best in zip(model.weights, early_stopping.best_weights, strict=True):
             weight.assign(best)

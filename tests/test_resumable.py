@@ -94,7 +94,7 @@ def test_training_learns_and_takes_every_step(tmp_path):
     assert history["val_loss"][1] < history["val_loss"][0] < np.log(3)
 
 
-@pytest.mark.parametrize("stop", [2, 5, 9, 10])
+@pytest.mark.parametrize("stop", [2, 9])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, caplog, stop):
     whole_watch, cut_watch, resumed_watch = Watch(), Watch(stop), Watch()
     whole, resumed = make_model(), make_model()
@@ -167,10 +167,8 @@ def test_early_stopping_goes_on_and_the_best_weights_come_back(tmp_path, stop):
     [
         (None, 100, [11], [11], [11]),
         (None, 4, [4, 8, 11], [11], [4, 8, 11]),
-        (5, 100, [5, 10, 11], [5, 10, 11], [11]),
         (5, 3, [3, 6, 9, 11], [6, 11], [3, 6, 9, 11]),
         (2, 5, [2, 4, 6, 8, 10, 11], [2, 4, 6, 8, 10, 11], [4, 8, 11]),
-        (100, 4, [4, 8, 11], [11], [4, 8, 11]),
     ],
 )
 def test_intervals(tmp_path, validation_every, checkpoint_every, steps, validated, saved):
