@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := attention layers paper_figure training_step on_device memory compile_time routes
 
-.PHONY: demo test test-arm lint format bench bench-quick figures mutations clean
+.PHONY: demo test test-arm lint format bench bench-quick figures recipes mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
@@ -43,6 +43,11 @@ figures: .venv/demo.installed
 	$(BIN)/python benchmarks/figures/feature_error.py
 	$(BIN)/python benchmarks/figures/extrapolation.py
 	$(BIN)/python benchmarks/figures/conversion.py
+
+# The small masked-LM recipe and the table of biases: hours on two cores. What is finished is not run again.
+recipes: .venv/demo.installed
+	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/recipes/masked_lm.py --output build/recipes
+	$(BIN)/python benchmarks/recipes/page.py --output build/recipes --publish docs
 
 # Breaks the numerics on purpose and shows that the tests notice.
 mutations: .venv/test.installed
