@@ -7,9 +7,7 @@ import keras
 import numpy as np
 
 from ._checks import check_at_least
-
-# Pulling these towards zero would not simplify the model: a bias of zero is no position, a scale of zero is no signal.
-NOT_DECAYED = ["bias", "gamma", "beta", "near", "table", "log_amplitude", "log_rate"]
+from .global_batch import GlobalAdamW, GlobalCrossEntropy, GlobalLossScaleOptimizer
 
 
 def make_optimizer(
@@ -17,7 +15,8 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """AdamW with a linear warm-up, a cosine decay to zero, and clipping of the gradient's global norm.
 
-    Weight decay leaves biases, norm scales and position biases alone.
+    Weight decay leaves biases, norm scales and position biases alone. On several replicas the gradient is that of the
+    global batch, see `GlobalAdamW`.
 
     Args:
         learning_rate: the peak, positive.
@@ -41,35 +40,41 @@ def make_optimizer(
         warmup_target=learning_rate,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, beta_2=0.98, global_clipnorm=clip_norm)
-    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
-    return optimizer
+    return GlobalAdamW(schedule, weight_decay=weight_decay, beta_2=0.98, global_clipnorm=clip_norm)
 
 
 def compile_masked_lm(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
     """Compiles a `MaskedLM`: the cross-entropy over selected positions, in nats, and their accuracy.
 
-    Loss and metrics are weighted by the batches' `sample_weight`, so positions that are not selected do not count.
+    Loss and metrics are weighted by the batches' `sample_weight`, so positions that are not selected do not count. The
+    loss is the mean over the selected positions of the global batch, however many devices share it.
     """
-    model.compile(
-        optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
-        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        **compile_arguments,
-    )
+    _compile(model, optimizer, **compile_arguments)
 
 
 def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
     """Compiles a `TextClassifier`: the cross-entropy in nats, and the accuracy.
 
+    Both are weighted by `sample_weight` where the batches have one: a row of weight 0 fills a short batch.
     Not by XLA on TensorFlow unless asked: it would compile once for each length of batch.
     """
     if keras.backend.backend() == "tensorflow":
         compile_arguments.setdefault("jit_compile", False)
+    _compile(model, optimizer, **compile_arguments)
+
+
+def _compile(model, optimizer, **compile_arguments):
+    policy = getattr(model, "encoder", model).dtype_policy
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if policy.name == "mixed_float16" and compile_arguments.get("auto_scale_loss", True) and not scaled:
+        optimizer = GlobalLossScaleOptimizer(optimizer)
+    if not optimizer.built:
+        # Else TensorFlow would trace the first step twice, and under a strategy make its variables in a replica.
+        optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        GlobalCrossEntropy(),
+        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         **compile_arguments,
     )
 
