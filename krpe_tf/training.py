@@ -7,10 +7,8 @@ import keras
 import numpy as np
 
 from ._checks import check_at_least, check_one_of, check_rate
+from .global_batch import GlobalAdamW, GlobalCrossEntropy, GlobalLossScaleOptimizer
 from .schedules import LinearDecay
-
-# Pulling these towards zero would not simplify the model: a bias of zero is no position, a scale of zero is no signal.
-NOT_DECAYED = ["bias", "gamma", "beta", "near", "table", "log_amplitude", "log_rate"]
 
 
 def make_optimizer(
@@ -26,7 +24,8 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """AdamW with a linear warm-up, a decay to zero, and clipping of the gradient's global norm.
 
-    Weight decay leaves biases, norm scales and position biases alone.
+    Weight decay leaves biases, norm scales and position biases alone. On several replicas the gradient is that of the
+    global batch, see `GlobalAdamW`.
 
     Args:
         learning_rate: the peak, positive.
@@ -60,7 +59,7 @@ def make_optimizer(
             warmup_target=learning_rate,
             warmup_steps=warmup,
         )
-    optimizer = keras.optimizers.AdamW(
+    return GlobalAdamW(
         schedule,
         weight_decay=weight_decay,
         beta_1=beta_1,
@@ -68,21 +67,15 @@ def make_optimizer(
         epsilon=epsilon,
         global_clipnorm=clip_norm,
     )
-    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
-    return optimizer
 
 
 def compile_masked_lm(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
     """Compiles a `MaskedLM`: the cross-entropy over selected positions, in nats, and their accuracy.
 
-    Loss and metrics are weighted by the batches' `sample_weight`, so positions that are not selected do not count.
+    Loss and metrics are weighted by the batches' `sample_weight`, so positions that are not selected do not count. The
+    loss is the mean over the selected positions of the global batch, however many devices share it.
     """
-    model.compile(
-        optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
-        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        **compile_arguments,
-    )
+    _compile(model, optimizer, **compile_arguments)
 
 
 def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
@@ -93,9 +86,20 @@ def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer
     """
     if keras.backend.backend() == "tensorflow":
         compile_arguments.setdefault("jit_compile", False)
+    _compile(model, optimizer, **compile_arguments)
+
+
+def _compile(model, optimizer, **compile_arguments):
+    policy = getattr(model, "encoder", model).dtype_policy
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if policy.name == "mixed_float16" and compile_arguments.get("auto_scale_loss", True) and not scaled:
+        optimizer = GlobalLossScaleOptimizer(optimizer)
+    if not optimizer.built:
+        # Else TensorFlow would trace the first step twice, and under a strategy make its variables in a replica.
+        optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
+        GlobalCrossEntropy(),
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         **compile_arguments,
     )
