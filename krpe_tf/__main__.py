@@ -1,42 +1,76 @@
 """The command line: python -m krpe_tf train | export | predict | demo."""
 
 import argparse
+import json
 import logging
 import os
 import sys
 
+TRAIN_SETTINGS = {
+    "preset": "size of the encoder: tiny, small or base",
+    "encoder": "arguments of the encoder that replace the preset's: dropout=0 ...",
+    "vocabulary_size": "WordPiece tokens at most",
+    "max_length": "tokens; longer documents are cut",
+    "pretrain_steps": "masked-LM steps first, or 0",
+    "pretrain_length": "tokens of a masked-LM window",
+    "pretrain_batch_size": "windows a masked-LM batch",
+    "pretrain_optimizer": "of masked LM, see docs/training.md: learning_rate=0.002 clip_norm=1 ...",
+    "epochs": "passes over the documents, at most",
+    "batch_tokens": "tokens a batch of documents",
+    "patience": "epochs without improvement before training stops",
+    "fine_tune_optimizer": "of the classifier, see docs/training.md: learning_rate=0.001 clip_norm=1 ...",
+    "validation_fraction": "share that is held out",
+    "checkpoint_every": "steps from one checkpoint to the next",
+    "keep_checkpoints": "how many stay while training goes on",
+    "seed": "of everything",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, or 2 where the input was wrong."""
-    options = _parser().parse_args(arguments)
+    """Runs one command and returns its exit code: 0, 1 where the disk failed, or 2 where the input was wrong."""
     # Before TensorFlow loads: its start-up notes would bury what a command says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         options.command(options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _train(options):
     from .data import load_labelled_texts
     from .runs import train_run
+    from .settings import load_config
 
-    labelled = load_labelled_texts(options.data, options.text_column, options.label_column)
-    train_run(
-        labelled,
-        options.output,
-        preset=options.preset,
-        vocabulary_size=options.vocabulary_size,
-        max_length=options.max_length,
-        pretrain_steps=options.pretrain_steps,
-        epochs=options.epochs,
-        validation_fraction=options.validation_fraction,
-        seed=options.seed,
-    )
-    print(f"{options.output}: model.keras, tokenizer.json, labels.json, training.json; logs/ is for TensorBoard")
+    settings = load_config(options.config) if options.config else {}
+    given = {name: value for name, value in vars(options).items() if name in TRAIN_SETTINGS}
+    for name in ("encoder", "pretrain_optimizer", "fine_tune_optimizer"):
+        if name in given:
+            given[name] = {**settings.get(name, {}), **_named_values(name, given[name])}
+    data = load_labelled_texts(options.data, options.text_column, options.label_column)
+    train_run(data, options.output, restart=options.restart, **{**settings, **given})
+    labels = " labels.json," if data.classes else ""
+    print(f"{options.output}: model.keras, tokenizer.json,{labels} training.json; logs/ is for TensorBoard")
+
+
+def _named_values(option: str, pairs: list[str]) -> dict:
+    """NAME=VALUE arguments as a dict; a value that is no JSON is a string."""
+    values = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"{option} must be given as NAME=VALUE. Received: {pair!r}")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
 
 
 def _export(options):
@@ -81,22 +115,35 @@ def _demo(options):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .settings import RunSettings
+
     parser = argparse.ArgumentParser(prog="krpe_tf", description="Train, export and use long-document classifiers.")
     commands = parser.add_subparsers(required=True, metavar="train | export | predict | demo")
 
-    train = commands.add_parser("train", help="train a classifier on your own documents")
-    train.set_defaults(command=_train)
-    train.add_argument("data", help="a .csv or .jsonl file, or a folder with one subfolder of .txt files per label")
+    train = commands.add_parser(
+        "train",
+        help="train a classifier on your own documents",
+        description="Trains a classifier on your own documents. The same command goes on with a run that was killed.",
+        argument_default=argparse.SUPPRESS,  # So that only what is given overrides the configuration file.
+    )
+    train.set_defaults(command=_train, text_column="text", label_column="label", config=None, restart=False)
+    train.add_argument(
+        "data",
+        help="a .csv or .jsonl file, a folder with one subfolder of .txt files per label, or what prepare wrote; "
+        "without labels there is masked LM alone",
+    )
     train.add_argument("--output", required=True, help="the run folder to write")
-    train.add_argument("--text-column", default="text", help="of a .csv or .jsonl file (default: text)")
-    train.add_argument("--label-column", default="label", help="of a .csv or .jsonl file (default: label)")
-    train.add_argument("--preset", default="small", help="tiny, small or base (default: small)")
-    train.add_argument("--vocabulary-size", type=int, default=8192, help="WordPiece tokens at most (default: 8192)")
-    train.add_argument("--max-length", type=int, default=8192, help="tokens; longer documents are cut (default: 8192)")
-    train.add_argument("--pretrain-steps", type=int, default=400, help="masked-LM steps first, or 0 (default: 400)")
-    train.add_argument("--epochs", type=int, default=4, help="passes over the documents, at most (default: 4)")
-    train.add_argument("--validation-fraction", type=float, default=0.2, help="share that is held out (default: 0.2)")
-    train.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    train.add_argument("--restart", action="store_true", help="drop the unfinished run in the folder, and start over")
+    train.add_argument("--config", metavar="FILE", help="JSON of settings, see docs/training.md; options override it")
+    train.add_argument("--text-column", help="of a .csv or .jsonl file (default: text)")
+    train.add_argument("--label-column", help="of a .csv or .jsonl file (default: label)")
+    for name, text in TRAIN_SETTINGS.items():
+        default = getattr(RunSettings(), name)
+        if isinstance(default, dict):
+            train.add_argument(f"--{name.replace('_', '-')}", nargs="+", metavar="NAME=VALUE", help=text)
+        else:
+            text = f"{text} (default: {default})"
+            train.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=text)
 
     export = commands.add_parser(
         "export", help="export a run to SavedModel and LiteRT; replaces what it exported before"

@@ -6,14 +6,23 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ._checks import check_at_least
+from ._checks import check_at_least, check_one_of, check_rate
 from .global_batch import GlobalAdamW, GlobalCrossEntropy, GlobalLossScaleOptimizer
+from .schedules import LinearDecay
 
 
 def make_optimizer(
-    learning_rate: float, steps: int, warmup_fraction: float = 0.1, weight_decay: float = 0.01, clip_norm: float = 1.0
+    learning_rate: float,
+    steps: int,
+    warmup_fraction: float = 0.1,
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+    decay: str = "cosine",
+    beta_1: float = 0.9,
+    beta_2: float = 0.98,
+    epsilon: float = 1e-7,
 ) -> keras.optimizers.Optimizer:
-    """AdamW with a linear warm-up, a cosine decay to zero, and clipping of the gradient's global norm.
+    """AdamW with a linear warm-up, a decay to zero, and clipping of the gradient's global norm.
 
     Weight decay leaves biases, norm scales and position biases alone. On several replicas the gradient is that of the
     global batch, see `GlobalAdamW`.
@@ -23,24 +32,41 @@ def make_optimizer(
         steps: optimizer steps in all, at least 1; the rate is zero from there on.
         warmup_fraction: share of `steps` that warm up, in [0, 1).
         weight_decay: AdamW's, relative to the learning rate.
-        clip_norm: the largest global norm of a step's gradient.
+        clip_norm: the largest global norm of a step's gradient, positive.
+        decay: "cosine" or "linear", from the peak to zero.
+        beta_1: Adam's, in [0, 1).
+        beta_2: Adam's, in [0, 1).
+        epsilon: Adam's, positive.
 
     Raises:
         ValueError: for numbers out of these ranges.
     """
     check_at_least(1, steps=steps)
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive. Received: learning_rate={learning_rate}")
-    if not 0 <= warmup_fraction < 1:
-        raise ValueError(f"warmup_fraction must be in [0, 1). Received: warmup_fraction={warmup_fraction}")
+    check_one_of(("cosine", "linear"), decay=decay)
+    check_rate(warmup_fraction=warmup_fraction, beta_1=beta_1, beta_2=beta_2)
+    for name, value in {"learning_rate": learning_rate, "clip_norm": clip_norm, "epsilon": epsilon}.items():
+        if not isinstance(value, (int, float, np.number)) or not value > 0:
+            raise ValueError(f"{name} must be positive. Received: {name}={value!r}")
+    if not isinstance(weight_decay, (int, float, np.number)) or not weight_decay >= 0:
+        raise ValueError(f"weight_decay must be at least 0. Received: weight_decay={weight_decay!r}")
     warmup = max(1, int(warmup_fraction * steps))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        decay_steps=max(1, steps - warmup),
-        warmup_target=learning_rate,
-        warmup_steps=warmup,
+    if decay == "linear":
+        schedule = LinearDecay(learning_rate, steps, warmup)
+    else:
+        schedule = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0,
+            decay_steps=max(1, steps - warmup),
+            warmup_target=learning_rate,
+            warmup_steps=warmup,
+        )
+    return GlobalAdamW(
+        schedule,
+        weight_decay=weight_decay,
+        beta_1=beta_1,
+        beta_2=beta_2,
+        epsilon=epsilon,
+        global_clipnorm=clip_norm,
     )
-    return GlobalAdamW(schedule, weight_decay=weight_decay, beta_2=0.98, global_clipnorm=clip_norm)
 
 
 def compile_masked_lm(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:

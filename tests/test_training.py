@@ -14,6 +14,15 @@ def test_rate_rises_linearly_then_falls_to_zero():
     np.testing.assert_allclose(rate[100], 0, atol=1e-7)
 
 
+def test_linear_decay_rises_and_falls_linearly():
+    optimizer = make_optimizer(0.01, steps=100, warmup_fraction=0.2, decay="linear")
+    rate = [float(optimizer._learning_rate(step)) for step in range(111)]
+    expected = np.interp(range(111), [0, 20, 100, 110], [0, 0.01, 0, 0])
+    np.testing.assert_allclose(rate, expected, atol=1e-8)
+    restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert float(restored._learning_rate(60)) == rate[60]
+
+
 def test_weight_decay_leaves_biases_and_norms_alone():
     inputs = keras.Input((4,))
     x = keras.layers.LayerNormalization(name="norm")(inputs)
@@ -42,6 +51,11 @@ def test_gradient_is_clipped_by_its_global_norm():
         ({"learning_rate": 0.0, "steps": 5}, "learning_rate"),
         ({"learning_rate": 0.1, "steps": 0}, "steps"),
         ({"learning_rate": 0.1, "steps": 5, "warmup_fraction": 1.0}, "warmup_fraction"),
+        ({"learning_rate": 0.1, "steps": 5, "decay": "none"}, "decay"),
+        ({"learning_rate": 0.1, "steps": 5, "beta_2": 1.0}, "beta_2"),
+        ({"learning_rate": 0.1, "steps": 5, "epsilon": 0.0}, "epsilon"),
+        ({"learning_rate": 0.1, "steps": 5, "clip_norm": -1.0}, "clip_norm"),
+        ({"learning_rate": 0.1, "steps": 5, "weight_decay": -0.1}, "weight_decay"),
     ],
 )
 def test_bad_optimizer_arguments(arguments, name):
