@@ -93,7 +93,9 @@ def test_quick_run_and_its_page(tmp_path):
     output, docs = tmp_path / "output", tmp_path / "docs"
     docs.mkdir()
     (docs / "recipes.md").write_text("before\n<!-- recipes: begin -->\nold\n<!-- recipes: end -->\nafter\n")
-    process = run_script("masked_lm", "--quick", "--output", output, "--suite", "small", "--suite", "timing")
+    # The second time there is nothing left to run.
+    suites = [option for name in ("small", "small", "timing") for option in ("--suite", name)]
+    process = run_script("masked_lm", "--quick", "--output", output, *suites)
     assert process.returncode == 0, process.stderr
     lines = [json.loads(line) for line in (output / "masked_lm.jsonl").read_text().splitlines()]
     trained, timing = lines[:-1], lines[-1]
@@ -103,10 +105,6 @@ def test_quick_run_and_its_page(tmp_path):
         assert all(math.isfinite(loss) and loss > 0 for _, *losses in run["curve"] for loss in losses)
         assert run["final"] > 0
     assert all(seconds > 0 for seconds in timing["seconds"].values())
-
-    process = run_script("masked_lm", "--quick", "--output", output, "--suite", "small")
-    assert process.returncode == 0, process.stderr
-    assert len((output / "masked_lm.jsonl").read_text().splitlines()) == len(lines)
 
     process = run_script("page", "--output", output, "--publish", docs)
     assert process.returncode == 0, process.stderr

@@ -110,6 +110,16 @@ def longer_table(table: list[dict], longer: list[dict]) -> str:
     return markdown(["bias", "attention", *(f"{count:,} steps" for count in steps)], rows) if rows else ""
 
 
+def not_run(suites: dict, table: list[dict]) -> str:
+    """What of the first measurement, and of the suites, has no run."""
+    done = set(map(key, table))
+    missing = [f"{bias} with {label(*rest)}" for bias, *rest in FIRST if (bias, *rest) not in done]
+    missing += [
+        name for suite, name in (("long", "windows of 2,048"), ("longer", "3,600 steps")) if suite not in suites
+    ]
+    return f"Not run: {'; '.join(missing)}.\n" if missing else ""
+
+
 def sentence(run: dict) -> str:
     """The sizes of a suite."""
     sizes = f"{run['steps']:,} steps of {run['batch_size']} x {run['length']:,} bytes"
@@ -141,14 +151,12 @@ def tables(runs: list[dict]) -> str:
     if any(run["hidden_dim"] < 128 for run in trained):
         parts.append("**A quick run: these numbers prove nothing.**\n")
     if "small" in suites:
-        parts += [
-            "## The small recipe\n",
-            sentence(suites["small"][0]),
-            f"![Validation loss](figures/recipes/{PLOT})\n",
-        ]
-        parts.append(small_table(suites["small"]))
+        small = suites["small"]
+        parts += ["## The small recipe\n", sentence(small[0]), small_table(small), f"![Loss](figures/recipes/{PLOT})\n"]
+        minutes = [run["seconds"] / 60 for run in small]
+        parts.append(f"A run took {min(minutes):.1f} to {max(minutes):.1f} minutes, beside whatever else ran.\n")
         if "timing" in suites:
-            parts.append(timing_text(suites["timing"][-1], suites["small"][0]["steps"]))
+            parts.append(timing_text(suites["timing"][-1], small[0]["steps"]))
     # The recipe's first seed is part of the table.
     table = [run for run in suites.get("small", []) if run["seed"] == 0] + suites.get("table", [])
     for rows, title, first in ((table, "Biases, n = 256", FIRST), (suites.get("long"), "Biases, n = 2,048", {})):
@@ -157,7 +165,8 @@ def tables(runs: list[dict]) -> str:
     longer = longer_table(table, suites.get("longer", []))
     if longer:
         parts += ["## Longer training, n = 256\n", longer]
-    return "\n".join(parts)
+    parts.append(not_run(suites, table))
+    return "\n".join(filter(None, parts))
 
 
 def plot(runs: list[dict]):
