@@ -1,4 +1,4 @@
-"""The command line: python -m krpe_tf train | export | predict | demo."""
+"""The command line: python -m krpe_tf prepare | train | export | predict | demo."""
 
 import argparse
 import dataclasses
@@ -42,6 +42,26 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _prepare(options):
+    from .shards import prepare
+
+    prepared = prepare(
+        options.source,
+        options.output,
+        vocabulary_size=options.vocabulary_size,
+        labelled=False if options.unlabelled else None,
+        text_column=options.text_column,
+        label_column=options.label_column,
+        validation_fraction=options.validation_fraction,
+        num_shards=options.num_shards,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    for split in ("train", "validation"):
+        print(f"{options.output}: {split}: {prepared.documents(split):,} documents, {prepared.tokens(split):,} tokens")
+    print(f"{options.output}: a vocabulary of {prepared.tokenizer.vocabulary_size:,} tokens")
 
 
 def _train(options):
@@ -132,7 +152,22 @@ def _parser() -> argparse.ArgumentParser:
     from .settings import RunSettings
 
     parser = argparse.ArgumentParser(prog="krpe_tf", description="Train, export and use long-document classifiers.")
-    commands = parser.add_subparsers(required=True, metavar="train | export | predict | demo")
+    commands = parser.add_subparsers(required=True, metavar="prepare | train | export | predict | demo")
+
+    prepare = commands.add_parser("prepare", help="turn texts into a vocabulary and shards of token ids to train from")
+    prepare.set_defaults(command=_prepare)
+    prepare.add_argument(
+        "source", help="a folder of .txt files, in a subfolder per label or not, or a .csv or .jsonl file"
+    )
+    prepare.add_argument("--output", required=True, help="the folder to write")
+    prepare.add_argument("--text-column", default="text", help="of a .csv or .jsonl file (default: text)")
+    prepare.add_argument("--label-column", default="label", help="of a .csv or .jsonl file (default: label)")
+    prepare.add_argument("--unlabelled", action="store_true", help="leave labels aside")
+    prepare.add_argument("--vocabulary-size", type=int, default=8192, help="WordPiece tokens at most (default: 8192)")
+    prepare.add_argument("--validation-fraction", type=float, default=0.05, help="share held out (default: 0.05)")
+    prepare.add_argument("--num-shards", type=int, help="of each split (default: 8, more for over 512 MiB of text)")
+    prepare.add_argument("--seed", type=int, default=0, help="of orders and of what is held out (default: 0)")
+    prepare.add_argument("--overwrite", action="store_true", help="replace what prepare wrote there before")
 
     train = commands.add_parser(
         "train",

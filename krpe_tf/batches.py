@@ -62,7 +62,8 @@ class Batches:
             first_step = tf.where(epoch == first, tf.constant(skipped, tf.int64), 0)
             return self._epoch(epoch, first_step, process_index, process_count)
 
-        return tf.data.Dataset.range(first, tf.int64.max).flat_map(batches).prefetch(tf.data.AUTOTUNE)
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return tf.data.Dataset.range(first, tf.int64.max).flat_map(batches).apply(endless).prefetch(tf.data.AUTOTUNE)
 
     def epoch(self, process_index: int = 0, process_count: int = 1) -> "tf.data.Dataset":
         """Make the first epoch, of known cardinality: for validation, with `shuffle=False` where the batches were made.

@@ -81,7 +81,7 @@ def _folder_rows(path: Path) -> Iterator[tuple[str, str, str]]:
                 raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: {str(file)!r}") from error
 
 
-def _csv_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple[str, str, str]]:
+def _csv_rows(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[str, str, str | None]]:
     limit = csv.field_size_limit(2**31 - 1)  # Long documents pass the module's 128 KB; the limit is global.
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -90,14 +90,14 @@ def _csv_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple
             for number, row in enumerate(reader, 1):
                 if None in row:
                     raise ValueError(f"path must hold rows as wide as the header. Received: row {number} of {path}")
-                yield f"row {number} of {path}", row[text_column], row[label_column]
+                yield f"row {number} of {path}", row[text_column], label_column and row[label_column]
     except csv.Error as error:
         raise ValueError(f"path must be valid CSV ({error}). Received: path={str(path)!r}") from error
     finally:
         csv.field_size_limit(limit)
 
 
-def _jsonl_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple[str, str, str]]:
+def _jsonl_rows(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[str, str, str | None]]:
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate((line for line in file if not line.isspace()), 1):
             name = f"row {number} of {path}"
@@ -108,16 +108,16 @@ def _jsonl_rows(path: Path, text_column: str, label_column: str) -> Iterator[tup
             if not isinstance(row, dict):
                 raise ValueError(f"path must hold a JSON object per line. Received: {name}")
             _check_columns(name, row, text_column, label_column)
-            text, label = row[text_column], row[label_column]
-            if not isinstance(text, str) or not isinstance(label, (str, int)):
+            text, label = row[text_column], label_column and row[label_column]
+            if not isinstance(text, str) or not isinstance(label, (str, int, type(label_column))):
                 raise ValueError(f"path must hold a string as text, a string or integer as label. Received: {name}")
-            yield name, text, str(label)
+            yield name, text, label_column and str(label)
 
 
-def _check_columns(where: object, columns: Iterable[str], text_column: str, label_column: str) -> None:
+def _check_columns(where: object, columns: Iterable[str], text_column: str, label_column: str | None) -> None:
     columns = list(columns)
     for argument, column in (("text_column", text_column), ("label_column", label_column)):
-        if column not in columns:
+        if column is not None and column not in columns:
             raise ValueError(f"{argument} must be one of {columns} in {where}. Received: {argument}={column!r}")
 
 

@@ -53,9 +53,14 @@ def _check_text(text: object, name: str) -> str:
         text.encode("utf-8")  # A str can hold lone surrogates, which no UTF-8 can.
     except UnicodeError as error:
         raise ValueError(f"texts must be valid UTF-8 ({error.reason}). Received: {name}={text[:40]!r}") from error
-    if not any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text):
+    if not is_visible(text):
         raise ValueError(f"texts must not hold empty texts. Received: {name}={text[:40]!r}")
     return text
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text holds more than white space and invisible characters."""
+    return any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text)
 
 
 def train_wordpiece(texts: Iterable[str], vocabulary_size: int, lowercase: bool = True) -> list[str]:
