@@ -65,6 +65,7 @@ def _prepare(options):
 
 def _train(options):
     from .data import load_labelled_texts
+    from .prepared import is_prepared, load_prepared
     from .runs import train_run
     from .settings import load_config
 
@@ -73,7 +74,10 @@ def _train(options):
     for name in ("encoder", "pretrain_optimizer", "fine_tune_optimizer"):
         if name in given:
             given[name] = {**settings.get(name, {}), **_named_values(name, given[name])}
-    data = load_labelled_texts(options.data, options.text_column, options.label_column)
+    if is_prepared(options.data):
+        data = load_prepared(options.data)
+    else:
+        data = load_labelled_texts(options.data, options.text_column, options.label_column)
     train_run(data, options.output, restart=options.restart, **{**settings, **given})
     labels = " labels.json," if data.classes else ""
     print(f"{options.output}: model.keras, tokenizer.json,{labels} training.json; logs/ is for TensorBoard")
