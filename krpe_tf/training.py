@@ -1,7 +1,4 @@
-"""Training through `model.fit`: the optimizer, its schedule, and the callbacks of a run."""
-
-import os
-from pathlib import Path
+"""Training through `model.fit`: the optimizer, its schedule, and compiling."""
 
 import keras
 import numpy as np
@@ -103,29 +100,6 @@ def _compile(model, optimizer, **compile_arguments):
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         **compile_arguments,
     )
-
-
-def make_callbacks(directory: str | os.PathLike, monitor: str = "val_loss", patience: int = 3) -> list:
-    """Callbacks of a run: TensorBoard, a checkpoint of the best epoch, an early stop, and a stop when the loss is NaN.
-
-    Args:
-        directory: gets logs/ for TensorBoard and best.weights.h5.
-        monitor: what the validation is judged by; lower is better.
-        patience: epochs without improvement before stopping. The best epoch's weights are restored at the end.
-
-    Raises:
-        ValueError: for a patience below 1.
-    """
-    check_at_least(1, patience=patience)
-    directory = Path(directory)
-    return [
-        keras.callbacks.TerminateOnNaN(),
-        keras.callbacks.EarlyStopping(monitor, mode="min", patience=patience, restore_best_weights=True),
-        keras.callbacks.ModelCheckpoint(
-            str(directory / "best.weights.h5"), monitor, mode="min", save_best_only=True, save_weights_only=True
-        ),
-        keras.callbacks.TensorBoard(str(directory / "logs"), write_graph=False),
-    ]
 
 
 def class_probabilities(logits) -> np.ndarray:
