@@ -1,6 +1,7 @@
 """The command line: python -m krpe_tf prepare | train | export | predict | demo."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -64,6 +65,17 @@ def _prepare(options):
 
 
 def _train(options):
+    import keras
+
+    from .distribution import make_distribution
+
+    # Before anything computes, as JAX wants it, be it while a module is imported.
+    distribution = make_distribution(options.distribution, options.coordinator, options.processes, options.process)
+    if keras.backend.backend() == "jax":
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # It only makes batches here, and would take the GPUs' memory.
+
     from .data import load_labelled_texts
     from .prepared import is_prepared, load_prepared
     from .runs import train_run
@@ -78,7 +90,9 @@ def _train(options):
         data = load_prepared(options.data)
     else:
         data = load_labelled_texts(options.data, options.text_column, options.label_column)
-    train_run(data, options.output, restart=options.restart, **{**settings, **given})
+    train_run(data, options.output, restart=options.restart, distribution=distribution, **{**settings, **given})
+    if not distribution.is_chief:
+        return
     labels = " labels.json," if data.classes else ""
     print(f"{options.output}: model.keras, tokenizer.json,{labels} training.json; logs/ is for TensorBoard")
 
@@ -166,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,  # So that only what is given overrides the configuration file.
     )
     train.set_defaults(command=_train, text_column="text", label_column="label", config=None, restart=False)
+    train.set_defaults(distribution="none", coordinator=None, processes=None, process=None)
     train.add_argument(
         "data",
         help="a .csv or .jsonl file, a folder with one subfolder of .txt files per label, or what prepare wrote; "
@@ -173,12 +188,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--output", required=True, help="the run folder to write")
     train.add_argument("--restart", action="store_true", help="drop the unfinished run in the folder, and start over")
+    train.add_argument("--distribution", help="none, data or model=K, see docs/distribution.md (default: none)")
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where several processes train")
+    train.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    train.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
     train.add_argument("--config", metavar="FILE", help="JSON of settings, see docs/training.md; options override it")
     train.add_argument("--text-column", help="of a .csv or .jsonl file (default: text)")
     train.add_argument("--label-column", help="of a .csv or .jsonl file (default: label)")
+    # Not those of an instance: it would make optimizers, and JAX must not compute before its processes have met.
+    defaults = {field.name: field.default for field in dataclasses.fields(RunSettings)}
     for name, text in TRAIN_SETTINGS.items():
-        default = getattr(RunSettings(), name)
-        if isinstance(default, dict):
+        default = defaults[name]
+        if default is dataclasses.MISSING:  # a dict
             train.add_argument(f"--{name.replace('_', '-')}", nargs="+", metavar="NAME=VALUE", help=text)
         else:
             text = f"{text} (default: {default})"

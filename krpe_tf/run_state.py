@@ -34,26 +34,50 @@ class RunState:
         data: fingerprint of the data, which must be that of the unfinished run.
         restart: drop the unfinished run, whatever it is.
         chief: whether this process writes; where several train together, the chief makes its `RunState` first.
+        num_replicas: parts into which every batch is cut. An unfinished run goes on with as many or with fewer: its
+            `batch_multiple` stays, and they must divide it.
 
     Raises:
-        ValueError: for an unfinished run with other settings or data, or one that diverged with these settings.
+        ValueError: for an unfinished run with other settings or data, one that diverged with these settings, or one
+            with batches that cannot be cut into `num_replicas` parts.
     """
 
-    def __init__(self, output: Path, settings: RunSettings, data: str, restart: bool = False, chief: bool = True):
+    def __init__(
+        self,
+        output: Path,
+        settings: RunSettings,
+        data: str,
+        restart: bool = False,
+        chief: bool = True,
+        num_replicas: int = 1,
+    ):
         self.output = Path(output)
         self.chief = chief
         directory = self.output / "checkpoints"
-        self._content = {"settings": settings.to_json(), "data": data, "backend": keras.backend.backend()}
+        self._content = {
+            "settings": settings.to_json(),
+            "data": data,
+            "backend": keras.backend.backend(),
+            "batch_multiple": num_replicas,
+        }
         self._path = directory / "run.json"
         self.checkpoints = Checkpoints(directory, settings.keep_checkpoints, chief)
         self.resumed = self._path.is_file() and not (chief and restart)
         if self.resumed:
-            self.resumed = self._goes_on(settings, json.loads(self._path.read_text(encoding="utf-8")))
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            self.resumed = self._goes_on(settings, found)
+            if self.resumed:
+                self._content["batch_multiple"] = found["batch_multiple"]
         if chief:
             if not self.resumed:
                 shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(exist_ok=True)
             write_json(self._path, self._content)
+
+    @property
+    def batch_multiple(self) -> int:
+        """What divides the rows of every batch of the run."""
+        return self._content["batch_multiple"]
 
     def tokenizer(self, learn: Callable[[], Tokenizer]) -> Tokenizer:
         """The tokenizer of the unfinished run; learned and saved where it has none yet."""
@@ -87,8 +111,14 @@ class RunState:
         differences += [
             f"other {name} than the run has" for name in ("data", "backend") if found[name] != self._content[name]
         ]
-        if differences and not self.checkpoints.paths:
+        cut = found["batch_multiple"] % self._content["batch_multiple"] == 0
+        if (differences or not cut) and not self.checkpoints.paths:
             return False
+        if not cut:
+            raise ValueError(
+                f"the unfinished run in output has batches of multiples of {found['batch_multiple']} rows; devices "
+                f"that go on with it must divide that. Received: {self._content['batch_multiple']} devices"
+            )
         if "diverged" in found:
             if not mended and self._newest() == found["diverged"]["from"]:
                 raise ValueError(

@@ -5,6 +5,7 @@ model.keras  tokenizer.json  labels.json  training.json  logs/        written by
 model.tflite  model.report.json  model.report.md  saved_model/        written by `export_run`
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -17,10 +18,12 @@ import numpy as np
 
 from ._folders import locked, make_directory, write_json
 from .data import LabelledTexts, split_holdout
+from .distribution import ONE_DEVICE, Distribution
 from .export import LiteRTModel, LiteRTReport, export_saved_model, export_tflite
 from .export._files import companion, staged
 from .export.litert import COMPANIONS, check_lengths
 from .models import Encoder, MaskedLM, TextClassifier
+from .models.presets import preset_arguments
 from .phases import classifier_model, fit_classifier, fit_masked_lm, masked_lm_model
 from .resumable import DivergedError
 from .run_data import RunData, labelled_run_data, prepared_identity, prepared_run_data
@@ -37,7 +40,12 @@ logger = logging.getLogger(__name__)
 
 
 def train_run(
-    data: "LabelledTexts | PreparedTexts", output: str | os.PathLike, *, restart: bool = False, **settings
+    data: "LabelledTexts | PreparedTexts",
+    output: str | os.PathLike,
+    *,
+    restart: bool = False,
+    distribution: Distribution = ONE_DEVICE,
+    **settings,
 ) -> dict:
     """Trains a model from texts to a run folder: masked LM, then a classifier. Without labels, masked LM alone.
 
@@ -49,6 +57,8 @@ def train_run(
         data: labelled texts, or what `prepare` wrote. `vocabulary_size` and `validation_fraction` are for the former.
         output: the run folder.
         restart: drop the unfinished run in the folder, and start over.
+        distribution: devices and processes, from `make_distribution`. All processes call with the same arguments, on a
+            disk that they share; the chief writes.
         **settings: those of `RunSettings`, by name.
 
     Returns:
@@ -61,30 +71,55 @@ def train_run(
         OSError: if the disk is full or fails. The checkpoints before that stay.
     """
     settings = RunSettings.from_names(settings)
-    output = make_directory(output)
+    if settings.pretrain_steps:
+        distribution.check_batch_size(pretrain_batch_size=settings.pretrain_batch_size)
+    sizes = {**preset_arguments(settings.preset), **settings.encoder}
+    distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
+    with distribution.chief_first():
+        output = make_directory(output)
     labelled = isinstance(data, LabelledTexts)
-    with locked(output):
+    with locked(output) if distribution.is_chief else contextlib.nullcontext():
         identity = [*data.texts, *data.labels] if labelled else prepared_identity(data)
-        state = RunState(output, settings, fingerprint(identity), restart)
+        with distribution.chief_first():
+            state = RunState(
+                output,
+                settings,
+                fingerprint(identity),
+                restart,
+                chief=distribution.is_chief,
+                num_replicas=distribution.num_replicas,
+            )
         if labelled:
             train, validation = split_holdout(data, settings.validation_fraction, settings.seed)
-            tokenizer = state.tokenizer(lambda: _learn_vocabulary(train.texts, settings.vocabulary_size))
-            run_data = labelled_run_data(tokenizer, train, validation, settings)
+            with distribution.chief_first():
+                tokenizer = state.tokenizer(lambda: _learn_vocabulary(train.texts, settings.vocabulary_size))
+            run_data = labelled_run_data(tokenizer, train, validation, settings, state.batch_multiple)
         else:
             tokenizer = data.tokenizer
-            run_data = prepared_run_data(data, settings)
+            run_data = prepared_run_data(data, settings, state.batch_multiple)
         try:
-            model, histories = _train(run_data, tokenizer.vocabulary_size, output, settings, state)
+            with distribution.scope():
+                model, histories = _train(run_data, tokenizer.vocabulary_size, output, settings, state, distribution)
         except DivergedError as error:
             state.diverged(error)
             raise
         max_length = settings.pretrain_length if run_data.classes is None else settings.max_length
-        summary = save_run(output, model, tokenizer, run_data.classes, max_length, histories, settings.to_json())
-        state.finish()
+        with distribution.chief_first():
+            if not distribution.is_chief:
+                return json.loads((output / "training.json").read_text(encoding="utf-8"))
+            summary = save_run(output, model, tokenizer, run_data.classes, max_length, histories, settings.to_json())
+            state.finish()
         return summary
 
 
-def _train(data: RunData, vocabulary_size: int, output: Path, settings: RunSettings, state: RunState):
+def _train(
+    data: RunData,
+    vocabulary_size: int,
+    output: Path,
+    settings: RunSettings,
+    state: RunState,
+    distribution: Distribution,
+):
     """Trains both phases; returns the model that the run is for, and the histories."""
     # All models are made before any is trained: what a resumed run makes is then the same.
     keras.utils.set_random_seed(settings.seed)
@@ -102,11 +137,15 @@ def _train(data: RunData, vocabulary_size: int, output: Path, settings: RunSetti
         "checkpoints": state.checkpoints,
         "checkpoint_every": settings.checkpoint_every,
         "directory": output,
+        "process_index": distribution.process_index,
+        "process_count": distribution.process_count,
+        "verbose": "auto" if distribution.is_chief else 0,
     }
     if masked_lm:
         logger.info("pretraining %s parameters with masked LM", f"{encoder.count_params():,}")
         histories["pretraining"] = fit_masked_lm(masked_lm, data.masked_lm, settings.pretrain_steps, **arguments)
     if classifier:
+        distribution.wait()  # Until the chief has written what the others look for.
         histories["fine_tuning"] = fit_classifier(
             classifier, data.documents, settings.epochs, settings.patience, **arguments
         )
