@@ -66,13 +66,8 @@ class RunState:
         if self.resumed:
             found = json.loads(self._path.read_text(encoding="utf-8"))
             self.resumed = self._goes_on(settings, found)
-        if self.resumed:
-            self._content["batch_multiple"] = found["batch_multiple"]
-            if found["batch_multiple"] % num_replicas:
-                raise ValueError(
-                    f"the unfinished run in output has batches of multiples of {found['batch_multiple']} rows; devices "
-                    f"that go on with it must divide that. Received: {num_replicas} devices"
-                )
+            if self.resumed:
+                self._content["batch_multiple"] = found["batch_multiple"]
         if chief:
             if not self.resumed:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -116,8 +111,14 @@ class RunState:
         differences += [
             f"other {name} than the run has" for name in ("data", "backend") if found[name] != self._content[name]
         ]
-        if differences and not self.checkpoints.paths:
+        cut = found["batch_multiple"] % self._content["batch_multiple"] == 0
+        if (differences or not cut) and not self.checkpoints.paths:
             return False
+        if not cut:
+            raise ValueError(
+                f"the unfinished run in output has batches of multiples of {found['batch_multiple']} rows; devices "
+                f"that go on with it must divide that. Received: {self._content['batch_multiple']} devices"
+            )
         if "diverged" in found:
             if not mended and self._newest() == found["diverged"]["from"]:
                 raise ValueError(
