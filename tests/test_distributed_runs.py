@@ -1,0 +1,111 @@
+"""`python -m krpe_tf train` on several devices and processes: killed, resumed, and equal to a run on one device."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_distribution import SCRIPT, free_port
+
+SETTINGS = {
+    "preset": "tiny",
+    "encoder": {"dropout": 0.0, "num_layers": 1},
+    "vocabulary_size": 60,
+    "max_length": 32,
+    "pretrain_steps": 8,
+    "pretrain_length": 16,
+    "pretrain_batch_size": 8,
+    "epochs": 2,
+    "batch_tokens": 256,
+    "checkpoint_every": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds texts.csv and config.json."""
+    folder = tmp_path_factory.mktemp("runs")
+    rng = random.Random(0)
+    words = {
+        "tea": ["leaf", "pot", "steep", "cup", "kettle", "brew"],
+        "sea": ["wave", "salt", "ship", "tide", "storm", "sail"],
+    }
+    rows = [f"{' '.join(rng.choices(words[label], k=rng.randint(10, 25)))},{label}" for label in ["tea", "sea"] * 20]
+    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    return folder
+
+
+def start(backend, output, *options, program=("-m", "krpe_tf")):
+    data, config = output.parent / "texts.csv", output.parent / "config.json"
+    return subprocess.Popen(
+        [sys.executable, *program, "train", data, "--output", output, "--config", config, *options],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes):
+    """What each process has printed."""
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(printed)
+    return printed
+
+
+def kill_after_a_checkpoint(output: Path, *processes):
+    while not list(output.glob("checkpoints/*.npz")):
+        if any(process.poll() is not None for process in processes):
+            finish(*processes)
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert not (output / "model.keras").exists()
+
+
+def check_equal(output: Path, reference: Path):
+    got, expected = (json.loads((run / "training.json").read_text(encoding="utf-8")) for run in (output, reference))
+    for phase in ("pretraining", "fine_tuning"):
+        assert got["histories"][phase].keys() == expected["histories"][phase].keys()
+        for name, values in expected["histories"][phase].items():
+            np.testing.assert_allclose(got["histories"][phase][name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+    names = {path.name for path in output.iterdir()}
+    assert names == {"model.keras", "tokenizer.json", "labels.json", "training.json", "logs"}
+    return got
+
+
+@pytest.mark.slow
+def test_two_processes_resume_and_give_the_run_of_one(folder):
+    finish(start("jax", folder / "one"))
+
+    def start_both():
+        address = f"127.0.0.1:{free_port()}"
+        options = "--distribution", "data", "--coordinator", address, "--processes", "2", "--process"
+        return [start("jax", folder / "two", *options, str(index)) for index in range(2)]
+
+    kill_after_a_checkpoint(folder / "two", *start_both())
+    chief, other = finish(*start_both())
+    assert "goes on after step" in chief
+    assert "model.keras" in chief
+    assert "model.keras" not in other
+    check_equal(folder / "two", folder / "one")
+
+
+@pytest.mark.slow
+def test_a_run_on_two_replicas_goes_on_on_one(folder):
+    output = folder / "mirrored"
+    # One host has one CPU device: the script makes two of it.
+    kill_after_a_checkpoint(
+        output, start("tensorflow", output, "--distribution", "data", program=(SCRIPT, "command_line", os.devnull))
+    )
+    (printed,) = finish(start("tensorflow", output))
+    assert "goes on after step" in printed
+    finish(start("tensorflow", folder / "plain"))
+    check_equal(output, folder / "plain")
