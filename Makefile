@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := attention layers paper_figure training_step on_device memory compile_time routes
 
-.PHONY: demo test test-arm lint format bench bench-quick figures recipes mutations clean
+.PHONY: demo test test-arm lint format bench bench-quick tpu-compile figures recipes mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
@@ -37,6 +37,10 @@ bench: .venv/garden.installed
 bench-quick: .venv/demo.installed
 	for name in $(BENCHMARKS); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/$$name.py --output build/bench-quick --quick || exit 1; done
 	$(BIN)/python benchmarks/summary.py --output build/bench-quick
+
+# The training step compiled for TPU v5e and v6e, without one; the tables of docs/tpu.md. Linux on x86-64.
+tpu-compile: .venv/tpu.installed
+	$(BIN)/python benchmarks/tpu_compile.py --output docs/figures/tpu --publish docs/tpu.md
 
 # The figures of docs/figures, and the numbers beside them: trains 35 small models.
 figures: .venv/demo.installed

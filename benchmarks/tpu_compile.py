@@ -1,0 +1,280 @@
+"""The training step of masked LM, compiled for TPUs that are not there: does it compile, and what does it take.
+
+    python benchmarks/tpu_compile.py --output build/tpu
+    python benchmarks/tpu_compile.py --output build/tpu --publish docs/tpu.md
+    python benchmarks/tpu_compile.py --output docs/figures/tpu --tables-only --publish docs/tpu.md
+
+The step is the one that `model.fit` compiles on JAX (forward, backward, AdamW, metrics), in mixed_bfloat16, with logits
+at the masked positions. libtpu compiles it for a described v5e or v6e, and refuses a program that has an op without an
+implementation there, or needs more memory than the chip has. Writes tpu_compile.json into the folder; `--publish`
+writes its tables between the markers of a page. Nothing runs, so nothing here is a time on a TPU.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+# Before JAX and Keras load: models live on the CPU, and libtpu is not to look for a TPU host on the network.
+os.environ.update(KERAS_BACKEND="jax", JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # Nothing is loaded onto a chip, so there is nothing to lock.
+
+import jax
+import keras
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from krpe_tf.models import Encoder, MaskedLM
+
+from krpe_tf.training import compile_masked_lm, make_optimizer
+
+GIB = 2**30
+BEGIN, END = "<!-- tpu: begin -->", "<!-- tpu: end -->"
+# The smallest slice that libtpu describes holds four chips; one chip is one device of it.
+CHIPS = {"v5e": ("v5e:2x2", 16), "v6e": ("v6e:2x2", 32)}
+PRESETS, ROUTES, LENGTHS = ("small", "base"), ("banded", "fft"), (512, 4096, 16_384)
+SELECTED = 0.15
+# The least effort to make a program fast: six times less to compile than by default, for a little more memory.
+OPTIONS = {"exec_time_optimization_effort": -1.0}
+# Tokens of a batch to try first.
+START = {"small": 65_536, "base": 8192}
+# (preset, route, n, topology, rows a device): a batch sharded over several chips, as DataParallel does.
+SEVERAL_CHIPS = (("small", "banded", 4096, "v5e:2x4", 4), ("base", "banded", 4096, "v5e:2x4", 1))
+
+
+def make_model(preset: str, route: str, n: int) -> MaskedLM:
+    """A compiled masked LM in mixed precision, its optimizer and metrics built, on batches of n tokens."""
+    encoder = Encoder.from_preset(preset, route=route, length=n, dtype="mixed_bfloat16", seed=0)
+    model = MaskedLM(encoder, at_positions=True)
+    compile_masked_lm(model, make_optimizer(1e-3, steps=1000))
+    model._symbolic_build(data_batch=make_batch(n, 1))  # What `fit` does before its first step.
+    return model
+
+
+def make_batch(n: int, rows: int) -> tuple:
+    """A batch as `masked_lm_dataset` makes it, of zeros: only shapes count."""
+    masked = math.ceil(SELECTED * n)
+    inputs = {name: np.zeros((rows, n), "int32") for name in ("token_ids", "padding_mask")}
+    inputs["mask_positions"] = np.zeros((rows, masked), "int32")
+    return inputs, np.zeros((rows, masked), "int32"), np.zeros((rows, masked), "float32")
+
+
+def lower(model: MaskedLM, batch: tuple, devices) -> jax.stages.Lowered:
+    """The step that Keras' trainer compiles, on the devices: weights on each, rows of the batch shared out."""
+    mesh = Mesh(np.array(devices), ("batch",))
+
+    def placed(arrays, spec):
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arrays)
+
+    variables = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    state = placed(tuple([variable.value for variable in group] for group in variables), PartitionSpec())
+    shardings = (None, jax.tree.map(lambda x: x.sharding, state))
+    step = jax.jit(model.train_step, donate_argnums=0, out_shardings=shardings)
+    return step.lower(state, placed(batch, PartitionSpec("batch")))
+
+
+def compile_step(model: MaskedLM, n: int, rows: int, devices) -> dict:
+    """What one program takes: bytes and operations a device, or {"refused": why} where it needs more than there is.
+
+    Any other error of the compiler is raised.
+    """
+    start = time.process_time()
+    try:
+        compiled = lower(model, make_batch(n, rows), devices).compile(OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"refused": str(error).splitlines()[0][:300], "cpu_seconds": round(time.process_time() - start, 1)}
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    text = compiled.as_text()
+    return {
+        "bytes": held + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        "state_bytes": held,
+        "flops": cost["flops"],
+        "all_reduces": text.count(" all-reduce(") + text.count(" all-reduce-start("),
+        "float64": "f64[" in text,
+        "cpu_seconds": round(time.process_time() - start, 1),
+    }
+
+
+def largest_batch(model: MaskedLM, n: int, devices, gib: int, rows: int) -> tuple[int, dict, list[dict]]:
+    """The largest power of two of rows that compiles, what it takes, and what every compiled program took.
+
+    Twice as many were refused, or would need more than there is if the part that is not weights doubles. 0 rows, with
+    the refusal, where one row is too much.
+
+    Args:
+        rows: the power of two to start from.
+    """
+    results = {}
+    while True:
+        result = results[rows] = compile_step(model, n, rows, devices)
+        print(f"    {rows:5d} rows  {_told(result)}", flush=True)
+        if "refused" not in result:
+            twice = 2 * result["bytes"] - result["state_bytes"]
+            if 2 * rows in results or twice > gib * GIB:
+                return rows, result, list(results.values())
+            rows *= 2
+        elif rows == 1:
+            return 0, result, list(results.values())
+        elif rows // 2 in results:
+            return rows // 2, results[rows // 2], list(results.values())
+        else:
+            rows //= 2
+
+
+def _told(result: dict) -> str:
+    what = result.get("refused") or f"{result['bytes'] / GIB:6.2f} GiB  {result['flops'] / 1e9:10.1f} GFLOP"
+    return f"{what}  {result['cpu_seconds']:.0f} s of CPU"
+
+
+def devices_of(topology: str) -> list:
+    """The devices of a described slice."""
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+
+
+def about() -> dict:
+    """What compiled."""
+    from importlib.metadata import version
+
+    names = ("jax", "jaxlib", "libtpu", "keras", "numpy")
+    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"versions": versions, "options": OPTIONS}
+
+
+def one_chip(presets, routes, lengths, chips, rows_of, write) -> None:
+    """Fills the table of single chips; `rows_of` has the rows of what is there already, by case."""
+    started = dict(rows_of)
+    for chip in chips:
+        topology, gib = CHIPS[chip]
+        for preset in presets:
+            for route in routes:
+                for n in lengths:
+                    case = {"preset": preset, "route": route, "n": n, "chip": chip}
+                    if tuple(case.values()) in rows_of:
+                        continue
+                    print(*case.values(), flush=True)
+                    # The chip before tells where to start.
+                    before = max((started.get((preset, route, n, other), 0) for other in CHIPS), default=0)
+                    start = 2 * before or max(1, START[preset] // n)
+                    rows, result, programs = largest_batch(
+                        make_model(preset, route, n), n, devices_of(topology)[:1], gib, start
+                    )
+                    started[tuple(case.values())] = rows
+                    write({**case, "rows": rows, **result}, programs)
+                    keras.utils.clear_session()
+
+
+def several_chips(cases, rows_of, write) -> None:
+    """Fills the table of several chips."""
+    for preset, route, n, topology, rows in cases:
+        case = {"preset": preset, "route": route, "n": n, "chip": topology}
+        if tuple(case.values()) in rows_of:
+            continue
+        model, devices = make_model(preset, route, n), devices_of(topology)
+        print(*case.values(), f"{len(devices)} chips", flush=True)
+        result = compile_step(model, n, rows * len(devices), devices)
+        print(f"    {rows:5d} rows a chip  {_told(result)}", flush=True)
+        write({**case, "chips": len(devices), "rows": rows, **result}, [result])
+        keras.utils.clear_session()
+
+
+def tables(content: dict) -> str:
+    """The tables of a page, in Markdown."""
+    versions = ", ".join(f"{name} {version}" for name, version in content["about"]["versions"].items())
+    programs = sum(row["programs"] for row in content["rows"])
+    seconds = sum(row["cpu_seconds_of_all"] for row in content["rows"])
+    text = f"{programs} programs, {seconds / 60:.0f} minutes of CPU to compile; {versions}.\n"
+    if content["quick"]:
+        text += "\n**A quick run: these numbers prove nothing.**\n"
+    text += (
+        "\n| preset | route | n | chip | largest batch | tokens | GiB | GFLOP | GFLOP a row |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    rows = sorted(content["rows"], key=lambda row: [row["preset"] == "base", row["route"], row["n"], row["chip"]])
+    for row in rows:
+        if "chips" in row:
+            continue
+        case = f"| {row['preset']} | {row['route']} | {row['n']:,} | {row['chip']} |"
+        if row["rows"]:
+            gflop = row["flops"] / 1e9
+            text += f"{case} {row['rows']:,} | {row['rows'] * row['n']:,} | {row['bytes'] / GIB:.1f} | "
+            text += f"{gflop:,.0f} | {gflop / row['rows']:,.1f} |\n"
+        else:
+            text += f"{case} none | | | | |\n"
+    text += (
+        "\n| preset | route | n | chips | rows a chip | GiB a chip | GFLOP a chip | all-reduces |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    for row in rows:
+        if "chips" in row:
+            text += (
+                f"| {row['preset']} | {row['route']} | {row['n']:,} | {row['chip']}, {row['chips']} | {row['rows']} | "
+            )
+            text += f"{row['bytes'] / GIB:.1f} | {row['flops'] / 1e9:,.0f} | {row['all_reduces']} |\n"
+    return text
+
+
+def publish(page: Path, content: dict) -> None:
+    """Puts the tables between the markers of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"--publish must be a page with {BEGIN} and {END}. Received: {page}")
+    page.write_text(f"{before}{BEGIN}\n{tables(content)}{END}{after}", encoding="utf-8")
+
+
+def compile_all(path: Path, quick: bool) -> None:
+    """Compiles what the file lacks, and writes it case by case: a full run takes hours, and goes on where it stopped.
+
+    Rows that other versions compiled are dropped.
+    """
+    content = {"about": about(), "quick": quick, "rows": []}
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if {**found, "rows": []} == content:
+            content = found
+    rows_of = {tuple(row[name] for name in ("preset", "route", "n", "chip")): row["rows"] for row in content["rows"]}
+
+    def write(row: dict, programs: list[dict]) -> None:
+        seconds = round(sum(program["cpu_seconds"] for program in programs), 1)
+        content["rows"].append({**row, "programs": len(programs), "cpu_seconds_of_all": seconds})
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    if quick:
+        several_chips([("tiny", route, 256, "v5e:2x2", 2) for route in ROUTES], rows_of, write)
+        return
+    one_chip(PRESETS, ROUTES, LENGTHS, CHIPS, rows_of, write)
+    several_chips(SEVERAL_CHIPS, rows_of, write)
+
+
+def main() -> None:
+    """Compiles, writes tpu_compile.json, and publishes where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("build/tpu"), help="the folder (default: build/tpu)")
+    parser.add_argument("--quick", action="store_true", help="preset tiny on four v5e, to see that it compiles")
+    parser.add_argument("--publish", type=Path, help="a page whose tables are written anew")
+    parser.add_argument("--tables-only", action="store_true", help="compile nothing, read what is in the folder")
+    options = parser.parse_args()
+    path = options.output / "tpu_compile.json"
+    if not options.tables_only:
+        options.output.mkdir(parents=True, exist_ok=True)
+        compile_all(path, options.quick)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    print(tables(content))
+    if options.publish:
+        publish(options.publish, content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The TPU compiler takes the training step, without a TPU: Keras' step on JAX, and on TensorFlow."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT, KEPT = ROOT / "benchmarks" / "tpu_compile.py", ROOT / "docs" / "figures" / "tpu"
+
+# libtpu has wheels for these alone, and the extra "test" installs it there: on them nothing is skipped.
+needs_libtpu = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="libtpu is for Linux on x86-64"
+)
+
+
+def run_script(*arguments):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_training_step_compiles(tmp_path):
+    run_script("--quick", "--output", tmp_path)
+    content = json.loads((tmp_path / "tpu_compile.json").read_text())
+    assert content["quick"]
+    assert {row["route"] for row in content["rows"]} == {"banded", "fft"}
+    for row in content["rows"]:
+        # Weights, AdamW's two moments and a batch at least, and far from what a chip has.
+        assert 1e6 < row["bytes"] < 2**30
+        assert row["state_bytes"] < row["bytes"]
+        assert row["flops"] > 1e8
+        # Four chips share a batch: gradients are summed over them.
+        assert row["chips"] == 4
+        assert row["all_reduces"] > 0
+        # A TPU has no float64 but by emulation.
+        assert not row["float64"]
+
+
+def test_the_page_is_what_the_kept_results_give(tmp_path):
+    page = tmp_path / "tpu.md"
+    page.write_text((ROOT / "docs" / "tpu.md").read_text(encoding="utf-8"), encoding="utf-8")
+    run_script("--output", KEPT, "--tables-only", "--publish", page)
+    assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
+
+
+def test_kept_results_are_complete():
+    rows = json.loads((KEPT / "tpu_compile.json").read_text())["rows"]
+    one_chip = [row for row in rows if "chips" not in row]
+    assert len(one_chip) == 2 * 2 * 3 * 2
+    memory = {"v5e": 16 * 2**30, "v6e": 32 * 2**30}
+    for row in one_chip:
+        assert not row.get("float64")
+        assert row["rows"] == 0 or row["bytes"] < memory[row["chip"]], row
