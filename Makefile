@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := attention layers paper_figure training_step on_device memory compile_time routes
 
-.PHONY: demo test test-arm lint format bench bench-quick tpu-compile figures mutations clean
+.PHONY: demo test test-arm lint format bench bench-quick tpu-compile figures recipes mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
@@ -14,7 +14,7 @@ test: .venv/test.installed lint
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" tests/test_toeplitz.py tests/test_toeplitz_range.py tests/test_cells.py \
 		tests/test_streaming.py tests/test_grid.py tests/test_position_bias.py tests/test_conversion.py \
 		tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
-		tests/test_text_classifier.py
+		tests/test_text_classifier.py tests/test_checkpoints.py tests/test_resumable.py
 
 # Exported files on an emulated 64-bit ARM: a minute, after a download of 110 MB. Debian on x86-64 only, not root.
 test-arm: .venv/test.installed
@@ -47,6 +47,11 @@ figures: .venv/demo.installed
 	$(BIN)/python benchmarks/figures/feature_error.py
 	$(BIN)/python benchmarks/figures/extrapolation.py
 	$(BIN)/python benchmarks/figures/conversion.py
+
+# The small masked-LM recipe and the table of biases: hours on two cores. What is finished is not run again.
+recipes: .venv/demo.installed
+	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/recipes/masked_lm.py --output build/recipes
+	$(BIN)/python benchmarks/recipes/page.py --output build/recipes --publish docs
 
 # Breaks the numerics on purpose and shows that the tests notice.
 mutations: .venv/test.installed

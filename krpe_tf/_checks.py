@@ -19,7 +19,7 @@ def check_one_of(allowed: tuple, **arguments):
 
 
 def check_rate(**arguments):
-    """Raises a ValueError unless every named argument is a dropout rate, in [0, 1)."""
+    """Raises a ValueError unless every named argument is a number in [0, 1), as a dropout rate is."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
             raise ValueError(f"{name} must be a number in [0, 1). Received: {name}={value!r}")

@@ -4,6 +4,7 @@ import random
 
 from keras import KerasTensor, initializers, layers, ops, saving
 
+from ._attend import attend, to_features
 from ._checks import FiniteWeights, check_at_least, check_one_of, check_rate, finite
 from ._inputs import (
     blank,
@@ -15,9 +16,9 @@ from ._inputs import (
     check_widths,
     visible_keys,
 )
-from .feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection
+from .feature_maps import FEATURE_MAPS, draw_projection
 from .position_bias import make_position_bias
-from .toeplitz import ROUTES, exact_attention, initial_state, stream, toeplitz_attention, wide
+from .toeplitz import ROUTES, initial_state, stream
 from .toeplitz._common import NoBias
 
 EinsumDense = finite(layers.EinsumDense)
@@ -185,19 +186,17 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             "prefix_length": prefix_length,
             "key_mask": visible,
         }
-        scores = None
-        if self.feature_map == "softmax" or return_attention_scores:
-            exact = self.feature_map == "softmax"
-            output = exact_attention(
-                query, key, value, self.position_bias, exact_kernel=exact, scores=return_attention_scores, **options
-            )
-            if return_attention_scores:
-                output, scores = output
-                scores = scores if query_mask is None else blank(scores, query_mask[:, None])
-        else:
-            output = toeplitz_attention(query, key, value, self.position_bias, route=self.route, **options)
-        if self.feature_map == "softmax" and query_mask is not None:
-            output = blank(output, query_mask[:, None])  # other maps: features of zeros have given zeros
+        output, scores = attend(
+            query,
+            key,
+            value,
+            self.position_bias,
+            query_mask,
+            feature_map=self.feature_map,
+            route=self.route,
+            scores=return_attention_scores,
+            **options,
+        )
         output = self._join_heads(output, training)
         return (output, scores) if return_attention_scores else output
 
@@ -249,7 +248,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             state = {name: blank(x, kept[:, None, None]) for name, x in state.items()}
         query, key, value = self._project(query, query, query, mask, mask)
         output, state = stream(query, key, value, self._stream_bias, state, mask)
-        return self._join_heads(output), state
+        return self._join_heads(ops.transpose(output, (0, 2, 1, 3))), state
 
     def redraw(self, seed: int):
         """Draws new random features in place of those drawn at build, the same for the same seed.
@@ -273,12 +272,18 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         """phi(q), phi(k) and v, (batch, heads, length, width), no less than float32 from here to the output."""
         query = self.query_dense(blank(query, query_mask))
         key, value = self.key_dense(blank(key, visible)), self.value_dense(blank(value, visible))
-        query, key, value = (wide(ops.transpose(x, (0, 2, 1, 3))) for x in (query, key, value))
-        query, key = (apply_feature_map(self.feature_map, x, self.projection, self.normalize) for x in (query, key))
-        return blank(query, None if query_mask is None else query_mask[:, None]), key, value
+        return to_features(
+            query,
+            key,
+            value,
+            query_mask,
+            feature_map=self.feature_map,
+            projection=self.projection,
+            normalize=self.normalize,
+        )
 
     def _join_heads(self, output, training=None):
-        output = ops.cast(ops.transpose(output, (0, 2, 1, 3)), self.compute_dtype)
+        output = ops.cast(output, self.compute_dtype)
         return self.output_dense(self.dropout_layer(output, training=training))
 
     def compute_output_spec(

@@ -1,20 +1,15 @@
-"""A user's labelled documents: read from files, split, and batched whole for classification."""
+"""A user's labelled documents: read from files and split; batches of them come from `batches`."""
 
 import csv
 import json
-import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._checks import check_at_least
-from .text import Tokenizer
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from .batches import classification_dataset as classification_dataset
+from .length_buckets import CutReport as CutReport
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ def _folder_rows(path: Path) -> Iterator[tuple[str, str, str]]:
                 raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: {str(file)!r}") from error
 
 
-def _csv_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple[str, str, str]]:
+def _csv_rows(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[str, str, str | None]]:
     limit = csv.field_size_limit(2**31 - 1)  # Long documents pass the module's 128 KB; the limit is global.
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -95,14 +90,14 @@ def _csv_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple
             for number, row in enumerate(reader, 1):
                 if None in row:
                     raise ValueError(f"path must hold rows as wide as the header. Received: row {number} of {path}")
-                yield f"row {number} of {path}", row[text_column], row[label_column]
+                yield f"row {number} of {path}", row[text_column], label_column and row[label_column]
     except csv.Error as error:
         raise ValueError(f"path must be valid CSV ({error}). Received: path={str(path)!r}") from error
     finally:
         csv.field_size_limit(limit)
 
 
-def _jsonl_rows(path: Path, text_column: str, label_column: str) -> Iterator[tuple[str, str, str]]:
+def _jsonl_rows(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[str, str, str | None]]:
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate((line for line in file if not line.isspace()), 1):
             name = f"row {number} of {path}"
@@ -113,16 +108,16 @@ def _jsonl_rows(path: Path, text_column: str, label_column: str) -> Iterator[tup
             if not isinstance(row, dict):
                 raise ValueError(f"path must hold a JSON object per line. Received: {name}")
             _check_columns(name, row, text_column, label_column)
-            text, label = row[text_column], row[label_column]
-            if not isinstance(text, str) or not isinstance(label, (str, int)):
+            text, label = row[text_column], label_column and row[label_column]
+            if not isinstance(text, str) or not isinstance(label, (str, int, type(label_column))):
                 raise ValueError(f"path must hold a string as text, a string or integer as label. Received: {name}")
-            yield name, text, str(label)
+            yield name, text, label_column and str(label)
 
 
-def _check_columns(where: object, columns: Iterable[str], text_column: str, label_column: str) -> None:
+def _check_columns(where: object, columns: Iterable[str], text_column: str, label_column: str | None) -> None:
     columns = list(columns)
     for argument, column in (("text_column", text_column), ("label_column", label_column)):
-        if column not in columns:
+        if column is not None and column not in columns:
             raise ValueError(f"{argument} must be one of {columns} in {where}. Received: {argument}={column!r}")
 
 
@@ -186,97 +181,3 @@ def split_holdout(
         for part in (np.flatnonzero(~held_out), np.flatnonzero(held_out))
     )
     return train, validation
-
-
-@dataclass(frozen=True)
-class CutReport:
-    """How much `classification_dataset` cut: documents, and tokens with [CLS] and [SEP]."""
-
-    documents: int
-    cut_documents: int
-    cut_tokens: int
-    total_tokens: int
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        share = self.cut_tokens / max(1, self.total_tokens)
-        return (
-            f"{self.cut_documents:,} of {self.documents:,} documents cut, "
-            f"by {self.cut_tokens:,} of {self.total_tokens:,} tokens ({share:.1%})"
-        )
-
-
-def classification_dataset(
-    tokenizer: Tokenizer,
-    texts: Iterable[str | bytes],
-    labels: Sequence[int],
-    max_length: int,
-    batch_tokens: int,
-    min_length: int = 128,
-    seed: int = 0,
-    shuffle: bool = True,
-) -> tuple["tf.data.Dataset", CutReport]:
-    """Make batches of whole documents, padded in length buckets, about the same number of tokens in each batch.
-
-    The buckets are `min_length`, its doublings below `max_length`, and `max_length`; a batch is padded to its bucket
-    exactly, so few shapes occur. A longer document is cut to `max_length` tokens, the last of them [SEP], and counted.
-
-    Args:
-        tokenizer: Makes the ids; documents are tokenized once, here, and stay in memory as int32.
-        texts: Documents.
-        labels: A class id per document, 0 or more.
-        max_length: Most tokens a document, at least 3.
-        batch_tokens: Tokens a batch, padding included: a bucket of length b takes batches of
-            max(1, batch_tokens // b) documents. The last batch of a bucket may be smaller.
-        min_length: The smallest bucket.
-        seed: For the order, epoch by epoch. As everywhere in TensorFlow, the global seed counts too once it is set.
-        shuffle: Take the documents in a new order each epoch.
-
-    Returns:
-        The dataset, one epoch of known cardinality, of `({"token_ids", "padding_mask"}, label)`: int32
-        `(batch, bucket)` twice and int32 `(batch,)`; and the `CutReport`.
-
-    Raises:
-        ValueError: For bad texts (see `check_texts`), labels that do not fit, or numbers outside the ranges above.
-    """
-    check_at_least(3, max_length=max_length)
-    check_at_least(1, batch_tokens=batch_tokens, min_length=min_length)
-    documents = tokenizer.encode(texts)
-    classes = np.asarray(labels)
-    if classes.shape != (len(documents),):
-        raise ValueError(f"labels must hold one class per text, {len(documents)}. Received: shape {classes.shape}")
-    if not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
-        raise ValueError(f"labels must be integers of 0 or more. Received: labels={classes[:8].tolist()}...")
-
-    import tensorflow as tf
-
-    lengths = np.array([len(ids) for ids in documents])
-    excess = np.maximum(lengths - max_length, 0)
-    report = CutReport(len(documents), int(np.count_nonzero(excess)), int(excess.sum()), int(lengths.sum()))
-    for index in np.flatnonzero(excess):
-        documents[index] = np.append(documents[index][: max_length - 1], np.int32(tokenizer.end_id))
-    lengths -= excess
-
-    buckets = [max_length]
-    while min_length < max_length:
-        buckets.insert(-1, min_length)
-        min_length *= 2
-    batch_sizes = [max(1, batch_tokens // bucket) for bucket in buckets]
-    in_bucket = np.bincount(np.searchsorted(buckets, lengths), minlength=len(buckets))
-    batches = sum(math.ceil(count / size) for count, size in zip(in_bucket, batch_sizes, strict=True))
-
-    ids = tf.RaggedTensor.from_row_lengths(np.concatenate(documents), lengths)
-    dataset = tf.data.Dataset.from_tensor_slices((ids, classes.astype("int32")))
-    if shuffle:
-        dataset = dataset.shuffle(len(documents), seed=seed, reshuffle_each_iteration=True)
-    dataset = dataset.map(lambda ids, label: ({"token_ids": ids, "padding_mask": tf.ones_like(ids)}, label))
-    dataset = dataset.bucket_by_sequence_length(
-        lambda inputs, label: tf.size(inputs["token_ids"]),
-        # Boundaries are exclusive and padding goes to boundary - 1; a size is asked for past the last one, unused.
-        bucket_boundaries=[bucket + 1 for bucket in buckets],
-        bucket_batch_sizes=[*batch_sizes, 1],
-        padded_shapes=({"token_ids": [None], "padding_mask": [None]}, []),
-        padding_values=({"token_ids": tokenizer.pad_id, "padding_mask": 0}, 0),
-        pad_to_bucket_boundary=True,
-    )
-    return dataset.apply(tf.data.experimental.assert_cardinality(batches)).prefetch(tf.data.AUTOTUNE), report

@@ -17,7 +17,8 @@ from .demo_report import write_report
 from .export import LiteRTModel, LiteRTReport, export_tflite
 from .export.report import comparison_table, weights_name
 from .models import Encoder, TextClassifier
-from .runs import export_run, fine_tune, make_directory, pretrain, save_run
+from .phases import fine_tune, pretrain
+from .runs import export_run, make_directory, save_run
 from .text import WordPieceTokenizer, train_wordpiece
 from .training import class_probabilities
 

@@ -1,207 +1,170 @@
 """A run: one folder with a trained classifier and all that is needed to use it.
 
+checkpoints/                                                          while `train_run` goes on
 model.keras  tokenizer.json  labels.json  training.json  logs/        written by `train_run`
 model.tflite  model.report.json  model.report.md  saved_model/        written by `export_run`
 """
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from ._checks import check_at_least, check_one_of
-from .data import LabelledTexts, classification_dataset, split_holdout
+from ._folders import locked, make_directory, write_json
+from .data import LabelledTexts, split_holdout
+from .distribution import ONE_DEVICE, Distribution
 from .export import LiteRTModel, LiteRTReport, export_saved_model, export_tflite
-from .export._files import companion
+from .export._files import companion, staged
 from .export.litert import COMPANIONS, check_lengths
 from .models import Encoder, MaskedLM, TextClassifier
-from .models.presets import PRESETS
+from .models.presets import preset_arguments
+from .phases import classifier_model, fit_classifier, fit_masked_lm, masked_lm_model
+from .resumable import DivergedError
+from .run_data import RunData, labelled_run_data, prepared_identity, prepared_run_data
+from .run_state import RunState, fingerprint
 from .sentencepiece_tokenizer import load_tokenizer
-from .text import Tokenizer, WordPieceTokenizer, check_texts, masked_lm_dataset, train_wordpiece
-from .training import class_probabilities, compile_classifier, compile_masked_lm, make_callbacks, make_optimizer
+from .settings import RunSettings
+from .text import Tokenizer, WordPieceTokenizer, check_texts, train_wordpiece
+from .training import class_probabilities
+
+if TYPE_CHECKING:
+    from .prepared import PreparedTexts
 
 logger = logging.getLogger(__name__)
 
 
-def write_json(path: str | os.PathLike, content) -> None:
-    """Writes JSON whole or not at all."""
-    temporary = Path(f"{os.fspath(path)}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def make_directory(path: str | os.PathLike) -> Path:
-    """Makes a folder that can be written to.
-
-    Raises:
-        ValueError: if that is not possible.
-    """
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"output must be a writable folder ({error.strerror}). Received: output={str(path)!r}"
-        ) from error
-    return path
-
-
-def pretrain(
-    encoder: Encoder,
-    tokenizer: Tokenizer,
-    texts: list[str],
-    validation_texts: list[str],
-    *,
-    steps: int,
-    length: int = 512,
-    batch_size: int = 16,
-    learning_rate: float = 2e-3,
-    epochs: int = 5,
-    seed: int = 0,
-) -> dict[str, list[float]]:
-    """Pretrains an encoder with masked LM, and returns the history of losses, one a part.
-
-    Args:
-        encoder: trained in place.
-        tokenizer, texts, validation_texts, length, batch_size, seed: see `masked_lm_dataset`.
-        steps: optimizer steps in all.
-        learning_rate: the peak.
-        epochs: parts of the run, each closed by a validation.
-    """
-    train, validation = (
-        masked_lm_dataset(tokenizer, part, length, batch_size, seed=seed, shuffle=shuffle, short_batch=True)
-        for part, shuffle in ((texts, True), (validation_texts, False))
-    )
-    model = MaskedLM(encoder, at_positions=True)
-    compile_masked_lm(model, make_optimizer(learning_rate, steps), jit_compile=False)
-    history = model.fit(
-        train.repeat(),
-        epochs=epochs,
-        steps_per_epoch=max(1, steps // epochs),
-        validation_data=validation.take(16),
-        shuffle=False,
-        callbacks=[keras.callbacks.TerminateOnNaN()],
-    )
-    return history.history
-
-
-def fine_tune(
-    classifier: TextClassifier,
-    tokenizer: Tokenizer,
-    train: LabelledTexts,
-    validation: LabelledTexts,
-    *,
-    max_length: int,
-    directory: str | os.PathLike,
-    epochs: int = 4,
-    learning_rate: float = 1e-3,
-    batch_tokens: int = 16_384,
-    patience: int = 3,
-    seed: int = 0,
-) -> dict[str, list[float]]:
-    """Trains a classifier on whole documents, in place, and returns the history; logs what had to be cut.
-
-    Args:
-        classifier, tokenizer: the model, and what makes its token ids.
-        train, validation: labelled texts; class ids are places in `train.classes`.
-        max_length: tokens; a longer document is cut, and counted.
-        directory: for logs and checkpoints, see `make_callbacks`.
-        epochs, learning_rate, patience: see `make_callbacks` and `make_optimizer`.
-        batch_tokens, seed: see `classification_dataset`.
-    """
-    class_ids = {label: index for index, label in enumerate(train.classes)}
-    datasets = []
-    for name, part, shuffle in (("training", train, True), ("validation", validation, False)):
-        labels = [class_ids[label] for label in part.labels]
-        dataset, cut = classification_dataset(
-            tokenizer, part.texts, labels, max_length, batch_tokens, seed=seed, shuffle=shuffle
-        )
-        logger.info("%s: %s", name, cut)
-        datasets.append(dataset)
-    steps = epochs * int(datasets[0].cardinality())
-    compile_classifier(classifier, make_optimizer(learning_rate, steps))
-    history = classifier.fit(
-        datasets[0],
-        epochs=epochs,
-        validation_data=datasets[1],
-        shuffle=False,
-        callbacks=make_callbacks(directory, patience=patience),
-    )
-    return history.history
-
-
 def train_run(
-    labelled: LabelledTexts,
+    data: "LabelledTexts | PreparedTexts",
     output: str | os.PathLike,
     *,
-    preset: str = "small",
-    vocabulary_size: int = 8192,
-    max_length: int = 8192,
-    pretrain_steps: int = 400,
-    epochs: int = 4,
-    validation_fraction: float = 0.2,
-    seed: int = 0,
+    restart: bool = False,
+    distribution: Distribution = ONE_DEVICE,
+    **settings,
 ) -> dict:
-    """Trains a classifier on labelled texts, from a vocabulary to a run folder.
+    """Trains a model from texts to a run folder: masked LM, then a classifier. Without labels, masked LM alone.
+
+    Called again with the same arguments after it was stopped, it goes on from the newest checkpoint; what comes out is
+    what would have come without the stop. checkpoints/ in the run folder goes when the run is finished; a finished run
+    that is trained again starts anew.
 
     Args:
-        labelled: the texts and labels.
+        data: labelled texts, or what `prepare` wrote. `vocabulary_size` and `validation_fraction` are for the former.
         output: the run folder.
-        preset: size of the encoder, see `Encoder.from_preset`.
-        vocabulary_size: WordPiece tokens to learn, at most.
-        max_length: tokens of the longest document; longer ones are cut, and counted.
-        pretrain_steps: masked-LM steps before, 0 for none.
-        epochs: passes over the labelled texts, at most: training stops early when validation stops improving.
-        validation_fraction: share of the texts that is held out.
-        seed: of everything.
+        restart: drop the unfinished run in the folder, and start over.
+        distribution: devices and processes, from `make_distribution`. All processes call with the same arguments, on a
+            disk that they share; the chief writes.
+        **settings: those of `RunSettings`, by name.
 
     Returns:
         What training.json holds: settings and histories.
 
     Raises:
-        ValueError: for an output that cannot be written, or bad texts or settings.
+        ValueError: for an output that cannot be written, bad texts or settings, or settings or texts that are not those
+            of the unfinished run in the folder.
+        DivergedError: a ValueError: the loss or the weights are not finite. The last checkpoint is from before.
+        OSError: if the disk is full or fails. The checkpoints before that stay.
     """
-    check_at_least(0, pretrain_steps=pretrain_steps, seed=seed)
-    check_at_least(1, epochs=epochs, vocabulary_size=vocabulary_size)
-    check_at_least(3, max_length=max_length)
-    check_one_of(tuple(PRESETS), preset=preset)
-    if not 0 < validation_fraction < 1:
-        raise ValueError(
-            f"validation_fraction must lie between 0 and 1. Received: validation_fraction={validation_fraction}"
-        )
-    output = make_directory(output)
-    keras.utils.set_random_seed(seed)
-    train, validation = split_holdout(labelled, validation_fraction, seed)
-    logger.info("learning a vocabulary of up to %d tokens from %d texts", vocabulary_size, len(train.texts))
-    tokenizer = WordPieceTokenizer(train_wordpiece(train.texts, vocabulary_size))
-    encoder = Encoder.from_preset(preset, vocabulary_size=tokenizer.vocabulary_size, seed=seed)
+    settings = RunSettings.from_names(settings)
+    if settings.pretrain_steps:
+        distribution.check_batch_size(pretrain_batch_size=settings.pretrain_batch_size)
+    sizes = {**preset_arguments(settings.preset), **settings.encoder}
+    distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
+    with distribution.chief_first():
+        output = make_directory(output)
+    labelled = isinstance(data, LabelledTexts)
+    with locked(output) if distribution.is_chief else contextlib.nullcontext():
+        identity = [*data.texts, *data.labels] if labelled else prepared_identity(data)
+        with distribution.chief_first():
+            state = RunState(
+                output,
+                settings,
+                fingerprint(identity),
+                restart,
+                chief=distribution.is_chief,
+                num_replicas=distribution.num_replicas,
+            )
+        if labelled:
+            train, validation = split_holdout(data, settings.validation_fraction, settings.seed)
+            with distribution.chief_first():
+                tokenizer = state.tokenizer(lambda: _learn_vocabulary(train.texts, settings.vocabulary_size))
+            run_data = labelled_run_data(tokenizer, train, validation, settings, state.batch_multiple)
+        else:
+            tokenizer = data.tokenizer
+            run_data = prepared_run_data(data, settings, state.batch_multiple)
+        try:
+            with distribution.scope():
+                model, histories = _train(run_data, tokenizer.vocabulary_size, output, settings, state, distribution)
+        except DivergedError as error:
+            state.diverged(error)
+            raise
+        max_length = settings.pretrain_length if run_data.classes is None else settings.max_length
+        with distribution.chief_first():
+            if not distribution.is_chief:
+                return json.loads((output / "training.json").read_text(encoding="utf-8"))
+            summary = save_run(output, model, tokenizer, run_data.classes, max_length, histories, settings.to_json())
+            state.finish()
+        return summary
+
+
+def _train(
+    data: RunData,
+    vocabulary_size: int,
+    output: Path,
+    settings: RunSettings,
+    state: RunState,
+    distribution: Distribution,
+):
+    """Trains both phases; returns the model that the run is for, and the histories."""
+    # All models are made before any is trained: what a resumed run makes is then the same.
+    keras.utils.set_random_seed(settings.seed)
+    given = {**settings.encoder, "vocabulary_size": vocabulary_size, "seed": settings.seed}
+    encoder = Encoder.from_preset(settings.preset, **given)
+    masked_lm = classifier = None
+    if data.documents:
+        steps = settings.epochs * data.documents.batches.steps_per_epoch
+        classifier = classifier_model(encoder, len(data.classes), steps, settings.fine_tune_optimizer)
+    if data.masked_lm:
+        masked_lm = masked_lm_model(encoder, settings.pretrain_steps, settings.pretrain_optimizer)
+
     histories = {}
-    if pretrain_steps:
+    arguments = {
+        "checkpoints": state.checkpoints,
+        "checkpoint_every": settings.checkpoint_every,
+        "directory": output,
+        "process_index": distribution.process_index,
+        "process_count": distribution.process_count,
+        "verbose": "auto" if distribution.is_chief else 0,
+    }
+    if masked_lm:
         logger.info("pretraining %s parameters with masked LM", f"{encoder.count_params():,}")
-        histories["pretraining"] = pretrain(
-            encoder, tokenizer, train.texts, validation.texts, steps=pretrain_steps, batch_size=8, seed=seed
+        histories["pretraining"] = fit_masked_lm(masked_lm, data.masked_lm, settings.pretrain_steps, **arguments)
+    if classifier:
+        distribution.wait()  # Until the chief has written what the others look for.
+        histories["fine_tuning"] = fit_classifier(
+            classifier, data.documents, settings.epochs, settings.patience, **arguments
         )
-    classifier = TextClassifier(encoder, len(train.classes))
-    histories["fine_tuning"] = fine_tune(
-        classifier, tokenizer, train, validation, max_length=max_length, directory=output, epochs=epochs, seed=seed
-    )
-    return save_run(output, classifier, tokenizer, train.classes, max_length, histories)
+    return classifier or masked_lm, histories
+
+
+def _learn_vocabulary(texts: list[str], size: int) -> Tokenizer:
+    logger.info("learning a vocabulary of up to %d tokens from %d texts", size, len(texts))
+    return WordPieceTokenizer(train_wordpiece(texts, size))
 
 
 def save_run(
     output: Path,
-    classifier: TextClassifier,
+    model: TextClassifier | MaskedLM,
     tokenizer: Tokenizer,
-    labels: list[str],
+    labels: list[str] | None,
     max_length: int,
-    histories,
+    histories: dict,
+    settings: dict | None = None,
 ) -> dict:
     """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
     if (output / "model.tflite").exists() or (output / "saved_model").exists():
@@ -210,24 +173,32 @@ def save_run(
         for path in (output / name, *(companion(output / name, suffix) for suffix in COMPANIONS)):
             path.unlink(missing_ok=True)
     shutil.rmtree(output / "saved_model", ignore_errors=True)
-    classifier.save(output / "model.keras")
+    with staged(output / "model.keras", overwrite=True) as target:
+        model.save(target)
     tokenizer.save(output / "tokenizer.json")
-    write_json(output / "labels.json", labels)
-    summary = {"max_length": max_length, "parameters": classifier.count_params(), "histories": histories}
+    if labels is None:
+        (output / "labels.json").unlink(missing_ok=True)
+    else:
+        write_json(output / "labels.json", labels)
+    summary = {"max_length": max_length, "parameters": model.count_params(), "histories": histories}
+    if settings is not None:
+        summary["settings"] = settings
     write_json(output / "training.json", summary)
     return summary
 
 
-def load_run(run: str | os.PathLike) -> tuple[TextClassifier, Tokenizer, list[str]]:
-    """The model, the tokenizer and the labels of a run folder.
+def load_run(run: str | os.PathLike) -> tuple[TextClassifier | MaskedLM, Tokenizer, list[str] | None]:
+    """The model, the tokenizer and the labels of a run folder; None for the labels of a run with masked LM alone.
 
     Raises:
         ValueError: if a file of the run is missing or damaged.
     """
     run = Path(run)
-    _check_run(run, "model.keras", "tokenizer.json", "labels.json", "training.json")
+    _check_run(run, "model.keras", "tokenizer.json", "training.json")
     model = keras.saving.load_model(run / "model.keras")
-    return model, load_tokenizer(run / "tokenizer.json"), _labels(run)
+    if not isinstance(model, MaskedLM):
+        _check_run(run, "labels.json")
+    return model, load_tokenizer(run / "tokenizer.json"), None if isinstance(model, MaskedLM) else _labels(run)
 
 
 def export_run(
@@ -241,6 +212,8 @@ def export_run(
 ) -> LiteRTReport:
     """Exports a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
 
+    Of a run with masked LM alone it exports the encoder: one vector a token.
+
     Args:
         run: the run folder.
         lengths, quantization, sample_texts, bias_tolerance, measure: see `export_tflite`.
@@ -250,6 +223,9 @@ def export_run(
     """
     run = Path(run)
     model, tokenizer, _ = load_run(run)
+    if isinstance(model, MaskedLM):
+        logger.info("a run without labels: what is exported is the encoder, one vector a token")
+        model = model.encoder
     lengths = check_lengths(lengths, None)
     trained = json.loads((run / "training.json").read_text(encoding="utf-8"))["max_length"]
     if max(length or 0 for length in lengths) > trained:
@@ -282,11 +258,13 @@ def predict_run(run: str | os.PathLike, texts: list[str]) -> list[dict[str, floa
         One dict a text: the probability of every label, the most likely first.
 
     Raises:
-        ValueError: for a folder without a run, bad texts, or, once exported, a text longer than the file's largest
-            signature. A run that has not been exported takes any length.
+        ValueError: for a folder without a run, a run with masked LM alone, bad texts, or, once exported, a text longer
+            than the file's largest signature. A run that has not been exported takes any length.
     """
     run = Path(run)
     texts = check_texts(texts)
+    if (run / "model.keras").is_file() and not (run / "labels.json").is_file():
+        raise ValueError(f"run must be of labelled texts, this one has no labels to choose from. Received: run={run}")
     if (run / "model.tflite").is_file():
         _check_run(run, "labels.json")
         labels, logits = _labels(run), LiteRTModel(run / "model.tflite")(texts)

@@ -1,13 +1,9 @@
-"""Text in, token ids and training batches out, on tensorflow-text's own tools.
+"""Text in, token ids out, on tensorflow-text's own tools; masked-LM batches come from `batches`.
 
 TensorFlow is imported where it is used: importing this module, and `check_texts`, need neither it nor tensorflow-text.
-
-Datasets are deterministic: the same `seed` gives the same batches, epoch by epoch. As everywhere in TensorFlow, the
-global seed counts too once it is set (`keras.utils.set_random_seed`, `tf.random.set_seed`).
 """
 
 import json
-import math
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -16,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._checks import check_at_least
+from .batches import masked_lm_dataset as masked_lm_dataset
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -56,9 +53,14 @@ def _check_text(text: object, name: str) -> str:
         text.encode("utf-8")  # A str can hold lone surrogates, which no UTF-8 can.
     except UnicodeError as error:
         raise ValueError(f"texts must be valid UTF-8 ({error.reason}). Received: {name}={text[:40]!r}") from error
-    if not any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text):
+    if not is_visible(text):
         raise ValueError(f"texts must not hold empty texts. Received: {name}={text[:40]!r}")
     return text
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text holds more than white space and invisible characters."""
+    return any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text)
 
 
 def train_wordpiece(texts: Iterable[str], vocabulary_size: int, lowercase: bool = True) -> list[str]:
@@ -298,99 +300,3 @@ class WordPieceTokenizer(Tokenizer):
     @classmethod
     def _arguments(cls, config: dict) -> dict:
         return {name: config[name] for name in ("vocabulary", "lowercase")}
-
-
-def masked_lm_dataset(
-    tokenizer: Tokenizer,
-    texts: Iterable[str | bytes],
-    length: int,
-    batch_size: int,
-    seed: int = 0,
-    selection_rate: float = 0.15,
-    shuffle: bool = True,
-    short_batch: bool = False,
-) -> "tf.data.Dataset":
-    """Make masked-LM batches: windows of documents, 15 % of the tokens selected, 80/10/10.
-
-    Each document, [CLS] and [SEP] at its ends, is cut into touching windows; the last one is padded, so no text is
-    lost. A selected token becomes [MASK] (80 %), a random ordinary token (10 %) or stays (10 %); [CLS], [SEP] and
-    padding are never selected.
-
-    Args:
-        tokenizer: Makes the ids; documents are tokenized once, here, and stay in memory as int32.
-        texts: Documents of any length.
-        length: Tokens a window.
-        batch_size: Windows a batch. The windows left over at the end of an epoch are dropped: shapes are static.
-        seed: For the order and the masks.
-        selection_rate: Expected share of selected tokens, in (0, 1).
-        shuffle: New order and new masks each epoch. False: the texts' order and the same masks each epoch, for
-            validation.
-        short_batch: Where there are fewer windows than `batch_size`, make one batch of all of them.
-
-    Returns:
-        One epoch of known cardinality, `repeat()` for more, of `(inputs, labels, sample_weight)`. `inputs` holds int32
-        "token_ids" and "padding_mask" `(batch_size, length)` and "mask_positions" `(batch_size, P)`, rising, with
-        P = ceil(selection_rate * length); `labels` int32 `(batch_size, P)` are the ids that were there;
-        `sample_weight` float32 `(batch_size, P)` is 0 where fewer than P were selected (position and label 0 there).
-
-    Raises:
-        ValueError: For bad texts (see `check_texts`), numbers outside the ranges above, or too few windows for a batch.
-    """
-    check_at_least(3, length=length)
-    check_at_least(1, batch_size=batch_size)
-    if tokenizer.mask_id is None:
-        raise ValueError("tokenizer must have a mask token. Received: a tokenizer with mask_id=None")
-    if not 0 < selection_rate < 1:
-        raise ValueError(f"selection_rate must lie between 0 and 1. Received: selection_rate={selection_rate}")
-    windows = [
-        np.pad(window, (0, length - len(window)), constant_values=tokenizer.pad_id)
-        for ids in tokenizer.encode(texts)
-        for window in np.split(ids, range(length, len(ids), length))
-        if not (len(window) == 1 and window[0] == tokenizer.end_id)  # A [SEP] alone is no text.
-    ]
-    batch_size = min(batch_size, len(windows)) if short_batch else batch_size
-    if len(windows) < batch_size:
-        raise ValueError(f"batch_size must not pass the {len(windows)} windows there are. Received: {batch_size=}")
-
-    import tensorflow as tf
-
-    ordinary = tf.constant([i for i in range(tokenizer.vocabulary_size) if i not in tokenizer.reserved_ids])
-    positions_per_row = math.ceil(selection_rate * length)
-
-    # Not tensorflow-text's mask_language_model: its MaskValuesChooser draws from stateful ops with no seed argument,
-    # and RandomItemSelector gives its shuffle function no way to tell the rows of a batch apart.
-    def mask(ids: tf.Tensor, seed: tf.Tensor) -> tuple:
-        def draw(stream: int, shape: list) -> tf.Tensor:
-            return tf.random.stateless_uniform(shape, tf.stack([seed, stream]))
-
-        padding_mask = tf.not_equal(ids, tokenizer.pad_id)
-        selectable = padding_mask & tf.not_equal(ids, tokenizer.start_id) & tf.not_equal(ids, tokenizer.end_id)
-        # Rounded up with the probability of the fraction: selection_rate is met on average at every length.
-        expected = selection_rate * tf.reduce_sum(tf.cast(selectable, tf.float32), axis=1, keepdims=True)
-        selected_per_row = tf.cast(expected + draw(0, [batch_size, 1]), tf.int32)
-        scores = tf.where(selectable, draw(1, [batch_size, length]), -1.0)
-        rank = tf.argsort(tf.argsort(scores, direction="DESCENDING"))
-        selected = selectable & (rank < tf.minimum(selected_per_row, positions_per_row))
-
-        choice = draw(2, [batch_size, length])
-        random_ids = tf.gather(ordinary, tf.cast(draw(3, [batch_size, length]) * ordinary.shape[0], tf.int32))
-        replaced = tf.where(choice < 0.8, tokenizer.mask_id, tf.where(choice < 0.9, random_ids, ids))
-
-        # Selected positions first, in their order: a stable sort of "not selected".
-        positions = tf.argsort(tf.cast(~selected, tf.int32), axis=1, stable=True)[:, :positions_per_row]
-        real = tf.gather(selected, positions, batch_dims=1)
-        positions = tf.where(real, positions, 0)
-        inputs = {
-            "token_ids": tf.where(selected, replaced, ids),
-            "padding_mask": tf.cast(padding_mask, tf.int32),
-            "mask_positions": positions,
-        }
-        labels = tf.where(real, tf.gather(ids, positions, batch_dims=1), 0)
-        return inputs, labels, tf.cast(real, tf.float32)
-
-    dataset = tf.data.Dataset.from_tensor_slices(np.stack(windows))
-    if shuffle:
-        dataset = dataset.shuffle(len(windows), seed=seed, reshuffle_each_iteration=True)
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=shuffle)
-    dataset = tf.data.Dataset.zip(dataset.batch(batch_size, drop_remainder=True), seeds)
-    return dataset.map(mask, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

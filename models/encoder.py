@@ -162,7 +162,8 @@ class Encoder(keras.Model):
         self.seed = seed
         self.token_embedding = embedding
         self.dtype_policy = dtype
-        self._position_bias_argument = position_bias
+        # Past Keras' tracking: with a bias a layer, the argument is their pattern, and its weights are not the model's.
+        object.__setattr__(self, "_position_bias_argument", position_bias)
 
     @property
     def position_bias(self):

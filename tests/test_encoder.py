@@ -114,7 +114,9 @@ def test_one_bias_is_shared_and_on_request_each_layer_has_its_own():
     assert len(own.trainable_weights) == len(shared.trainable_weights) + 3
     bias = LearnedBias(2, 7)
     assert make(position_bias=bias).position_biases == [bias, bias]
-    own = make(position_bias=bias, share_position_bias=False).position_biases
+    own = make(position_bias=bias, share_position_bias=False)
+    assert len(own.trainable_weights) == len(shared.trainable_weights) - 3 + 2  # that of `bias` is not among them
+    own = own.position_biases
     assert [(type(b), b.max_distance) for b in own] == [(LearnedBias, 7)] * 2
     assert own[0] is not own[1]
 

@@ -1,0 +1,139 @@
+"""Trains the small masked-LM recipe and the table of biases, and keeps every finished run.
+
+    python benchmarks/recipes/masked_lm.py --suite small
+    python benchmarks/recipes/masked_lm.py --suite timing       # on an idle machine
+
+Suites: "small", the recipe of small_masked_lm.json, each model with each seed; "table", biases and attentions under the
+recipe's settings, one seed; "long", the same with windows of 2,048; "longer", two biases for 3,600 steps; "timing", the
+seconds of 50 steps of the recipe's models. Without `--suite` all of them, in this order. A run that is finished is a
+line of masked_lm.jsonl and is not run again, so an interruption costs one run.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from _masked_lm import ABSOLUTE, compiled, datasets, load_bytes, train
+from _runs import append, read_lines
+
+CONFIG = Path(__file__).with_name("small_masked_lm.json")
+DECAY = "radius 16 + 2 exponentials"
+# Bias, attention, number of features; the cells that answer most come first.
+TABLE = [
+    (DECAY, "softmax", None),
+    (DECAY, "kernel", 16),
+    ("buckets from zeros", "kernel", 16),
+    (DECAY, "kernel", 64),
+    ("radius 4 + 2 exponentials", "kernel", 16),
+    ("full table from slopes", "kernel", 16),
+    ("buckets from slopes", "kernel", 16),
+    ("buckets from zeros", "softmax", None),
+    (ABSOLUTE, "kernel", 16),
+    ("full table from zeros", "kernel", 16),
+    ("full table from slopes", "softmax", None),
+    (ABSOLUTE, "softmax", None),
+    ("buckets from zeros", "kernel", 64),
+    ("buckets from zeros", "kernel, not normalized", 64),
+    ("full table from zeros", "kernel", 64),
+    (ABSOLUTE, "kernel, not normalized", 16),
+    (DECAY, "kernel, not normalized", 64),
+]
+LONG = [
+    (DECAY, "kernel", 16),
+    ("buckets from zeros", "kernel", 16),
+    (DECAY, "softmax", None),
+    ("radius 4 + 2 exponentials", "kernel", 16),
+    (ABSOLUTE, "kernel", 16),
+    ("full table from slopes", "kernel", 16),
+    ("buckets from zeros", "softmax", None),
+]
+LONGER = [("buckets from zeros", "kernel", 16), (DECAY, "kernel", 16)]
+SUITES = ("small", "table", "long", "longer", "timing")
+# What a suite changes in the recipe.
+CHANGES = {
+    "table": {},
+    "long": {"length": 2048, "batch_size": 1, "steps": 300},
+    "longer": {"steps": 3600, "validate_every": 300},
+}
+QUICK = {
+    **{"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 16, "length": 32, "batch_size": 4},
+    **{"steps": 4, "validate_every": 2, "validation_tokens": 256, "xla": False},
+}
+
+
+def cell(bias: str, attention: str, num_features: int | None) -> dict:
+    """The settings that name a model."""
+    features = {} if num_features is None else {"num_features": num_features}
+    return {"bias": bias, "attention": attention, **features}
+
+
+def runs(suite: str, config: dict) -> list[dict]:
+    """The settings of every run of a suite, in order."""
+    base = {"suite": suite, **{name: value for name, value in config.items() if name not in ("seeds", "models")}}
+    if suite == "small":
+        return [{**base, **model, "seed": seed} for seed in config["seeds"] for model in config["models"]]
+    cells = {"table": TABLE, "long": LONG, "longer": LONGER}[suite]
+    return [{**base, **CHANGES[suite], **cell(*names), "seed": 0} for names in cells]
+
+
+def quick_runs(suite: str, config: dict) -> list[dict]:
+    """One run of the suite, of the recipe one for each model, at sizes that prove nothing."""
+    chosen = runs(suite, {**config, "seeds": config["seeds"][:1]})
+    return [{**run, **QUICK} for run in chosen[: 3 if suite == "small" else 1]]
+
+
+def is_done(settings: dict, finished: list[dict]) -> bool:
+    """Whether a run with all these settings is among the finished ones, of whatever suite."""
+    wanted = {name: value for name, value in settings.items() if name != "suite"}
+    return any(all(run.get(name) == value for name, value in wanted.items()) for run in finished)
+
+
+def measure_time(config: dict, data, steps: int, rounds: int) -> dict:
+    """Seconds of `steps` training steps of each of the recipe's models, in turn, warm; the least of the rounds."""
+    calls, seconds, first = {}, {}, {}
+    for run in runs("small", {**config, "seeds": config["seeds"][:1]}):
+        model, (training, _) = compiled(run), datasets({**run, "steps": steps}, data)
+        calls[run["attention"]] = lambda model=model, training=training: model.fit(training, shuffle=False, verbose=0)
+    for name, call in calls.items():
+        start = time.perf_counter()
+        call()
+        first[name] = time.perf_counter() - start
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
+    keras.utils.clear_session()
+    return {"suite": "timing", "steps": steps, "seconds": seconds, "first_seconds": first, "xla": config["xla"]}
+
+
+def main() -> None:
+    """Runs what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("build/recipes"), help="the folder of masked_lm.jsonl")
+    parser.add_argument("--suite", choices=SUITES, action="append", help="what to run, again for more (default: all)")
+    parser.add_argument("--quick", action="store_true", help="the same path at sizes that prove nothing, to see it run")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    path, data = options.output / "masked_lm.jsonl", load_bytes()
+    config = {"xla": False, "validation_tokens": 2**17, **json.loads(CONFIG.read_text(encoding="utf-8"))}
+    for suite in options.suite or SUITES:
+        if suite == "timing":
+            quick = {**config, **QUICK} if options.quick else config
+            append(path, measure_time(quick, data, steps=2 if options.quick else 50, rounds=1 if options.quick else 2))
+            continue
+        for settings in (quick_runs if options.quick else runs)(suite, config):
+            if is_done(settings, read_lines(path)):
+                continue
+            run = {**train(settings, data), "versions": {"tensorflow": tf.__version__, "keras": keras.__version__}}
+            append(path, run)
+            name = f"{suite}  {run['bias']}  {run['attention']}  m={run.get('num_features')}  seed {run['seed']}"
+            print(f"{name}: {run['final']} nats, {run['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""From the finished runs of masked_lm.py to the tables and the plot of docs/recipes.md.
+
+    python benchmarks/recipes/page.py --output build/recipes --publish docs
+
+Reads masked_lm.jsonl in the folder and writes tables.md and small_masked_lm.png there. With `--publish` the tables go
+between the markers of recipes.md, and the plot and the runs, from which this can be run again, to figures/recipes/.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+from _runs import read_lines
+from matplotlib.figure import Figure
+
+RUNS, PLOT = "masked_lm.jsonl", "small_masked_lm.png"
+BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
+# The first measurement: a prototype on 25 MB of other text, one seed, 900 steps of 8 x 256 bytes, and 3,600 of two.
+FIRST = {
+    ("none, absolute positions", "softmax", None): 3.054,
+    ("none, absolute positions", "kernel", 16): 3.053,
+    ("none, absolute positions", "kernel, not normalized", 16): 3.054,
+    ("buckets from zeros", "softmax", None): 2.779,
+    ("buckets from zeros", "kernel", 64): 2.743,
+    ("buckets from zeros", "kernel", 16): 2.763,
+    ("buckets from zeros", "kernel, not normalized", 64): 2.853,
+    ("full table from zeros", "kernel", 64): 2.767,
+    ("full table from slopes", "softmax", None): 1.879,
+    ("full table from slopes", "kernel", 16): 1.882,
+    ("radius 16 + 2 exponentials", "softmax", None): 1.875,
+    ("radius 16 + 2 exponentials", "kernel", 16): 1.880,
+    ("radius 4 + 2 exponentials", "kernel", 16): 1.873,
+}
+FIRST_LONGER = {("buckets from zeros", "kernel", 16): 1.679, ("radius 16 + 2 exponentials", "kernel", 16): 1.221}
+
+
+def key(run: dict) -> tuple:
+    """What names a model."""
+    return run["bias"], run["attention"], run.get("num_features")
+
+
+def label(attention: str, num_features: int | None) -> str:
+    """The heading of a column."""
+    return attention if num_features is None else f"{attention}, m = {num_features}"
+
+
+def nats(loss: float | None, first: float | None = None) -> str:
+    """A loss, or that there is none, with that of the first measurement in parentheses."""
+    text = "not finite" if loss is None else f"{loss:.3f}"
+    return text if first is None else f"{text} ({first:.3f})"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def small_table(runs: list[dict]) -> str:
+    """Final losses of the recipe: one column a seed, mean and spread, and the mean difference from softmax."""
+    models, seeds = list(dict.fromkeys(map(key, runs))), sorted({run["seed"] for run in runs})
+    final = {(key(run), run["seed"]): run["final"] for run in runs}
+    twin = next((model for model in models if model[1] == "softmax"), None)
+    rows = []
+    for model in models:
+        losses = [final.get((model, seed), "") for seed in seeds]
+        cells = ["" if loss == "" else nats(loss) for loss in losses]
+        known = [loss for loss in losses if loss not in ("", None)]
+        mean = f"{np.mean(known):.3f}" if known else ""
+        spread = f"{max(known) - min(known):.3f}" if len(known) > 1 else ""
+        pairs = [(final.get((model, seed)), final.get((twin, seed))) for seed in seeds]
+        gaps = [mine - other for mine, other in pairs if mine is not None and other is not None]
+        gap = f"{np.mean(gaps):+.3f} ({min(gaps):+.3f} to {max(gaps):+.3f})" if gaps and model != twin else ""
+        rows.append([label(*model[1:]), *cells, mean, spread, gap])
+    header = [
+        "model",
+        *(f"seed {seed}" for seed in seeds),
+        "mean",
+        "most - least",
+        "minus softmax: mean (least to most)",
+    ]
+    return markdown(header, rows)
+
+
+def bias_table(runs: list[dict], first: dict) -> str:
+    """A row a bias and a column an attention; the first measurement in parentheses."""
+    final = {key(run): run["final"] for run in runs}
+    columns = sorted({model[1:] for model in final}, key=lambda column: (column[0] != "softmax", column[0], column[1]))
+    rows = []
+    for bias in dict.fromkeys(model[0] for model in [*FIRST, *final] if any(bias == model[0] for bias, *_ in final)):
+        cells = []
+        for column in columns:
+            model = (bias, *column)
+            cells.append(nats(final[model], first.get(model)) if model in final else "-")
+        rows.append([bias, *cells])
+    return markdown(["bias", *(label(*column) for column in columns)], rows)
+
+
+def longer_table(table: list[dict], longer: list[dict]) -> str:
+    """Runs of many steps beside those of few."""
+    few = {key(run): run for run in table}
+    rows = []
+    for run in longer:
+        model = key(run)
+        if model in few:
+            cells = [nats(few[model]["final"], FIRST.get(model)), nats(run["final"], FIRST_LONGER.get(model))]
+            rows.append([model[0], label(*model[1:]), *cells])
+            steps = few[model]["steps"], run["steps"]
+    return markdown(["bias", "attention", *(f"{count:,} steps" for count in steps)], rows) if rows else ""
+
+
+def not_run(suites: dict, table: list[dict]) -> str:
+    """What of the first measurement, and of the suites, has no run."""
+    done = set(map(key, table))
+    missing = [f"{bias} with {label(*rest)}" for bias, *rest in FIRST if (bias, *rest) not in done]
+    missing += [
+        name for suite, name in (("long", "windows of 2,048"), ("longer", "3,600 steps")) if suite not in suites
+    ]
+    return f"Not run: {'; '.join(missing)}.\n" if missing else ""
+
+
+def sentence(run: dict) -> str:
+    """The sizes of a suite."""
+    sizes = f"{run['steps']:,} steps of {run['batch_size']} x {run['length']:,} bytes"
+    return f"{sizes}, {run['num_layers']} layers of {run['hidden_dim']}, {run['num_heads']} heads.\n"
+
+
+def timing_text(timing: dict, steps: int) -> str:
+    """What the recipe takes on an idle machine, reckoned from a few steps."""
+    parts = []
+    for name, seconds in timing["seconds"].items():
+        first = timing["first_seconds"][name] - seconds
+        whole = (first + seconds * steps / timing["steps"]) / 60
+        step = 1000 * seconds / timing["steps"]
+        parts.append(f"{name} {step:.0f} ms a step, so {whole:.1f} minutes for {steps:,} steps")
+    how = f"Reckoned from {timing['steps']} steps of each model on two idle cores, compiling included"
+    return f"{how}, validation not: {'; '.join(parts)}.\n"
+
+
+def tables(runs: list[dict]) -> str:
+    """Everything between the markers."""
+    suites = {}
+    for run in runs:
+        suites.setdefault(run["suite"], []).append(run)
+    trained = [run for run in runs if run["suite"] != "timing"]
+    versions = sorted(
+        {f"TensorFlow {run['versions']['tensorflow']}, keras {run['versions']['keras']}" for run in trained}
+    )
+    parts = [f"{'; '.join(versions)}. {len(trained)} runs.\n"]
+    if any(run["hidden_dim"] < 128 for run in trained):
+        parts.append("**A quick run: these numbers prove nothing.**\n")
+    if "small" in suites:
+        small = suites["small"]
+        parts += ["## The small recipe\n", sentence(small[0]), small_table(small), f"![Loss](figures/recipes/{PLOT})\n"]
+        minutes = [run["seconds"] / 60 for run in small]
+        parts.append(f"A run took {min(minutes):.1f} to {max(minutes):.1f} minutes, beside whatever else ran.\n")
+        if "timing" in suites:
+            parts.append(timing_text(suites["timing"][-1], small[0]["steps"]))
+    # The recipe's first seed is part of the table.
+    table = [run for run in suites.get("small", []) if run["seed"] == 0] + suites.get("table", [])
+    for rows, title, first in ((table, "Biases, n = 256", FIRST), (suites.get("long"), "Biases, n = 2,048", {})):
+        if rows:
+            parts += [f"## {title}\n", sentence(rows[0]), bias_table(rows, first)]
+    longer = longer_table(table, suites.get("longer", []))
+    if longer:
+        parts += ["## Longer training, n = 256\n", longer]
+    parts.append(not_run(suites, table))
+    return "\n".join(filter(None, parts))
+
+
+def plot(runs: list[dict]):
+    """Validation loss of the recipe against steps: the mean over seeds, and each seed."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for index, model in enumerate(dict.fromkeys(map(key, runs))):
+        curves = [run["curve"] for run in runs if key(run) == model]
+        losses = np.array([[np.nan if loss is None else loss for _, _, loss in curve] for curve in curves])
+        steps, color = [step for step, *_ in curves[0]], f"C{index}"
+        axis.plot(steps, losses.mean(axis=0), color=color, label=label(*model[1:]))
+        for curve in losses:
+            axis.plot(steps, curve, color=color, alpha=0.3, linewidth=0.8)
+    axis.set(xlabel="steps", ylabel="validation, nats a masked byte")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def publish(text: str, folder: Path, docs: Path) -> None:
+    """Tables, plot and runs into the docs folder."""
+    page = docs / "recipes.md"
+    content = page.read_text(encoding="utf-8")
+    if content.count(BEGIN) != 1 or content.count(END) != 1:
+        raise SystemExit(f"{page.name} must hold {BEGIN} and {END} once each")
+    before, after = content.split(BEGIN)[0], content.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+    kept = docs / "figures" / "recipes"
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in (RUNS, PLOT):
+        if folder.resolve() != kept.resolve() and (folder / name).is_file():
+            shutil.copy(folder / name, kept / name)
+
+
+def main() -> None:
+    """Reads the runs and writes tables and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("build/recipes"), help=f"the folder that holds {RUNS}")
+    parser.add_argument("--publish", type=Path, metavar="DOCS", help="the docs folder to write to as well")
+    options = parser.parse_args()
+    runs = read_lines(options.output / RUNS)
+    if not runs:
+        raise SystemExit(f"--output must hold {RUNS} of masked_lm.py, run it first. Received: {options.output}")
+    text = tables(runs)
+    if options.publish is None:
+        (options.output / "tables.md").write_text(text, encoding="utf-8")
+    small = [run for run in runs if run["suite"] == "small"]
+    if small:
+        plot(small).savefig(options.output / PLOT, dpi=110)
+    if options.publish is not None:
+        publish(text, options.output, options.publish)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What attention computes between its projections: shared by the Keras layer and the tf_keras layer of `garden`."""
+
+from keras import ops
+
+from ._inputs import blank
+from .feature_maps import apply_feature_map
+from .toeplitz import exact_attention, toeplitz_attention, wide
+
+
+def to_features(query, key, value, query_mask, *, feature_map: str, projection, normalize: bool):
+    """phi(q), phi(k) and v of projected heads.
+
+    Args:
+        query, key, value: (batch, length, heads, width).
+        query_mask: None, or bool (batch, n_q), false where a query is padding: its features are zeros.
+        feature_map, projection, normalize: as in `apply_feature_map`.
+
+    Returns:
+        The three, (batch, heads, length, width), no less than float32.
+    """
+    query, key, value = (wide(ops.transpose(x, (0, 2, 1, 3))) for x in (query, key, value))
+    query, key = (apply_feature_map(feature_map, x, projection, normalize) for x in (query, key))
+    return blank(query, None if query_mask is None else query_mask[:, None]), key, value
+
+
+def attend(query, key, value, position_bias, query_mask=None, *, feature_map: str, route: str, scores: bool, **options):
+    """Attention of what `to_features` returns.
+
+    Args:
+        query, key, value: from `to_features`, with the same `feature_map` and `query_mask`.
+        position_bias, route: as in `toeplitz_attention`; the exact kernel and `scores` take every pair of positions.
+        scores: return the weights too.
+        **options: causal, prefix_length and key_mask, as in `toeplitz_attention`.
+
+    Returns:
+        (batch, n_q, heads, width), and the scores (batch, heads, n_q, n_k) or None.
+    """
+    weights, exact = None, feature_map == "softmax"
+    if exact or scores:
+        output = exact_attention(query, key, value, position_bias, exact_kernel=exact, scores=scores, **options)
+        if scores:
+            output, weights = output
+            weights = weights if query_mask is None else blank(weights, query_mask[:, None])
+    else:
+        output = toeplitz_attention(query, key, value, position_bias, route=route, **options)
+    if exact and query_mask is not None:
+        output = blank(output, query_mask[:, None])  # other maps: features of zeros have given zeros
+    return ops.transpose(output, (0, 2, 1, 3)), weights

@@ -1,0 +1,186 @@
+"""The attention layer for tf_keras and Model Garden. It holds weights; what is computed stands in the core."""
+
+import contextlib
+import random
+
+import tensorflow as tf
+import tf_keras
+from keras import ops
+
+from .._attend import attend, to_features
+from .._checks import check_at_least, check_one_of
+from .._inputs import blank, check_attention_mask, check_inputs, check_masks, visible_keys
+from ..feature_maps import FEATURE_MAPS, draw_projection
+from ..position_bias import make_position_bias
+from ..toeplitz import ROUTES
+from .position_bias import PositionBias
+
+
+@tf_keras.utils.register_keras_serializable("krpe_tf")
+class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
+    """`krpe_tf.KernelizedRPEAttention` for tf_keras: the `attention_cls` of Model Garden's scaffolds.
+
+    The same numbers from the same weights, under the names of `tf_keras.layers.MultiHeadAttention`, whose subclass it
+    is. `TransformerScaffold` takes it as Model Garden's other linear attention, `KernelAttention`: with the padding
+    mask itself, (batch, n), in place of a mask for each pair of positions. In `EncoderScaffold` that is
+    `mask_cls=official.nlp.modeling.layers.KernelMask`.
+
+    Args:
+        num_heads, key_dim: as in `tf_keras.layers.MultiHeadAttention`.
+        num_features, feature_map, normalize, causal, route, seed: as in `krpe_tf.KernelizedRPEAttention`.
+        position_bias: None, "decay", "bucketed", or a `krpe_tf.garden.PositionBias` with as many heads; one that is
+            passed to several layers is shared by them.
+        **kwargs: of `tf_keras.layers.MultiHeadAttention`; `dropout` acts on the attention output, before the output
+            projection. There are no `attention_axes`.
+
+    Call arguments:
+        query, value, key, return_attention_scores, training, use_causal_mask: as in `krpe_tf.KernelizedRPEAttention`.
+        attention_mask: (batch, n_k) or (batch, 1, n_k), of any dtype, zero where a key is hidden from all queries. The
+            masks that tf_keras hangs on query, value and key count too.
+
+    Returns:
+        (batch, n_q, output width), and the scores when asked for.
+
+    Raises:
+        ValueError: for arguments out of range, inputs whose ranks or widths do not fit, a full (n, n) attention mask,
+            or scores from a linear route.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        key_dim: int,
+        num_features: int = 32,
+        feature_map: str = "orthogonal",
+        normalize: bool = True,
+        position_bias="decay",
+        causal: bool = False,
+        route: str = "auto",
+        seed: int | None = None,
+        **kwargs,
+    ):
+        check_at_least(1, num_heads=num_heads, key_dim=key_dim, num_features=num_features)
+        check_one_of(FEATURE_MAPS, feature_map=feature_map)
+        check_one_of(ROUTES, route=route)
+        if feature_map == "softmax" and route not in ("auto", "dense"):
+            raise ValueError(f'feature_map="softmax" is served by route="dense". Received: route={route!r}')
+        if kwargs.get("attention_axes") is not None:
+            raise ValueError(f"attention_axes must be None. Received: attention_axes={kwargs['attention_axes']!r}")
+        super().__init__(num_heads, key_dim, **kwargs)
+        self._num_features = num_features
+        self._feature_map = feature_map
+        self._normalize = normalize
+        self._causal = causal
+        self._route = route
+        self._seed = random.randrange(2**31) if seed is None else seed
+        self._named_bias = position_bias if isinstance(position_bias, str) else None
+        self.position_bias = _as_tf_keras(position_bias, num_heads)
+
+    def _build_attention(self, rank):
+        """What stands between the projections; tf_keras calls it when it makes those."""
+        self._dropout_layer = tf_keras.layers.Dropout(self._dropout, dtype=self._dtype_policy)
+        directions = draw_projection(self._feature_map, self._key_dim, self._num_features, self._seed)
+        self.projection = self.add_weight(
+            "projection",
+            directions.shape,
+            dtype="float32",
+            initializer=tf_keras.initializers.Constant(directions),
+            trainable=False,
+            experimental_autocast=False,
+        )
+
+    def call(
+        self,
+        query,
+        value,
+        key=None,
+        attention_mask=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+    ):
+        key, causal = value if key is None else key, self._causal or use_causal_mask
+        return self._call(query, value, key, attention_mask, return_attention_scores, training, causal)
+
+    # tf_keras converts `call` and what it calls by AutoGraph, but no control flow here depends on a tensor.
+    @tf.autograph.experimental.do_not_convert
+    def _call(self, query, value, key, attention_mask, scores, training, causal):
+        check_inputs(query, value, key)
+        _check_attention_mask(attention_mask, key)
+        query_mask, value_mask, key_mask = (getattr(x, "_keras_mask", None) for x in (query, value, key))
+        check_masks(query, key, query_mask=query_mask, value_mask=value_mask, key_mask=key_mask)
+        if not self._built_from_signature:
+            self._build_from_signature(query=query, value=value, key=key)
+        visible = visible_keys(value_mask, key_mask, attention_mask)
+        features = to_features(
+            self._query_dense(blank(query, query_mask)),
+            self._key_dense(blank(key, visible)),
+            self._value_dense(blank(value, visible)),
+            query_mask,
+            feature_map=self._feature_map,
+            projection=tf.convert_to_tensor(self.projection),
+            normalize=self._normalize,
+        )
+        with contextlib.nullcontext() if self.position_bias is None else self.position_bias.applied() as bias:
+            output, weights = attend(
+                *features,
+                bias,
+                query_mask,
+                feature_map=self._feature_map,
+                route=self._route,
+                scores=scores,
+                causal=causal,
+                prefix_length=None,
+                key_mask=visible,
+            )
+        output = self._output_dense(self._dropout_layer(ops.cast(output, self.compute_dtype), training=training))
+        return (output, weights) if scores else output
+
+    def get_config(self):
+        bias = self._named_bias
+        if self.position_bias is not None and bias is None:
+            # Twice, as the Keras layer does, so that layers that share a bias still do after loading.
+            tf_keras.saving.serialize_keras_object(self.position_bias)
+            bias = tf_keras.saving.serialize_keras_object(self.position_bias)
+        return {
+            **super().get_config(),
+            "num_features": self._num_features,
+            "feature_map": self._feature_map,
+            "normalize": self._normalize,
+            "position_bias": bias,
+            "causal": self._causal,
+            "route": self._route,
+            "seed": self._seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        bias = config["position_bias"]
+        if isinstance(bias, dict):
+            config = {**config, "position_bias": tf_keras.saving.deserialize_keras_object(bias)}
+        return super().from_config(config)
+
+
+def _as_tf_keras(position_bias, num_heads):
+    """The tf_keras layer that an argument `position_bias` stands for, or None."""
+    if position_bias is None:
+        return None
+    if isinstance(position_bias, str):
+        return PositionBias(make_position_bias(position_bias, num_heads))
+    if isinstance(position_bias, PositionBias):
+        return make_position_bias(position_bias, num_heads)
+    raise ValueError(
+        'position_bias must be None, "decay", "bucketed" or a krpe_tf.garden.PositionBias; make one of a bias of '
+        "krpe_tf, and pass the same one to several layers to share it. "
+        f"Received: position_bias={position_bias!r}"
+    )
+
+
+def _check_attention_mask(attention_mask, key):
+    try:
+        check_attention_mask(attention_mask, *key.shape[:2])
+    except ValueError as error:
+        raise ValueError(
+            "EncoderScaffold needs mask_cls=official.nlp.modeling.layers.KernelMask, which hands on the padding mask "
+            f"itself: {error}"
+        ) from None

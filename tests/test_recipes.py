@@ -1,0 +1,132 @@
+"""The recipes: their batches and models, a run at sizes that prove nothing, and the page of what was measured."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+RECIPES = Path(__file__).parent.parent / "benchmarks" / "recipes"
+DOCS = RECIPES.parent.parent / "docs"
+
+
+def run_script(name, *arguments):
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture
+def recipes(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    return pytest.importorskip("_masked_lm")
+
+
+SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 16, "length": 12, "seed": 0}
+
+
+def test_batches_hide_what_they_ask_for(recipes):
+    data = np.arange(100_000, dtype="int64").astype("uint8")
+    inputs, labels, weights = recipes.make_batches(data, length=200, rows=50, mask_rate=0.15, seed=3)
+    again, *_ = recipes.make_batches(data, length=200, rows=50, mask_rate=0.15, seed=3)
+    ids, positions = inputs["token_ids"], inputs["mask_positions"]
+    assert np.array_equal(ids, again["token_ids"])
+    assert labels.shape == weights.shape == positions.shape == (50, 30)
+    assert (np.diff(positions) > 0).all()
+    # The data counts up, so the truth of a window follows from any byte that was left alone.
+    asked = np.zeros(ids.shape, bool)
+    np.put_along_axis(asked, positions, True, axis=1)
+    first = np.argmin(asked, axis=1)[:, None]
+    truth = (np.take_along_axis(ids, first, axis=1) + np.arange(200) - first) % 256
+    assert np.array_equal(ids[~asked], truth[~asked])
+    assert np.array_equal(labels, np.take_along_axis(truth, positions, axis=1))
+    assert 0.75 < (ids[asked] == recipes.MASK).mean() < 0.85
+    assert 0.07 < (ids[asked] == truth[asked]).mean() < 0.13
+
+
+@pytest.mark.parametrize("name", ["buckets", "full table"])
+def test_biases_start_where_their_names_say(recipes, name):
+    assert not keras.ops.any(recipes.BIASES[f"{name} from zeros"](4, 64).log_weights(np.arange(-63, 64)))
+    slopes = recipes.BIASES[f"{name} from slopes"](4, 64).log_weights(np.array([-2, 2]))
+    np.testing.assert_allclose(slopes[:, 0], -2 * 2.0 ** (-2.0 * np.arange(1, 5)), rtol=1e-6)
+
+
+def test_absolute_positions_are_the_only_order(recipes):
+    model = recipes.make_model({**SIZES, "bias": recipes.ABSOLUTE, "attention": "softmax"})
+    ids = np.array([[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 256]])
+    swapped = ids[:, [1, 0, *range(2, 12)]]
+    mask, asked = np.ones_like(ids), np.array([[11]])
+    here, there = (
+        model.predict({"token_ids": x, "padding_mask": mask, "mask_positions": asked}, verbose=0)
+        for x in (ids, swapped)
+    )
+    assert np.abs(here - there).max() > 1e-5
+    table = model.get_layer("positions").embeddings
+    table.assign(keras.ops.zeros_like(table))
+    here, there = (
+        model.predict({"token_ids": x, "padding_mask": mask, "mask_positions": asked}, verbose=0)
+        for x in (ids, swapped)
+    )
+    np.testing.assert_allclose(here, there, atol=1e-6)
+
+
+def test_models_of_a_seed_start_from_the_same_weights(recipes):
+    seen = {}
+    for attention in recipes.ATTENTIONS:
+        keras.utils.set_random_seed(0)
+        model = recipes.make_model({**SIZES, "bias": "radius 4 + 2 exponentials", "attention": attention})
+        seen[attention] = model.trainable_weights
+    twin = seen.pop("softmax")
+    for weights in seen.values():
+        for mine, other in zip(weights, twin, strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.slow
+def test_quick_run_and_its_page(tmp_path):
+    output, docs = tmp_path / "output", tmp_path / "docs"
+    docs.mkdir()
+    (docs / "recipes.md").write_text("before\n<!-- recipes: begin -->\nold\n<!-- recipes: end -->\nafter\n")
+    # The second time there is nothing left to run.
+    suites = [option for name in ("small", "small", "timing") for option in ("--suite", name)]
+    process = run_script("masked_lm", "--quick", "--output", output, *suites)
+    assert process.returncode == 0, process.stderr
+    lines = [json.loads(line) for line in (output / "masked_lm.jsonl").read_text().splitlines()]
+    trained, timing = lines[:-1], lines[-1]
+    assert [run["attention"] for run in trained] == ["kernel", "softmax", "kernel, not normalized"]
+    for run in trained:
+        assert [step for step, *_ in run["curve"]] == [2, 4]
+        assert all(math.isfinite(loss) and loss > 0 for _, *losses in run["curve"] for loss in losses)
+        assert run["final"] > 0
+    assert all(seconds > 0 for seconds in timing["seconds"].values())
+
+    process = run_script("page", "--output", output, "--publish", docs)
+    assert process.returncode == 0, process.stderr
+    page = (docs / "recipes.md").read_text()
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "old" not in page
+    assert "A quick run" in page
+    assert f"| softmax | {trained[1]['final']:.3f} |" in page
+    assert (docs / "figures" / "recipes" / "small_masked_lm.png").stat().st_size > 10_000
+
+
+def test_page_without_runs_says_so(tmp_path):
+    process = run_script("page", "--output", tmp_path)
+    assert process.returncode != 0
+    assert "--output must hold masked_lm.jsonl" in process.stderr
+
+
+def test_page_is_what_the_kept_runs_give(tmp_path):
+    docs = tmp_path / "docs"
+    shutil.copytree(DOCS / "figures" / "recipes", docs / "figures" / "recipes")
+    shutil.copy(DOCS / "recipes.md", docs)
+    process = run_script("page", "--output", docs / "figures" / "recipes", "--publish", docs)
+    assert process.returncode == 0, process.stderr
+    assert (docs / "recipes.md").read_text() == (DOCS / "recipes.md").read_text()

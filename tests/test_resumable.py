@@ -1,0 +1,327 @@
+"""A run that was stopped anywhere and resumed is, step by step and bit by bit, the run that was never stopped."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+from krpe_tf.models import Encoder, MaskedLM
+
+from krpe_tf.checkpoints import Checkpoints
+from krpe_tf.resumable import DivergedError, fit_resumably
+from krpe_tf.training import compile_classifier, compile_masked_lm, make_optimizer
+
+STEPS = 11
+
+
+class Blobs:
+    """Batches of points around three corners, each batch a function of its step alone."""
+
+    def __init__(self, broken_step=-1):
+        self.broken_step = broken_step
+
+    def dataset(self, start_step=0, process_index=0, process_count=1):
+        def batch(step):
+            seed = tf.stack([step, 0])
+            label = tf.random.stateless_uniform([16], seed, 0, 3, tf.int32)
+            x = tf.one_hot(label, 8) + tf.random.stateless_normal([16, 8], seed)
+            return x * tf.where(step == self.broken_step, np.nan, 1.0), label
+
+        return tf.data.Dataset.range(start_step, tf.int64.max).map(batch)
+
+
+class Interrupt(Exception):
+    pass
+
+
+class Watch(keras.callbacks.Callback):
+    """Keeps the loss after every step, which is the mean over the interval so far, and interrupts after one of them."""
+
+    def __init__(self, stop=None):
+        super().__init__()
+        self.stop = stop
+        self.losses = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        self.losses[step] = logs["loss"]
+        if step == self.stop:
+            raise Interrupt
+
+
+def make_model(learning_rate=0.05):
+    """Other weights and other seeds of dropout each time it is called."""
+    inputs = keras.Input((8,))
+    x = keras.layers.Dropout(0.5)(keras.layers.Dense(16, activation="tanh")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    compile_classifier(model, make_optimizer(learning_rate, STEPS))
+    return model
+
+
+def held_out(swapped=False):
+    x, label = next(iter(Blobs().dataset(1_000)))
+    return tf.data.Dataset.from_tensors((x, (label + swapped) % 3))
+
+
+def fit(model, checkpoints, watch=None, broken_step=-1, callbacks=(), **arguments):
+    arguments = {"validation": held_out(), "validation_every": 6, "checkpoint_every": 3} | arguments
+    callbacks = [*callbacks, *([watch] if watch else [])]
+    blobs = Blobs(broken_step)
+    return fit_resumably(model, blobs, STEPS, checkpoints=checkpoints, callbacks=callbacks, verbose=0, **arguments)
+
+
+def values(variables):
+    return [ops.convert_to_numpy(variable) for variable in variables]
+
+
+def assert_same(left, right):
+    for a, b in zip(values(left.variables), values(right.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(values(left.optimizer.variables), values(right.optimizer.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_learns_and_takes_every_step(tmp_path):
+    watch = Watch()
+    history = fit(make_model(), Checkpoints(tmp_path), watch)
+    assert list(watch.losses) == list(range(1, STEPS + 1))
+    assert history["step"] == [3, 6, 9, 11]
+    assert history["val_step"] == [6, 11]
+    assert len(history["loss"]) == len(history["accuracy"]) == 4
+    assert len(history["val_loss"]) == 2
+    assert history["val_loss"][1] < history["val_loss"][0] < np.log(3)
+
+
+@pytest.mark.parametrize("stop", [2, 9])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, caplog, stop):
+    whole_watch, cut_watch, resumed_watch = Watch(), Watch(stop), Watch()
+    whole, resumed = make_model(), make_model()
+    start = values(whole.variables)
+    expected = fit(whole, Checkpoints(tmp_path / "whole"), whole_watch)
+
+    cut = make_model()
+    for variable, value in zip(cut.variables, start, strict=True):
+        variable.assign(value)
+    with pytest.raises(Interrupt):
+        fit(cut, Checkpoints(tmp_path / "cut"), cut_watch)
+    if stop < 3:  # Before the first checkpoint, what a process starts with is all there is.
+        for variable, value in zip(resumed.variables, start, strict=True):
+            variable.assign(value)
+    with caplog.at_level(logging.INFO):
+        history = fit(resumed, Checkpoints(tmp_path / "cut"), resumed_watch)
+    last = (stop - 1) // 3 * 3  # It stops before the end of the interval is reached, and a checkpoint saved.
+    assert (f"training goes on after step {last}" in caplog.text) == (last > 0)
+    assert list(resumed_watch.losses) == list(range(last + 1, STEPS + 1))
+    assert cut_watch.losses | resumed_watch.losses == whole_watch.losses
+    assert history == expected
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda model: {"model": model.weights, "optimizer": model.optimizer.variables},
+        lambda model: {"model": model.variables, "optimizer": model.optimizer.variables[:2]},
+    ],
+    ids=["without seeds of dropout", "without moments"],
+)
+def test_the_comparison_notices_what_a_checkpoint_lacks(tmp_path, monkeypatch, kept):
+    whole, resumed = Watch(), Watch()
+    keras.utils.set_random_seed(1)
+    fit(make_model(), Checkpoints(tmp_path / "whole"), whole)
+    monkeypatch.setattr("krpe_tf.resumable._variables", kept)
+    checkpoints = Checkpoints(tmp_path / "cut")
+    keras.utils.set_random_seed(1)
+    with pytest.raises(Interrupt):
+        fit(make_model(), checkpoints, Watch(4))
+    fit(make_model(), checkpoints, resumed)
+    assert resumed.losses[5] != whole.losses[5]
+
+
+@pytest.mark.parametrize("stop", [None, 5])
+def test_early_stopping_goes_on_and_the_best_weights_come_back(tmp_path, stop):
+    # Validation with other labels gets worse as training gets better.
+    arguments = {"validation": held_out(swapped=True), "validation_every": 2, "checkpoint_every": 2, "patience": 2}
+    checkpoints = Checkpoints(tmp_path)
+    if stop:
+        with pytest.raises(Interrupt):
+            fit(make_model(0.2), checkpoints, Watch(stop), **arguments)
+    model = make_model(0.2)
+    history = fit(model, checkpoints, **arguments)
+    best = int(np.argmin(history["val_loss"]))
+    assert history["val_step"] == list(range(2, 2 * (best + 3) + 1, 2))
+    assert history["val_step"][-1] < STEPS
+    loss = model.evaluate(arguments["validation"], verbose=0, return_dict=True)["loss"]
+    assert loss == history["val_loss"][best]
+    # Asked once more, it is finished, and at its best again.
+    again = make_model(0.2)
+    assert fit(again, checkpoints, **arguments) == history
+    for a, b in zip(values(again.weights), values(model.weights), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("validation_every", "checkpoint_every", "steps", "validated", "saved"),
+    [
+        (None, 100, [11], [11], [11]),
+        (None, 4, [4, 8, 11], [11], [4, 8, 11]),
+        (5, 3, [3, 6, 9, 11], [6, 11], [3, 6, 9, 11]),
+        (2, 5, [2, 4, 6, 8, 10, 11], [2, 4, 6, 8, 10, 11], [4, 8, 11]),
+    ],
+)
+def test_intervals(tmp_path, validation_every, checkpoint_every, steps, validated, saved):
+    checkpoints = Checkpoints(tmp_path, keep=20)
+    model = make_model()
+    history = fit(model, checkpoints, validation_every=validation_every, checkpoint_every=checkpoint_every)
+    assert history["step"] == steps
+    assert history["val_step"] == validated
+    assert [int(path.name.split(".")[0].rpartition("-")[2]) for path in checkpoints.paths] == saved
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == STEPS
+
+
+def test_without_checkpoints_and_validation():
+    history = fit(make_model(), None, validation=None)
+    assert set(history) == {"step", "loss", "accuracy"}
+
+
+def test_a_broken_batch_stops_the_run_and_names_the_step(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(DivergedError, match=r"must stay finite.*Received: loss=nan in training at step 8") as raised:
+        fit(make_model(), checkpoints, broken_step=7)
+    assert (raised.value.phase, raised.value.step) == ("training", 8)
+    saved = checkpoints.restore()
+    assert saved.state["step"] == 6
+    assert all(np.isfinite(array).all() for array in saved.arrays.values())
+    # With the data mended the run goes on.
+    assert fit(make_model(), checkpoints)["step"] == [3, 6, 9, 11]
+
+
+def test_a_learning_rate_that_diverges_stops_the_run(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1e9), keras.losses.MeanSquaredError())
+    with pytest.raises(DivergedError, match=r"Received: loss=(inf|nan) in training at step \d+"):
+        fit(model, Checkpoints(tmp_path), validation=None)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    model = make_model()
+    model.compile(keras.optimizers.SGD(np.inf), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    checkpoints = Checkpoints(tmp_path)
+    # The loss of the first step is that of the weights before it.
+    with pytest.raises(DivergedError, match=r"arrays must be finite.* in training at step 1$"):
+        fit(model, checkpoints, checkpoint_every=1, validation=None)
+    assert checkpoints.restore() is None
+
+
+def test_phases_share_their_checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    first = make_model()
+    first_history = fit(first, checkpoints, phase="first")
+    again = make_model()
+    watch = Watch()
+    assert fit(again, checkpoints, watch, phase="first") == first_history
+    assert not watch.losses
+    assert_same(again, first)
+
+    with pytest.raises(Interrupt):
+        fit(make_model(), checkpoints, Watch(7), phase="second")
+    untouched = make_model()
+    start = values(untouched.variables)
+    assert fit(untouched, checkpoints, phase="first") == first_history
+    for a, b in zip(values(untouched.variables), start, strict=True):
+        np.testing.assert_array_equal(a, b)
+    fit(make_model(), checkpoints, watch, phase="second")
+    assert list(watch.losses) == [7, 8, 9, 10, 11]
+    assert set(checkpoints.restore().state["histories"]) == {"first", "second"}
+
+
+def test_where_the_second_phase_has_no_whole_checkpoint_it_begins_anew_after_the_first(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    fit(make_model(), checkpoints, phase="first")
+    with pytest.raises(Interrupt):
+        fit(make_model(), checkpoints, Watch(4), phase="second")
+    checkpoints.paths[-1].write_bytes(b"")
+    watch = Watch()
+    fit(make_model(), checkpoints, watch, phase="second")
+    assert list(watch.losses) == list(range(1, STEPS + 1))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    fit(make_model(), checkpoints)
+    inputs = keras.Input((8,))
+    other = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    compile_classifier(other, make_optimizer(0.1, STEPS))
+    with pytest.raises(ValueError, match=r"model must be the one that the checkpoint is of.*Received: 2 variables"):
+        fit(other, checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"checkpoint_every": 0}, r"checkpoint_every must.*Received: checkpoint_every=0"),
+        ({"validation_every": 0}, r"validation_every must.*Received: validation_every=0"),
+        ({"patience": 0}, r"patience must.*Received: patience=0"),
+        ({"patience": 1, "validation": None}, r"patience needs a validation. Received: patience=1"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit(make_model(), None, **arguments)
+
+
+def test_tensorboard_goes_on_without_a_gap(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def fit_with_logs(watch=None):
+        tensorboard = keras.callbacks.TensorBoard(str(tmp_path / "logs"), write_graph=False)
+        return fit(make_model(), checkpoints, watch, callbacks=[tensorboard])
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(Interrupt):
+        fit_with_logs(Watch(8))
+    # What a kill at step 8 leaves is what reached the disk by then.
+    history = fit_with_logs()
+    for part, names in (("train", ["loss", "accuracy"]), ("validation", ["loss"])):
+        events = EventAccumulator(str(tmp_path / "logs" / part)).Reload()
+        for name in names:
+            points = {e.step: tf.make_ndarray(e.tensor_proto) for e in events.Tensors(f"epoch_{name}")}
+            expected = history[name if part == "train" else f"val_{name}"]
+            np.testing.assert_allclose([points[step] for step in sorted(points)], expected, rtol=1e-6)
+            assert sorted(points) == ([0, 1, 2, 3] if part == "train" else [1, 3])
+
+
+@pytest.mark.slow
+def test_masked_lm_with_dropout_everywhere_resumes_exactly(tmp_path):
+    class Masked:
+        def dataset(self, start_step=0, process_index=0, process_count=1):
+            def batch(step):
+                seed = tf.stack([step, 0])
+                ids = tf.random.stateless_uniform([4, 64], seed, 0, 50, tf.int32)
+                positions = tf.random.stateless_uniform([4, 9], seed, 0, 64, tf.int32)
+                inputs = {"token_ids": ids, "padding_mask": tf.ones_like(ids), "mask_positions": positions}
+                return inputs, tf.gather(ids, positions, batch_dims=1), tf.ones([4, 9])
+
+            return tf.data.Dataset.range(start_step, tf.int64.max).map(batch)
+
+    def train(folder, stop=None):
+        keras.utils.set_random_seed(0)
+        model = MaskedLM(Encoder.from_preset("tiny", vocabulary_size=50, seed=1), at_positions=True)
+        compile_masked_lm(model, make_optimizer(0.01, 8), jit_compile=keras.backend.backend() == "jax")
+        watch = Watch(stop)
+        try:
+            fit_resumably(
+                model, Masked(), 8, checkpoints=Checkpoints(folder), checkpoint_every=3, callbacks=[watch], verbose=0
+            )
+        except Interrupt:
+            assert stop
+        return model, watch.losses
+
+    whole, losses = train(tmp_path / "whole")
+    _, before = train(tmp_path / "cut", stop=5)
+    resumed, after = train(tmp_path / "cut")
+    assert list(after) == [4, 5, 6, 7, 8]
+    assert before | after == losses
+    assert_same(resumed, whole)
