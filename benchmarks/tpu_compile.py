@@ -11,6 +11,7 @@ writes its tables between the markers of a page. Nothing runs, so nothing here i
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -152,27 +153,23 @@ def about() -> dict:
     return {"versions": versions, "options": OPTIONS}
 
 
-def one_chip(presets, routes, lengths, chips, rows_of, write) -> None:
+def one_chip(cases, rows_of, write) -> None:
     """Fills the table of single chips; `rows_of` has the rows of what is there already, by case."""
     started = dict(rows_of)
-    for chip in chips:
+    for chip, n, route, preset in cases:
+        case = {"preset": preset, "route": route, "n": n, "chip": chip}
+        if tuple(case.values()) in rows_of:
+            continue
+        print(*case.values(), flush=True)
         topology, gib = CHIPS[chip]
-        for preset in presets:
-            for route in routes:
-                for n in lengths:
-                    case = {"preset": preset, "route": route, "n": n, "chip": chip}
-                    if tuple(case.values()) in rows_of:
-                        continue
-                    print(*case.values(), flush=True)
-                    # The chip before tells where to start.
-                    before = max((started.get((preset, route, n, other), 0) for other in CHIPS), default=0)
-                    start = 2 * before or max(1, START[preset] // n)
-                    rows, result, programs = largest_batch(
-                        make_model(preset, route, n), n, devices_of(topology)[:1], gib, start
-                    )
-                    started[tuple(case.values())] = rows
-                    write({**case, "rows": rows, **result}, programs)
-                    keras.utils.clear_session()
+        # The chip before, with half the memory, tells where to start.
+        before = max(started.get((preset, route, n, other), 0) for other in CHIPS)
+        start = 2 * before or max(1, START[preset] // n)
+        model, devices = make_model(preset, route, n), devices_of(topology)[:1]
+        rows, result, programs = largest_batch(model, n, devices, gib, start)
+        started[tuple(case.values())] = rows
+        write({**case, "rows": rows, **result}, programs)
+        keras.utils.clear_session()
 
 
 def several_chips(cases, rows_of, write) -> None:
@@ -254,8 +251,8 @@ def compile_all(path: Path, quick: bool) -> None:
     if quick:
         several_chips([("tiny", route, 256, "v5e:2x2", 2) for route in ROUTES], rows_of, write)
         return
-    one_chip(PRESETS, ROUTES, LENGTHS, CHIPS, rows_of, write)
     several_chips(SEVERAL_CHIPS, rows_of, write)
+    one_chip(itertools.product(CHIPS, LENGTHS, ROUTES, PRESETS), rows_of, write)
 
 
 def main() -> None:
