@@ -1,7 +1,7 @@
 # demo, test, lint and bench each set up what they need; a second run reuses .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := attention layers paper_figure training_step on_device memory compile_time routes
+BENCHMARKS := attention layers paper_figure training_step input_pipeline on_device memory compile_time routes
 
 .PHONY: demo test test-arm lint format bench bench-quick tpu-compile figures recipes mutations clean
 

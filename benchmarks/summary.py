@@ -17,7 +17,17 @@ from pathlib import Path
 from _tables import by_length, markdown, target_rows
 from matplotlib.figure import Figure
 
-SCRIPTS = ("attention", "layers", "paper_figure", "training_step", "on_device", "memory", "compile_time", "routes")
+SCRIPTS = (
+    "attention",
+    "layers",
+    "paper_figure",
+    "training_step",
+    "input_pipeline",
+    "on_device",
+    "memory",
+    "compile_time",
+    "routes",
+)
 PLOTS = ("attention_speed.png", "litert_speed.png", "paper_figure_1a.png")
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 ATTENTION = {
@@ -88,6 +98,12 @@ def tables(results: dict) -> str:
         )
     section("The paper's Figure 1(a), ms", "paper_figure", figure_label)
     section("A training step, preset small, ms", "training_step", lambda row: row["contestant"])
+    section(
+        "Input of masked LM beside the training step, preset small, ms",
+        "input_pipeline",
+        lambda row: f"{row['kind']}, {row['contestant']}",
+        chosen=lambda row: row["kind"] != "prepare",
+    )
     for model in ("attention", "encoder"):
         for value, unit in (("ms", "ms"), ("peak_mib", "peak MiB of the process")):
             section(

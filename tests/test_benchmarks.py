@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-TIMED = ("attention", "layers", "paper_figure", "training_step", "on_device", "routes")
+TIMED = ("attention", "layers", "paper_figure", "training_step", "input_pipeline", "on_device", "routes")
 
 
 def run_script(name, *arguments):
