@@ -77,6 +77,7 @@ def _train(options):
         tf.config.set_visible_devices([], "GPU")  # It only makes batches here, and would take the GPUs' memory.
 
     from .data import load_labelled_texts
+    from .prepared import is_prepared, load_prepared
     from .runs import train_run
     from .settings import load_config
 
@@ -85,7 +86,10 @@ def _train(options):
     for name in ("encoder", "pretrain_optimizer", "fine_tune_optimizer"):
         if name in given:
             given[name] = {**settings.get(name, {}), **_named_values(name, given[name])}
-    data = load_labelled_texts(options.data, options.text_column, options.label_column)
+    if is_prepared(options.data):
+        data = load_prepared(options.data)
+    else:
+        data = load_labelled_texts(options.data, options.text_column, options.label_column)
     train_run(data, options.output, restart=options.restart, distribution=distribution, **{**settings, **given})
     if not distribution.is_chief:
         return

@@ -65,13 +65,9 @@ class RunState:
         self.resumed = self._path.is_file() and not (chief and restart)
         if self.resumed:
             found = json.loads(self._path.read_text(encoding="utf-8"))
-            self._check(settings, found)
-            self._content["batch_multiple"] = found["batch_multiple"]
-            if found["batch_multiple"] % num_replicas:
-                raise ValueError(
-                    f"the unfinished run in output has batches of multiples of {found['batch_multiple']} rows; devices "
-                    f"that go on with it must divide that. Received: {num_replicas} devices"
-                )
+            self.resumed = self._goes_on(settings, found)
+            if self.resumed:
+                self._content["batch_multiple"] = found["batch_multiple"]
         if chief:
             if not self.resumed:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -108,10 +104,22 @@ class RunState:
     def _newest(self) -> str | None:
         return self.checkpoints.paths[-1].name if self.checkpoints.paths else None
 
-    def _check(self, settings: RunSettings, found: dict) -> None:
+    def _goes_on(self, settings: RunSettings, found: dict) -> bool:
+        """Whether the unfinished run is to be gone on with; False where it has nothing to lose and is another one."""
         differences = settings.differences(found["settings"])
+        mended = [line for line in differences if line.startswith(("pretrain_optimizer.", "fine_tune_optimizer."))]
+        differences += [
+            f"other {name} than the run has" for name in ("data", "backend") if found[name] != self._content[name]
+        ]
+        cut = found["batch_multiple"] % self._content["batch_multiple"] == 0
+        if (differences or not cut) and not self.checkpoints.paths:
+            return False
+        if not cut:
+            raise ValueError(
+                f"the unfinished run in output has batches of multiples of {found['batch_multiple']} rows; devices "
+                f"that go on with it must divide that. Received: {self._content['batch_multiple']} devices"
+            )
         if "diverged" in found:
-            mended = [line for line in differences if line.startswith(("pretrain_optimizer.", "fine_tune_optimizer."))]
             if not mended and self._newest() == found["diverged"]["from"]:
                 raise ValueError(
                     f"the unfinished run in output diverged: {found['diverged']['message']}. The same settings lead "
@@ -119,16 +127,15 @@ class RunState:
                     "checkpoint; remove its file to go on from the one before it; or start over with restart "
                     f"(--restart). Received: output={str(self.output)!r}"
                 )
-            logger.info("going on after a divergence, with %s", ", ".join(mended) or "an earlier checkpoint")
             differences = [line for line in differences if line not in mended]
-        differences += [
-            f"other {name} than the run has" for name in ("data", "backend") if found[name] != self._content[name]
-        ]
         if differences:
             raise ValueError(
                 "settings and data must be those of the unfinished run in output; to drop that run, start over with "
                 f"restart (--restart). Received: {', '.join(differences)}"
             )
+        if "diverged" in found:
+            logger.info("going on after a divergence, with %s", ", ".join(mended) or "an earlier checkpoint")
+        return True
 
 
 def fingerprint(strings: Iterable[str]) -> str:

@@ -4,15 +4,19 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import keras
 import numpy as np
 import pytest
+from krpe_tf.export import LiteRTModel
+from krpe_tf.models import MaskedLM
 from test_checkpoints import stop_inside_a_write
 from test_main import _documents
 
@@ -56,11 +60,10 @@ def arguments(folder, run, *more):
     return ["train", str(folder / "documents.csv"), "--output", str(folder / run), *config, *more]
 
 
-def start(folder, run, log):
-    command = [sys.executable, "-m", "krpe_tf", *arguments(folder, run)]
-    return subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    )
+def start(command, log):
+    command = [sys.executable, "-m", "krpe_tf", *command]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 def wait_for(child, run, phase, step, timeout=120):
@@ -97,7 +100,7 @@ def test_killed_three_times_and_once_inside_a_write(folder, whole, caplog):
     ]
     for kill in kills:
         with open(log, "a") as output:
-            child = start(folder, "killed", output)
+            child = start(arguments(folder, "killed"), output)
             try:
                 if kill == "inside a write":
                     stop_inside_a_write(child, run / "checkpoints")
@@ -123,14 +126,23 @@ def test_killed_three_times_and_once_inside_a_write(folder, whole, caplog):
 def test_a_full_disk_other_settings_and_a_restart(folder, whole, capsys):
     run = folder / "full"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+    def fill():
+        while not Checkpoints(run / "checkpoints", chief=False).paths:
+            time.sleep(0.001)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    filling = threading.Thread(target=fill)
+    filling.start()
     try:
         assert main(arguments(folder, "full")) == 1
     finally:
+        filling.join()
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = capsys.readouterr().err
-    assert "the checkpoint pretraining-2 cannot be written (File too large); the earlier ones stay" in said
+    assert re.search(r"the checkpoint \w+-\d+ cannot be written \(File too large\); the earlier ones stay", said)
     assert str(run / "checkpoints") in said
+    assert Checkpoints(run / "checkpoints").restore().state["step"] > 0
 
     for more, message in (
         (["--seed", "1"], "seed=1 (the run has 0)"),
@@ -179,6 +191,61 @@ def test_a_run_that_diverges_keeps_its_checkpoints_and_says_what_to_change(folde
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
+def test_prepared_texts_train_both_phases_and_resume(folder, capsys):
+    prepared, run = folder / "prepared", folder / "from_shards"
+    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0.2", "--num-shards", "2"]
+    assert main(["prepare", str(folder / "documents.csv"), "--output", str(prepared), *sizes]) == 0
+    config = ["--config", str(folder / "config.json"), "--pretrain-steps", "4", "--epochs", "4"]
+    command = ["train", str(prepared), "--output", str(run), *config]
+    with open(folder / "from_shards.log", "w") as log:
+        child = start(command, log)
+        try:
+            wait_for(child, run, "fine_tuning", 2)
+        finally:
+            child.kill()
+            assert child.wait() == -signal.SIGKILL
+    assert main(command) == 0
+    histories = json.loads((run / "training.json").read_text())["histories"]
+    assert histories["pretraining"]["step"] == [1, 2, 3, 4]
+    steps = histories["fine_tuning"]["step"]
+    assert steps == sorted(set(steps))
+    capsys.readouterr()
+    assert main(["predict", str(run), "the old ship"]) == 0
+    assert "sea" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_texts_without_labels_train_masked_lm_alone(folder, capsys, caplog):
+    texts, run = folder / "texts", folder / "unlabelled"
+    texts.mkdir()
+    for index, (text, _) in enumerate(_documents(24)):
+        (texts / f"{index}.txt").write_text(text)
+    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0.2", "--num-shards", "2"]
+    assert main(["prepare", str(texts), "--output", str(folder / "unlabelled_shards"), *sizes]) == 0
+    command = ["train", str(folder / "unlabelled_shards"), "--output", str(run)]
+    assert main([*command, "--pretrain-steps", "0"]) == 2
+    assert "pretrain_steps must be at least 1 for texts without labels" in capsys.readouterr().err
+    run.mkdir(exist_ok=True)
+    (run / "labels.json").write_text("of an earlier run")
+    config = ["--config", str(folder / "config.json"), "--pretrain-steps", "4"]
+    assert main([*command, *config]) == 0
+    assert {path.name for path in run.iterdir()} == {"model.keras", "tokenizer.json", "training.json", "logs"}
+    model, _, labels = load_run(run)
+    assert isinstance(model, MaskedLM)
+    assert labels is None
+    capsys.readouterr()
+    assert main(["predict", str(run), "the old ship"]) == 2
+    assert "run must be of labelled texts" in capsys.readouterr().err
+    caplog.set_level(logging.INFO)
+    assert main(["export", str(run), "--lengths", "16", "--no-measure"]) == 0
+    assert "what is exported is the encoder, one vector a token" in caplog.text
+    inputs = {name: np.ones((1, 16), "int32") for name in ("token_ids", "padding_mask")}
+    vectors = LiteRTModel(run / "model.tflite")(inputs)
+    expected = keras.ops.convert_to_numpy(model.encoder(inputs))
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
 def test_two_processes_do_not_train_in_one_folder(folder, capsys):
     from krpe_tf._folders import locked
 
@@ -195,11 +262,14 @@ def test_restart_drops_what_is_there(folder, tmp_path):
     first = RunState(tmp_path, RunSettings(), "data")
     first.checkpoints.save({"x": np.ones(3)}, {}, "run")
     assert RunState(tmp_path, RunSettings(), "data").resumed
+    with pytest.raises(ValueError, match=r"Received: seed=1 \(the run has 0\), other data than the run has"):
+        RunState(tmp_path, RunSettings(seed=1), "other data")
     again = RunState(tmp_path, RunSettings(seed=1), "other data", restart=True)
     assert not again.resumed
     assert again.checkpoints.restore() is None
+    # A run without a checkpoint has nothing to lose.
+    assert not RunState(tmp_path, RunSettings(seed=2), "data").resumed
     # What is left of a folder that a kill removed half is no run to go on with.
-    first = RunState(tmp_path, RunSettings(seed=1), "other data")
-    first.checkpoints.save({"x": np.ones(3)}, {}, "run")
+    RunState(tmp_path, RunSettings(), "data").checkpoints.save({"x": np.ones(3)}, {}, "run")
     (tmp_path / "checkpoints" / "run.json").unlink()
     assert RunState(tmp_path, RunSettings(), "data").checkpoints.restore() is None
