@@ -1,11 +1,12 @@
 """What tests/test_garden.py runs in processes of its own: Model Garden warns, and sets up TensorFlow as it likes.
 
-    python -P tests/garden_checks.py layer|encoder|train [FOLDER]
+    python -P tests/garden_checks.py FOLDER CHECK [CHECK ...]
 
-Each check prints, as its last line, the JSON that the tests judge.
+A check is named as its function here. The last line printed is the JSON, by check, that the tests judge.
 """
 
 import json
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from official.nlp.modeling import layers, networks
 import krpe_tf
 from krpe_tf import garden
 from krpe_tf.garden.conversion import assign_attention
+from krpe_tf.toeplitz import fft
 
 HEADS, WIDTH = 2, 4
 # Arguments of the layer, lengths of query and key, and causal.
@@ -41,8 +43,7 @@ CONFIGURATIONS = {
     "dense, in blocks": ({"route": "dense"}, 700, 700, False),
     "softmax, in blocks": ({"feature_map": "softmax"}, 700, 700, True),
     "banded, long": ({"route": "banded", "num_features": 8}, 1500, 1500, False),
-    # 2 * 2 heads * 32 features * 5 columns * 32,805 long: more than one group of features.
-    "fft, in groups": ({"route": "fft"}, 16_384, 16_384, False),
+    "fft, in groups": ({"route": "fft"}, 40, 40, False),
     "widths": ({"value_dim": 3, "output_shape": 7, "use_bias": False}, 11, 13, False),
 }
 
@@ -91,9 +92,15 @@ def trainable_weights(layer):
     return [SimpleNamespace(value=weight) for weight in weights] if prefix else weights
 
 
-def check_layer():
+def check_layer(folder):
     """Errors by configuration."""
-    return {name: layer_numbers(*case) for name, case in CONFIGURATIONS.items()}
+    results, budget = {}, fft.TRANSFORM_BUDGET
+    for name, case in CONFIGURATIONS.items():
+        # So little that a group holds a few features, and is computed again in the backward pass.
+        fft.TRANSFORM_BUDGET = 2**13 if name == "fft, in groups" else budget
+        results[name] = layer_numbers(*case)
+    fft.TRANSFORM_BUDGET = budget
+    return results
 
 
 def small_config(**changes):
@@ -327,6 +334,39 @@ def check_train(folder):
     return results
 
 
+def check_snippet(folder):
+    """The Python of docs/garden.md."""
+    page = Path(__file__).parent.parent / "docs" / "garden.md"
+    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(snippet, names)
+    ids = np.arange(60).reshape(2, 30)
+    output = names["encoder"]([ids, np.ones_like(ids), np.zeros_like(ids)])
+    biases = [weight.name for weight in names["encoder"].trainable_weights if weight.name.startswith("learned_bias")]
+    return {"shape": list(output["sequence_output"].shape), "biases": biases}
+
+
+def check_refusals(folder):
+    """The messages of what is refused."""
+    bias = krpe_tf.DecayBias(2)
+    attempts = {
+        "no bias": lambda: garden.PositionBias("decay"),
+        "keras bias": lambda: garden.KernelizedRPEAttention(2, 8, position_bias=bias),
+        "heads": lambda: garden.KernelizedRPEAttention(4, 8, position_bias=garden.PositionBias(bias)),
+        "axes": lambda: garden.KernelizedRPEAttention(2, 8, attention_axes=(1, 2)),
+        "route": lambda: garden.KernelizedRPEAttention(2, 8, feature_map="softmax", route="fft"),
+        "sizes": lambda: garden.Encoder(small_config(hidden_size=15)),
+        "not built": lambda: garden.to_keras(garden.Encoder(small_config())),
+    }
+    messages = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except ValueError as error:
+            messages[name] = str(error)
+    return messages
+
+
 if __name__ == "__main__":
-    check, *arguments = sys.argv[1:]
-    print(json.dumps(globals()[f"check_{check}"](*arguments)))
+    folder, *checks = sys.argv[1:]
+    print(json.dumps({name: globals()[f"check_{name}"](folder) for name in checks}))

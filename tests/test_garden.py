@@ -17,24 +17,30 @@ PAGE = ROOT / "docs" / "garden.md"
 pytest.importorskip("official", reason='needs the extra "garden"')
 
 
-def run_check(name, *arguments):
-    command = [sys.executable, "-P", str(CHECKS), name, *map(str, arguments)]
+def run_checks(folder, *names):
+    command = [sys.executable, "-P", str(CHECKS), str(folder), *names]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory):
+    """One process for all that need no devices of their own: importing Model Garden takes seconds."""
+    return run_checks(tmp_path_factory.mktemp("garden"), "layer", "encoder", "snippet", "refusals", "scaffold")
+
+
 @pytest.mark.slow
-def test_the_numbers_are_those_of_the_keras_layer():
-    errors = run_check("layer")
+def test_the_numbers_are_those_of_the_keras_layer(checks):
+    errors = checks["layer"]
     assert len(errors) == 15
     assert {name: error for name, error in errors.items() if not error < 1e-5} == {}
 
 
 @pytest.mark.slow
-def test_the_encoder_is_that_of_models_and_survives_the_disk(tmp_path):
-    results = run_check("encoder", tmp_path)
+def test_the_encoder_is_that_of_models_and_survives_the_disk(checks):
+    results = dict(checks["encoder"])
     disk = results.pop("disk")
     weights = {
         "decay": {"near", "log_amplitude", "log_rate"},
@@ -59,8 +65,8 @@ def test_the_encoder_is_that_of_models_and_survives_the_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_layer_serves_in_scaffolds(tmp_path):
-    results = run_check("scaffold", tmp_path)
+def test_the_layer_serves_in_scaffolds(checks):
+    results = checks["scaffold"]
     ours, theirs = ({name.split("/", 1)[1]: shape for name, shape in x.items()} for x in results["names"].values())
     assert len(theirs) == 16
     assert theirs.items() <= ours.items()
@@ -82,7 +88,7 @@ def test_the_layer_serves_in_scaffolds(tmp_path):
 
 @pytest.mark.slow
 def test_the_trainer_of_model_garden_trains_it_on_two_devices_as_on_one(tmp_path):
-    results = run_check("train", tmp_path)
+    results = run_checks(tmp_path, "train")["train"]
     assert len(results["two"]) == 2
     assert results["two"][1] < results["two"][0]
     assert results["two"] == pytest.approx(results["one"], rel=1e-5)
@@ -125,21 +131,26 @@ def run_driver(folder):
     assert (folder / "run" / "ckpt-2.index").exists()
 
 
-RUN_SNIPPET = """
-import json, sys
-import numpy as np
-exec(sys.argv[1])
-ids = np.arange(60).reshape(2, 30)
-output = encoder([ids, np.ones_like(ids), np.zeros_like(ids)])
-biases = [weight.name for weight in encoder.trainable_weights if weight.name.startswith("learned_bias")]
-print(json.dumps([list(output["sequence_output"].shape), biases]))
-"""
+@pytest.mark.slow
+def test_the_snippet_of_the_page_runs(checks):
+    assert checks["snippet"]["shape"] == [2, 30, 64]
+    assert len(checks["snippet"]["biases"]) == 1  # shared
 
 
 @pytest.mark.slow
-def test_the_snippet_of_the_page_runs():
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert run_python(RUN_SNIPPET, snippet) == [[2, 30, 64], ["learned_bias/table:0"]]
+def test_what_does_not_fit_is_refused(checks):
+    expected = {
+        "no bias": "bias must be a bias layer of krpe_tf. Received: bias='decay'",
+        "keras bias": 'position_bias must be None, "decay", "bucketed" or a krpe_tf.garden.PositionBias',
+        "heads": "as many heads as the attention, 4. Received: position_bias with num_heads=2",
+        "axes": "attention_axes must be None. Received: attention_axes=(1, 2)",
+        "route": 'feature_map="softmax" is served by route="dense". Received: route=\'fft\'',
+        "sizes": "num_attention_heads must divide hidden_size. Received: num_attention_heads=2, hidden_size=15",
+        "not built": "encoder must be a built krpe_tf.garden.Encoder. Received: encoder=",
+    }
+    assert checks["refusals"].keys() == expected.keys()
+    for name, message in expected.items():
+        assert message in checks["refusals"][name]
 
 
 REFUSE = """
@@ -159,7 +170,6 @@ except ImportError as error:
     [
         ("jax", "nothing", "set KERAS_BACKEND=tensorflow before Keras is imported. Received: backend='jax'"),
         ("tensorflow", "official", 'krpe_tf.garden needs official. Run: pip install "krpe_tf[garden]"'),
-        ("tensorflow", "tf_keras", 'krpe_tf.garden needs tf_keras. Run: pip install "krpe_tf[garden]"'),
     ],
 )
 def test_what_is_missing_is_named(backend, missing, message):
