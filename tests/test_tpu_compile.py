@@ -1,4 +1,4 @@
-"""The TPU compiler takes the training step, without a TPU: Keras' step on JAX, and on TensorFlow."""
+"""What docs/tpu.md says: the TPU compiler takes the training step, without a TPU."""
 
 import json
 import os
@@ -52,11 +52,9 @@ def test_the_page_is_what_the_kept_results_give(tmp_path):
     assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
 
 
-def test_kept_results_are_complete():
+def test_kept_results_fit_the_chip():
     rows = json.loads((KEPT / "tpu_compile.json").read_text())["rows"]
-    one_chip = [row for row in rows if "chips" not in row]
-    assert len(one_chip) == 2 * 2 * 3 * 2
-    memory = {"v5e": 16 * 2**30, "v6e": 32 * 2**30}
-    for row in one_chip:
-        assert not row.get("float64")
-        assert row["rows"] == 0 or row["bytes"] < memory[row["chip"]], row
+    memory = {"v5e": 16 * 2**30, "v6e": 32 * 2**30, "v5e:2x4": 16 * 2**30}
+    assert rows
+    for row in rows:
+        assert "refused" in row or (not row["float64"] and row["bytes"] < memory[row["chip"]]), row
