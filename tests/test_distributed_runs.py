@@ -41,11 +41,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(backend, output, *options, program=("-m", "krpe_tf")):
-    data, config = output.parent / "texts.csv", output.parent / "config.json"
+def start(backend, output, *options, program=("-m", "krpe_tf"), data="texts.csv", devices=1):
+    data, config = output.parent / data, output.parent / "config.json"
+    # As in conftest.py, LLVM's optimizations cost more than they save here.
+    jax = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen(
         [sys.executable, *program, "train", data, "--output", output, "--config", config, *options],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, **jax, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -70,32 +72,59 @@ def kill_after_a_checkpoint(output: Path, *processes):
     assert not (output / "model.keras").exists()
 
 
-def check_equal(output: Path, reference: Path):
+def start_both(output, **options):
+    """Two processes that share a run."""
+    address = f"127.0.0.1:{free_port()}"
+    both = "--distribution", "data", "--coordinator", address, "--processes", "2", "--process"
+    return [start("jax", output, *both, str(index), **options) for index in range(2)]
+
+
+def check_equal(output: Path, reference: Path, phases=("pretraining", "fine_tuning")):
     got, expected = (json.loads((run / "training.json").read_text(encoding="utf-8")) for run in (output, reference))
-    for phase in ("pretraining", "fine_tuning"):
+    assert got["histories"].keys() == expected["histories"].keys() == set(phases)
+    for phase in phases:
         assert got["histories"][phase].keys() == expected["histories"][phase].keys()
         for name, values in expected["histories"][phase].items():
             np.testing.assert_allclose(got["histories"][phase][name], values, rtol=1e-4, atol=1e-6, err_msg=name)
-    names = {path.name for path in output.iterdir()}
-    assert names == {"model.keras", "tokenizer.json", "labels.json", "training.json", "logs"}
-    return got
+    names = {path.name for path in output.iterdir()} - {"labels.json"}
+    assert names == {"model.keras", "tokenizer.json", "training.json", "logs"}
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    """The run of one process on one device, on JAX."""
+    finish(start("jax", folder / "one"))
+    return folder / "one"
 
 
 @pytest.mark.slow
-def test_two_processes_resume_and_give_the_run_of_one(folder):
-    finish(start("jax", folder / "one"))
-
-    def start_both():
-        address = f"127.0.0.1:{free_port()}"
-        options = "--distribution", "data", "--coordinator", address, "--processes", "2", "--process"
-        return [start("jax", folder / "two", *options, str(index)) for index in range(2)]
-
-    kill_after_a_checkpoint(folder / "two", *start_both())
-    chief, other = finish(*start_both())
+def test_two_processes_resume_and_give_the_run_of_one(folder, one):
+    kill_after_a_checkpoint(folder / "two", *start_both(folder / "two"))
+    chief, other = finish(*start_both(folder / "two"))
     assert "goes on after step" in chief
     assert "model.keras" in chief
     assert "model.keras" not in other
-    check_equal(folder / "two", folder / "one")
+    check_equal(folder / "two", one)
+
+
+@pytest.mark.slow
+def test_a_model_cut_over_two_devices_gives_the_run_of_one(folder, one):
+    finish(start("jax", folder / "cut", "--distribution", "model=2", devices=2))
+    check_equal(folder / "cut", one)
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_own_shards_and_give_the_run_of_one(folder):
+    command = [sys.executable, "-m", "krpe_tf", "prepare", folder / "texts.csv", "--output", folder / "shards"]
+    options = ["--unlabelled", "--num-shards", "2", "--vocabulary-size", "60"]
+    subprocess.run(
+        [*command, *options], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, check=True, capture_output=True
+    )
+    finish(start("jax", folder / "shards one", data="shards"))
+    chief, other = finish(*start_both(folder / "shards two", data="shards"))
+    assert "model.keras" in chief
+    assert "model.keras" not in other
+    check_equal(folder / "shards two", folder / "shards one", phases=["pretraining"])
 
 
 @pytest.mark.slow
