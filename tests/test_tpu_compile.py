@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPT, KEPT = ROOT / "benchmarks" / "tpu_compile.py", ROOT / "docs" / "figures" / "tpu"
+TENSORFLOW_SCRIPT = SCRIPT.with_name("tpu_compile_tensorflow.py")
 
 # libtpu has wheels for these alone, and the extra "test" installs it there: on them nothing is skipped.
 needs_libtpu = pytest.mark.skipif(
@@ -18,9 +19,9 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def run_script(*arguments):
+def run_script(*arguments, script=SCRIPT):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    command = [sys.executable, str(script), *map(str, arguments)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert process.returncode == 0, process.stderr[-3000:]
     return process.stdout
@@ -42,6 +43,17 @@ def test_the_training_step_compiles(tmp_path):
         assert row["chips"] == 4
         assert row["all_reduces"] > 0
         # A TPU has no float64 but by emulation.
+        assert not row["float64"]
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_training_step_of_tensorflow_compiles():
+    rows = [json.loads(line) for line in run_script(script=TENSORFLOW_SCRIPT).splitlines()]
+    assert [row["route"] for row in rows] == ["banded", "fft"]
+    for row in rows:
+        # 51,118 weights and AdamW's two moments at least, and far from what a chip has.
+        assert 3 * 4 * 51_118 < row["state_bytes"] < row["bytes"] < 2**30
         assert not row["float64"]
 
 
