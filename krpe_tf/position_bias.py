@@ -89,9 +89,7 @@ class PositionBias(BiasLayer):
         log_amplitudes, rates = self.tails()
         distance = ops.abs(flat)
         beyond = ops.cast(ops.maximum(distance - self.radius, 0), log_amplitudes.dtype)[:, None]
-        before, after = (
-            ops.logsumexp(log_amplitudes[side][:, None] - rates[side][:, None] * beyond, axis=-1) for side in (0, 1)
-        )
+        before, after = ops.unstack(ops.logsumexp(log_amplitudes[:, :, None] - rates[:, :, None] * beyond, axis=-1))
         values = ops.where(distance < self.radius, near, ops.where(flat < 0, before, after))
         return ops.reshape(values, (self.num_heads, *shape))
 

@@ -11,6 +11,7 @@ reach all queries through one sum of m x (d + 1) numbers a term, and these sums 
 groups of chunks, and from group to group: O(n) up to about a million positions.
 """
 
+import numpy as np
 from keras import ops
 
 from ._common import NoBias, append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
@@ -119,29 +120,37 @@ def _chunks(x, first, count):
 def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, batch):
     """What reaches a query from the chunks that it does not meet, before it and, with two sides, after it."""
     sides = 1 if causal else 2
-    log_amplitudes, rates = (ops.cast(part[:sides], value.dtype) for part in position_bias.tails())
-    terms = rates.shape[-1]
     chunks, chunk, m = ops.shape(query)[1:]
-    key_chunks, width, count = ops.shape(key)[1], value.shape[-1], sides * terms
-    place = ops.cast(ops.arange(chunk), value.dtype)[None, :, None]
-    to_end, from_start, nearest = chunk - 1 - place, place, lead + 1 - position_bias.radius
-    key_decays, query_decays = [], []
-    for side in range(sides):
-        rate = rates[side][:, None]
-        key_decays.append(ops.exp(-rate * to_end))
-        # The amplitude goes with the query: it may be small, and the sum that it weighs is not.
-        query_decays.append(ops.exp(log_amplitudes[side][:, None] - largest[:, None] - rate * (from_start + nearest)))
-        to_end, from_start, nearest = place, chunk - 1 - place, blocks * chunk - lead - chunk + 1 - position_bias.radius
+    key_chunks, width = ops.shape(key)[1], value.shape[-1]
+    # One column for every side and term, (heads, count).
+    log_amplitudes, rates = (
+        ops.squeeze(ops.concatenate(ops.split(ops.cast(part, value.dtype), 2)[:sides], axis=-1), 0)
+        for part in position_bias.tails()
+    )
+    count = rates.shape[-1]
+    terms = count // sides
+    place = np.arange(chunk)[:, None]
+    to_border = np.concatenate([chunk - 1 - place, place][:sides], axis=1)
+    nearest = np.array([lead, blocks * chunk - lead - chunk])[:sides] + 1 - position_bias.radius
+    to_border, from_border = (
+        ops.convert_to_tensor(np.repeat(places, terms, axis=1), value.dtype)
+        for places in (to_border, chunk - 1 - to_border + nearest)
+    )
+    key_decays = ops.exp(-rates[:, None] * to_border)
+    # The amplitude goes with the query: it may be small, and the sum that it weighs is not.
+    query_decays = ops.exp((log_amplitudes - largest)[:, None] - rates[:, None] * from_border)
 
     def decayed(features, decays):
         """The features once for every side and term, each with its decay: (batch * heads, chunks, chunk, count * m)."""
-        decays = ops.repeat(ops.concatenate(decays, axis=-1), m, axis=-1)
+        # Each decay m times. `repeat` is a long graph on TensorFlow.
+        decays = ops.broadcast_to(decays[..., None], (*decays.shape, m))
+        decays = ops.reshape(decays, (*decays.shape[:2], count * m))
         return ops.tile(features, (1, 1, 1, count)) * per_sequence(decays, batch)[:, None]
 
     sums = ops.matmul(ops.swapaxes(decayed(key, key_decays), -1, -2), value)
     sums = ops.swapaxes(ops.reshape(sums, (-1, key_chunks, count, m * width)), 1, 2)
     sums = ops.reshape(sums, (-1, key_chunks, m * width))
-    sums = _carry(sums, rates * chunk, batch)
+    sums = _carry(sums, rates * chunk, np.repeat([1, -1][:sides], terms), batch)
     # Sums from before the chunk lie at its own place, those from after it at the place of the last chunk that it meets.
     size = ops.shape(query)[0]
     sums = ops.reshape(sums, (size, count, ops.shape(sums)[1], m * width))
@@ -154,12 +163,13 @@ def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, b
     return ops.matmul(decayed(query, query_decays), sums)
 
 
-def _carry(sums, decays, batch):
+def _carry(sums, decays, direction, batch):
     """For each chunk the decayed sum of all chunks before it or, on the second side, after it.
 
     Args:
         sums: (batch * heads * sides * terms, key_chunks, width).
-        decays: (sides, heads, terms), by how much the log of a weight falls with one chunk more between.
+        decays: (heads, sides * terms), by how much the log of a weight falls with one chunk more between.
+        direction: (sides * terms,), 1 for sums from before and -1 for those from after.
 
     Returns:
         The same shape, with more chunks where the last group was filled up.
@@ -169,29 +179,26 @@ def _carry(sums, decays, batch):
     groups = -(-key_chunks // group)
     if not isinstance(key_chunks, int) or groups * group > key_chunks:
         sums = ops.pad(sums, [[0, 0], [0, groups * group - key_chunks], [0, 0]])
+    direction = direction[:, None]
 
-    def matrices(decays, rows, columns):
-        """exp(-decay * chunks between), zero on the other side; rows and columns are places, one list a side."""
-        made = []
-        for side, (to, come) in enumerate(zip(rows, columns, strict=True)):
-            to, come = ops.cast(to, decays.dtype)[:, None], ops.cast(come, decays.dtype)
-            between = (come - to if side else to - come) - 1
-            decay = decays[side][..., None, None]
-            made.append(ops.where(between >= 0, ops.exp(-decay * ops.maximum(between, 0)), 0))
-        made = ops.concatenate(made, axis=1)
+    def matrices(decays, to, come):
+        """exp(-decay * chunks between), zero on the other side; to, come: places (sides * terms or 1, rows)."""
+        between = direction[..., None] * (to[:, :, None] - come[:, None]) - 1
+        distance = ops.cast(ops.maximum(between, 0), decays.dtype)
+        made = ops.where(between >= 0, ops.exp(-decays[..., None, None] * distance), 0)
         return per_sequence(ops.reshape(made, (-1, *ops.shape(made)[2:])), batch)
 
-    sides = decays.shape[0]
-    places = [list(range(group))] * sides
+    places = np.arange(group)[None]
     if isinstance(groups, int) and groups == 1:
         return ops.matmul(matrices(decays, places, places), sums)
+    before, after = np.where(direction > 0, -1, group), np.where(direction > 0, group, -1)
     sums = ops.reshape(sums, (-1, groups, group, width))
     # What a group gives to the next, then from group to group; it enters a group as one chunk more, at its border.
-    totals = ops.matmul(matrices(decays, [[group], [-1]][:sides], places)[:, None], sums)
-    places_of_groups = [ops.arange(groups)] * sides
+    totals = ops.matmul(matrices(decays, after, places)[:, None], sums)
+    places_of_groups = (np if isinstance(groups, int) else ops).arange(groups)[None]
     across = matrices(decays * group, places_of_groups, places_of_groups)
     entering = ops.matmul(across, ops.reshape(totals, (-1, groups, width)))
-    borders = [[*places[0], -1], [*places[0], group]][:sides]
+    borders = np.concatenate([np.repeat(places, len(direction), axis=0), before], axis=1)
     within = matrices(decays, places, borders)[:, None]
     sums = ops.matmul(within, ops.concatenate([sums, entering[:, :, None]], axis=2))
     return ops.reshape(sums, (-1, groups * group, width))
