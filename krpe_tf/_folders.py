@@ -1,4 +1,4 @@
-"""Folders that can be written and locked, and JSON files that are written whole."""
+"""Folders that can be written and locked, and text files that are written whole."""
 
 import contextlib
 import json
@@ -15,14 +15,22 @@ except ImportError:  # Windows: nothing tells that another process works in the 
 logger = logging.getLogger(__name__)
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a UTF-8 file whole or not at all, and brings it to the disk."""
+    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: str | os.PathLike, content) -> None:
-    """Writes JSON whole or not at all."""
-    temporary = Path(f"{os.fspath(path)}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes JSON as `write_text` does."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def make_directory(path: str | os.PathLike) -> Path:

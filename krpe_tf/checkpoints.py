@@ -17,7 +17,8 @@ from ._checks import check_at_least
 logger = logging.getLogger(__name__)
 
 # number, label, and the first 16 hexadecimal digits of the file's SHA-256.
-NAME = re.compile(r"(\d{6,})-([\w-]+)\.([0-9a-f]{16})\.npz")
+LABEL = r"[\w-]+"
+NAME = re.compile(rf"(\d{{6,}})-({LABEL})\.([0-9a-f]{{16}})\.npz")
 TEMPORARY = ".writing.tmp"
 
 
@@ -28,6 +29,11 @@ class Checkpoint:
     path: Path
     arrays: dict[str, np.ndarray]
     state: dict
+
+    @property
+    def number(self) -> int:
+        """Its place among all checkpoints of the folder, from 1."""
+        return _number(self.path)
 
 
 class Checkpoints:
@@ -40,7 +46,7 @@ class Checkpoints:
     and `restore` at the same steps: saving gathers arrays that are spread over the processes. Only the chief writes.
 
     Args:
-        directory: the folder; made when first needed. What a save that was killed left there is removed.
+        directory: the folder; made when first needed. What a save that was killed left there goes with the next one.
         keep: how many checkpoints stay, at least 1.
         chief: whether this process writes.
     """
@@ -51,14 +57,12 @@ class Checkpoints:
         self.keep = keep
         self.chief = chief
         self._damaged = set()
-        if chief:
-            (self.directory / TEMPORARY).unlink(missing_ok=True)
 
     @property
     def paths(self) -> list[Path]:
         """The files of all checkpoints, the oldest first."""
         names = [name for name in os.listdir(self.directory) if NAME.fullmatch(name)] if self.directory.is_dir() else []
-        return [self.directory / name for name in sorted(names, key=lambda name: int(name.partition("-")[0]))]
+        return sorted((self.directory / name for name in names), key=_number)
 
     def save(self, arrays: Mapping, state: dict, label: str) -> Path | None:
         """Saves a checkpoint, and then removes those that are older than the newest `keep`.
@@ -72,9 +76,11 @@ class Checkpoints:
             The file; None where this process is not the chief.
 
         Raises:
-            ValueError: if an array holds values that are not finite. Nothing is written.
+            ValueError: for another label, or if an array holds values that are not finite. Nothing is written.
             OSError: if the disk is full or fails. The earlier checkpoints stay.
         """
+        if not re.fullmatch(LABEL, label):
+            raise ValueError(f'label must be letters, digits, "_" and "-". Received: label={label!r}')
         arrays = {name: to_numpy(value) for name, value in arrays.items()}
         for name, array in arrays.items():
             if not np.issubdtype(array.dtype, np.integer) and not np.isfinite(array.astype("float32")).all():
@@ -123,7 +129,7 @@ class Checkpoints:
 
     def _write(self, arrays: dict[str, np.ndarray], state: dict, label: str) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(path.name.partition("-")[0]) for path in self.paths), default=0)
+        number = 1 + max(map(_number, self.paths), default=0)
         # numpy does not know bfloat16 and its like: their bits are saved, and what they are.
         foreign = {name: array for name, array in arrays.items() if array.dtype.kind == "V"}
         plain = {name: array.view(f"u{array.itemsize}") for name, array in foreign.items()}
@@ -157,6 +163,10 @@ class Checkpoints:
         except OSError as error:
             return str(error.strerror)
         return None if path.name.split(".")[-2] == digest[:16] else "its checksum differs"
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[0])
 
 
 def to_numpy(value) -> np.ndarray:

@@ -109,6 +109,7 @@ class Distribution:
         """Raises a ValueError unless the devices of "model=K" can share an encoder of these sizes."""
         parts = self.num_devices // self.num_replicas
         sizes = {"num_heads": num_heads, "hidden_dim": hidden_dim, "intermediate_dim": intermediate_dim}
+        check_at_least(1, **sizes)
         for name, size in sizes.items():
             if size % parts:
                 raise ValueError(

@@ -3,6 +3,7 @@
 import gc
 import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -78,12 +79,15 @@ def fit_resumably(
         validation of "val_step" and the validation's.
 
     Raises:
-        DivergedError: a ValueError: the loss or the weights are not finite. The last checkpoint is from before.
-        ValueError: for numbers out of range, or a checkpoint of another model.
+        DivergedError: a ValueError: a loss or the weights are not finite. The last checkpoint is from before.
+        ValueError: for numbers out of range, a checkpoint of another model, or of other `steps` or intervals, or
+            processes that do not find the same one.
         OSError: if a checkpoint cannot be written; the earlier ones stay.
     """
     validation_every = steps if validation_every is None else validation_every
     check_at_least(1, steps=steps, checkpoint_every=checkpoint_every, validation_every=validation_every)
+    if not re.fullmatch(r"\w+", phase):
+        raise ValueError(f'phase must be letters, digits and "_". Received: phase={phase!r}')
     if patience is not None:
         check_at_least(1, patience=patience)
         if validation is None:
@@ -98,6 +102,8 @@ def fit_resumably(
         model.optimizer.build(model.trainable_variables)
 
     saved = checkpoints.restore() if checkpoints else None
+    if checkpoints and process_count > 1:
+        _check_all_found(saved)
     if saved is not None:
         keeper.histories = saved.state["histories"]
         if saved.state["phase"] == phase:
@@ -181,19 +187,20 @@ class _Keeper(keras.callbacks.Callback):
         self.step = min((epoch + 1) * self.interval, self.steps)
         self.finished = self.model.stop_training
         validated = any(name.startswith("val_") for name in logs)
+        if validated and not np.isfinite(logs["val_loss"]):
+            raise DivergedError(self.phase, self.step, f"val_loss={logs['val_loss']}")
         for name, value in {"step": self.step, **({"val_step": self.step} if validated else {}), **logs}.items():
             self.history.setdefault(name, []).append(value)
         if self.checkpoints and (self.finished or (epoch + 1) % self.save_every == 0):
             self.save()
 
     def save(self):
-        # Else a kill would lose what TensorBoard still holds back of the steps before this checkpoint.
-        for tensorboard in self.tensorboards:
-            for writer in tensorboard._writers.values():
-                writer.flush()
+        self.flush_logs()
         state = {
             "phase": self.phase,
             "step": self.step,
+            "steps": self.steps,
+            "interval": self.interval,
             "finished": self.finished,
             "histories": self.histories,
             "early_stopping": {"best": self.early_stopping.best, "wait": self.early_stopping.wait},
@@ -205,7 +212,24 @@ class _Keeper(keras.callbacks.Callback):
         except ValueError as error:
             raise DivergedError(self.phase, self.step, str(error)) from error
 
+    def flush_logs(self):
+        """Else a kill would lose what TensorBoard still holds back of the steps before this checkpoint."""
+        for tensorboard in self.tensorboards:
+            import tensorflow as tf
+
+            try:
+                for writer in tensorboard._writers.values():
+                    writer.flush()
+            except tf.errors.OpError as error:
+                raise OSError(f"logs cannot be written ({error.message}); the earlier checkpoints stay") from error
+
     def restore(self, model: keras.Model, saved: Checkpoint):
+        for name in ("steps", "interval"):
+            if saved.state[name] != getattr(self, name):
+                raise ValueError(
+                    "steps, checkpoint_every and validation_every must be those of the run that the checkpoint is of, "
+                    f"which had {name}={saved.state[name]}. Received: {name}={getattr(self, name)}, {saved.path}"
+                )
         self.step = saved.state["step"]
         self.finished = saved.state["finished"]
         self.early_stopping.best = saved.state["early_stopping"]["best"]
@@ -223,6 +247,18 @@ class _Keeper(keras.callbacks.Callback):
                 )
             for variable, array in zip(variables, groups[group], strict=True):
                 variable.assign(array)
+
+
+def _check_all_found(saved: Checkpoint | None):
+    """Raises a ValueError unless every process has found the same checkpoint."""
+    from jax.experimental import multihost_utils
+
+    numbers = np.ravel(multihost_utils.process_allgather(np.array(saved.number if saved else 0)))
+    if len(set(numbers.tolist())) > 1:
+        raise ValueError(
+            "checkpoints must be a folder that all processes share, and can read. Received: the newest checkpoint of "
+            f"each process has number {', '.join(map(str, numbers))}"
+        )
 
 
 def _variables(model: keras.Model) -> dict[str, list]:

@@ -18,6 +18,9 @@ from .text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+# The setting that holds a phase's optimizer.
+OPTIMIZERS = {"pretraining": "pretrain_optimizer", "fine_tuning": "fine_tune_optimizer"}
+
 
 class RunState:
     """The folder checkpoints/ of a run that is not finished: a new one, or the one that an earlier process left.
@@ -38,8 +41,9 @@ class RunState:
             `batch_multiple` stays, and they must divide it.
 
     Raises:
-        ValueError: for an unfinished run with other settings or data, one that diverged with these settings, or one
-            with batches that cannot be cut into `num_replicas` parts.
+        ValueError: for an unfinished run with other settings or data, one that diverged with these settings, one with
+            batches that cannot be cut into `num_replicas` parts, or one whose run.json cannot be read; for settings or
+            data that are not the chief's.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class RunState:
         self.checkpoints = Checkpoints(directory, settings.keep_checkpoints, chief)
         self.resumed = self._path.is_file() and not (chief and restart)
         if self.resumed:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            found = self._read()
             self.resumed = self._goes_on(settings, found)
             if self.resumed:
                 self._content["batch_multiple"] = found["batch_multiple"]
@@ -92,7 +96,7 @@ class RunState:
     def diverged(self, error: DivergedError) -> None:
         """Notes that these settings lead from the newest checkpoint to a loss that is not finite."""
         if self.chief:
-            diverged = {"message": str(error), "from": self._newest()}
+            diverged = {"message": str(error), "phase": error.phase, "from": self._newest()}
             write_json(self._path, {**self._content, "diverged": diverged})
 
     def finish(self) -> None:
@@ -101,17 +105,32 @@ class RunState:
             self._path.unlink()  # Without it, what a kill leaves of the folder is no unfinished run.
             shutil.rmtree(self.checkpoints.directory)
 
+    def _read(self) -> dict:
+        try:
+            return json.loads(self._path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"the unfinished run in output has a damaged run.json ({error}); start over with restart (--restart). "
+                f"Received: {self._path}"
+            ) from error
+
     def _newest(self) -> str | None:
         return self.checkpoints.paths[-1].name if self.checkpoints.paths else None
 
     def _goes_on(self, settings: RunSettings, found: dict) -> bool:
         """Whether the unfinished run is to be gone on with; False where it has nothing to lose and is another one."""
         differences = settings.differences(found["settings"])
-        mended = [line for line in differences if line.startswith(("pretrain_optimizer.", "fine_tune_optimizer."))]
+        optimizer = OPTIMIZERS.get(found.get("diverged", {}).get("phase"), "no optimizer")
+        mended = [line for line in differences if line.startswith(f"{optimizer}.")]
         differences += [
             f"other {name} than the run has" for name in ("data", "backend") if found[name] != self._content[name]
         ]
         cut = found["batch_multiple"] % self._content["batch_multiple"] == 0
+        if differences and not self.chief:
+            raise ValueError(
+                "every process must have the settings and data of process 0. Received: "
+                + ", ".join(line.replace("the run has", "process 0 has") for line in differences)
+            )
         if (differences or not cut) and not self.checkpoints.paths:
             return False
         if not cut:

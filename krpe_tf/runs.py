@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -25,6 +24,7 @@ from .export.litert import COMPANIONS, check_lengths
 from .models import Encoder, MaskedLM, TextClassifier
 from .models.presets import preset_arguments
 from .phases import classifier_model, fit_classifier, fit_masked_lm, masked_lm_model
+from .prepared import PreparedTexts
 from .resumable import DivergedError
 from .run_data import RunData, labelled_run_data, prepared_identity, prepared_run_data
 from .run_state import RunState, fingerprint
@@ -33,14 +33,11 @@ from .settings import RunSettings
 from .text import Tokenizer, WordPieceTokenizer, check_texts, train_wordpiece
 from .training import class_probabilities
 
-if TYPE_CHECKING:
-    from .prepared import PreparedTexts
-
 logger = logging.getLogger(__name__)
 
 
 def train_run(
-    data: "LabelledTexts | PreparedTexts",
+    data: LabelledTexts | PreparedTexts,
     output: str | os.PathLike,
     *,
     restart: bool = False,
@@ -70,14 +67,18 @@ def train_run(
         DivergedError: a ValueError: the loss or the weights are not finite. The last checkpoint is from before.
         OSError: if the disk is full or fails. The checkpoints before that stay.
     """
+    labelled = isinstance(data, LabelledTexts)
+    if not labelled and not isinstance(data, PreparedTexts):
+        raise ValueError(f"data must be LabelledTexts or PreparedTexts. Received: {type(data).__name__}")
     settings = RunSettings.from_names(settings)
     if settings.pretrain_steps:
         distribution.check_batch_size(pretrain_batch_size=settings.pretrain_batch_size)
     sizes = {**preset_arguments(settings.preset), **settings.encoder}
     distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
+    output = Path(output)
     with distribution.chief_first():
-        output = make_directory(output)
-    labelled = isinstance(data, LabelledTexts)
+        if distribution.is_chief:
+            make_directory(output)
     with locked(output) if distribution.is_chief else contextlib.nullcontext():
         identity = [*data.texts, *data.labels] if labelled else prepared_identity(data)
         with distribution.chief_first():

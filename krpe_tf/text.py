@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._checks import check_at_least
+from ._folders import write_text
 from .batches import masked_lm_dataset as masked_lm_dataset
 
 if TYPE_CHECKING:
@@ -221,18 +222,13 @@ class Tokenizer:
         """Write the tokenizer to one JSON file, whole or not at all.
 
         Raises:
-            ValueError: If `path` cannot be written.
+            ValueError: If `path` is none that can be written.
+            OSError: If the disk is full or fails.
         """
-        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(self._config(), file, ensure_ascii=False)
-            os.replace(temporary, path)
-        except OSError as error:
+            write_text(path, json.dumps(self._config(), ensure_ascii=False))
+        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
             raise ValueError(f"path must be a writable file ({error.strerror}). Received: {path=}") from error
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":

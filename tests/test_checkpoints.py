@@ -132,8 +132,6 @@ def test_only_the_chief_writes(tmp_path):
     chief, other = Checkpoints(tmp_path), Checkpoints(tmp_path, chief=False)
     (tmp_path / TEMPORARY).touch()
     assert save(other, 1) == [None]
-    # Not even what a killed process left is another's to remove: the chief may be writing it.
-    Checkpoints(tmp_path, chief=False)
     assert [path.name for path in tmp_path.iterdir()] == [TEMPORARY]
     save(chief, 2)
     assert_whole(other.restore(), 2)
@@ -150,9 +148,7 @@ def test_a_kill_inside_a_write_leaves_the_checkpoints_before_it(tmp_path):
             child.kill()
             child.wait()
         assert (tmp_path / TEMPORARY).stat().st_size
-        checkpoints = Checkpoints(tmp_path)
-        assert not (tmp_path / TEMPORARY).exists()
-        saved = checkpoints.restore()
+        saved = Checkpoints(tmp_path).restore()
         assert set(saved.arrays["a"]) == set(saved.arrays["b"]) == {saved.state["step"]}
 
 
@@ -187,6 +183,19 @@ def test_a_full_disk_is_said_and_the_earlier_checkpoints_stay(tmp_path):
     assert_whole(checkpoints.restore(), 1)
     save(checkpoints, 3)
     assert_whole(checkpoints.restore(), 3)
+
+
+@pytest.mark.parametrize("label", ["fine tuning", "a/b", ""])
+def test_a_label_that_is_no_part_of_a_name_is_refused(tmp_path, label):
+    with pytest.raises(ValueError, match=r'label must be letters, digits, "_" and "-"'):
+        Checkpoints(tmp_path).save(arrays(), {}, label)
+    assert not list(tmp_path.iterdir())
+
+
+def test_looking_into_a_folder_leaves_a_write_alone(tmp_path):
+    (tmp_path / TEMPORARY).touch()
+    assert Checkpoints(tmp_path).restore() is None
+    assert (tmp_path / TEMPORARY).exists()
 
 
 def test_keep_must_be_positive(tmp_path):

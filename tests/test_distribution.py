@@ -185,6 +185,8 @@ def test_one_device():
     assert distribution.is_chief
     distribution.check_batch_size(batch_size=3)
     distribution.check_encoder(3, 12, 5)
+    with pytest.raises(ValueError, match=r"num_heads must be an integer of at least 1. Received: num_heads='two'"):
+        distribution.check_encoder("two", 12, 5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's own")

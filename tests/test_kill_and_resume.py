@@ -180,7 +180,8 @@ def test_a_run_without_labels_diverges_goes_on_and_is_exported(folder, capsys, c
     for index, (text, _) in enumerate(_documents(24)):
         (folder / "texts" / f"{index}.txt").write_text(text)
     prepared, run = folder / "unlabelled", folder / "masked_lm"
-    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0.2", "--num-shards", "2"]
+    # A validation would stop the run a step earlier, before its weights are saved.
+    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0", "--num-shards", "2"]
     assert main(["prepare", str(folder / "texts"), "--output", str(prepared), *sizes]) == 0
     config = ["--config", str(folder / "config.json"), "--checkpoint-every", "1", "--pretrain-steps"]
     command = ["train", str(prepared), "--output", str(run), *config]
@@ -254,3 +255,46 @@ def test_restart_drops_what_is_there(folder, tmp_path):
     RunState(tmp_path, RunSettings(), "data").checkpoints.save({"x": np.ones(3)}, {}, "run")
     (tmp_path / "checkpoints" / "run.json").unlink()
     assert RunState(tmp_path, RunSettings(), "data").checkpoints.restore() is None
+
+
+def test_every_process_must_have_the_settings_and_data_of_the_chief(tmp_path):
+    from krpe_tf.run_state import RunState
+    from krpe_tf.settings import RunSettings
+
+    RunState(tmp_path, RunSettings(), "data")
+    RunState(tmp_path, RunSettings(), "data", chief=False)
+    with pytest.raises(ValueError, match=r"process 0. Received: seed=1 \(process 0 has 0\), other data than process 0"):
+        RunState(tmp_path, RunSettings(seed=1), "other data", chief=False)
+
+
+def test_only_the_optimizer_that_diverged_mends_a_run(tmp_path):
+    from krpe_tf.resumable import DivergedError
+    from krpe_tf.run_state import RunState
+    from krpe_tf.settings import RunSettings
+
+    state = RunState(tmp_path, RunSettings(), "data")
+    state.checkpoints.save({"x": np.ones(3)}, {}, "run")
+    state.diverged(DivergedError("fine_tuning", 3, "loss=nan"))
+    lower = {"learning_rate": 1e-4}
+    with pytest.raises(ValueError, match="that phase's optimizer"):
+        RunState(tmp_path, RunSettings(pretrain_optimizer=lower), "data")
+    assert RunState(tmp_path, RunSettings(fine_tune_optimizer=lower), "data").resumed
+
+
+def test_a_damaged_run_json_is_named(tmp_path):
+    from krpe_tf.run_state import RunState
+    from krpe_tf.settings import RunSettings
+
+    RunState(tmp_path, RunSettings(), "data").checkpoints.save({"x": np.ones(3)}, {}, "run")
+    (tmp_path / "checkpoints" / "run.json").write_text("")
+    with pytest.raises(ValueError, match=r"has a damaged run.json .*--restart.*Received: .*run\.json"):
+        RunState(tmp_path, RunSettings(), "data")
+    assert not RunState(tmp_path, RunSettings(), "data", restart=True).resumed
+
+
+def test_data_of_another_kind_is_refused(tmp_path):
+    from krpe_tf.runs import train_run
+
+    with pytest.raises(ValueError, match=r"data must be LabelledTexts or PreparedTexts. Received: list"):
+        train_run(["a text"], tmp_path / "run")
+    assert not list(tmp_path.iterdir())

@@ -265,11 +265,45 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         ({"validation_every": 0}, r"validation_every must.*Received: validation_every=0"),
         ({"patience": 0}, r"patience must.*Received: patience=0"),
         ({"patience": 1, "validation": None}, r"patience needs a validation. Received: patience=1"),
+        ({"phase": "fine tuning"}, r'phase must be letters, digits and "_". Received: phase=\'fine tuning\''),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         fit(make_model(), None, **arguments)
+
+
+@pytest.mark.parametrize("other", [{"checkpoint_every": 2}, {"validation_every": 4}])
+def test_other_intervals_than_those_of_the_checkpoint_are_refused(tmp_path, other):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(Interrupt):
+        fit(make_model(), checkpoints, Watch(8))
+    with pytest.raises(ValueError, match=r"checkpoint_every and .*, which had interval=3. Received: interval=2"):
+        fit(make_model(), checkpoints, **other)
+    model, blobs = make_model(), Blobs()
+    with pytest.raises(ValueError, match=r"which had steps=11. Received: steps=12"):
+        fit_resumably(model, blobs, STEPS + 1, checkpoints=checkpoints, validation_every=6, checkpoint_every=3)
+
+
+def test_a_validation_that_is_not_finite_stops_the_run(tmp_path):
+    x, label = next(iter(held_out()))
+    broken = tf.data.Dataset.from_tensors((x * np.nan, label))
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(DivergedError, match=r"Received: val_loss=nan in training at step 6"):
+        fit(make_model(), checkpoints, validation=broken, patience=1)
+    assert checkpoints.restore().state["step"] == 3
+
+
+def test_logs_that_cannot_be_written_are_an_error_of_the_disk(tmp_path):
+    class Full:
+        def flush(self):
+            raise tf.errors.ResourceExhaustedError(None, None, "events.out: no space left")
+
+    tensorboard = keras.callbacks.TensorBoard(str(tmp_path / "logs"), write_graph=False)
+    watch = Watch()
+    watch.on_train_begin = lambda logs=None: tensorboard._writers.update(full=Full())
+    with pytest.raises(OSError, match=r"logs cannot be written \(events.out: no space left\); the earlier checkpoints"):
+        fit(make_model(), Checkpoints(tmp_path / "checkpoints"), watch, callbacks=[tensorboard])
 
 
 def test_tensorboard_goes_on_without_a_gap(tmp_path):

@@ -1,4 +1,5 @@
 import ast
+import errno
 import functools
 import math
 import os
@@ -242,6 +243,16 @@ def test_a_failed_save_leaves_nothing(tmp_path, tokenizer):
         with pytest.raises(ValueError, match="path must be a writable file"):
             tokenizer.save(tmp_path / unwritable)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_full_disk_is_no_bad_path(tmp_path, tokenizer, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        tokenizer.save(tmp_path / "tokenizer.json")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"vocabulary": []}', "3", b"\xff"])

@@ -19,6 +19,8 @@ ATTENTIONS = {
     "kernel": {"feature_map": "orthogonal"},
     # The paper's PRF: queries and keys keep their norms.
     "kernel, not normalized": {"feature_map": "positive", "normalize": False},
+    # Between the two: the default's features without its norms.
+    "kernel, orthogonal, not normalized": {"feature_map": "orthogonal", "normalize": False},
 }
 
 

@@ -41,6 +41,7 @@ TABLE = [
     ("full table from zeros", "kernel", 64),
     (ABSOLUTE, "kernel, not normalized", 16),
     (DECAY, "kernel, not normalized", 64),
+    (DECAY, "kernel, orthogonal, not normalized", 16),
 ]
 LONG = [
     (DECAY, "kernel", 16),
