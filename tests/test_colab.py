@@ -77,6 +77,18 @@ def test_notebook_is_stripped_and_valid(name):
     assert not any(re.search(r"^class ", cell.source, re.MULTILINE) for cell in code)
 
 
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr("krpe_tf.runs.train_run", lambda documents, run, **settings: trained.append(run))
+    (cell,) = (each for each in nbformat.read(NOTEBOOKS["export_to_mobile"], 4).cells if "train_run(" in each.source)
+    names = {"DATA": None, "RUN": tmp_path}
+    exec(TINY["export_to_mobile"] + cell.source, names)
+    assert trained == [tmp_path]
+    (tmp_path / "model.keras").touch()
+    exec(cell.source, names)
+    assert trained == [tmp_path]
+
+
 @pytest.mark.slow
 def test_train_on_tpu(tmp_path):
     outputs = run_notebook("train_on_tpu", tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
