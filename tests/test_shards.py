@@ -126,6 +126,7 @@ def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, cap
     assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0"]) == 0
     prepared = load_prepared(prepared.path)
     assert (prepared.classes, prepared.documents(), prepared.documents("validation")) == (None, 30, 0)
+    prepared.verify()
     with pytest.raises(ValueError, match=r"split must hold documents.*split='validation'"):
         prepared.masked_lm_batches(16, 2, split="validation")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out"]
