@@ -67,7 +67,7 @@ class Lane:
             blocks += [np.stack([np.full_like(firsts, shard), firsts, sizes], axis=1)]
         self._blocks = np.concatenate([np.zeros((0, 3), "int64"), *blocks])
         self._first_document = np.cumsum(self._blocks[:, 2]) - self._blocks[:, 2]
-        self.block_of = np.repeat(np.arange(len(self._blocks)), self._blocks[:, 2])
+        self.block_of = np.repeat(np.arange(len(self._blocks), dtype="int32"), self._blocks[:, 2])
         self._tokens = self._sums(self.lengths)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:

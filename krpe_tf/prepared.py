@@ -1,4 +1,4 @@
-"""What `prepare` wrote, and training batches from it: nothing of it needs to fit in memory but a count a document."""
+"""What `prepare` wrote, and training batches from it: in memory are only a few numbers a document."""
 
 import itertools
 import json
@@ -194,7 +194,8 @@ class PreparedTexts:
         buckets = length_buckets(min_length, max_length)
         sizes = rows_per_bucket(buckets, batch_tokens, batch_multiple)
         shares = [size // batch_multiple for size in sizes]
-        bucket_of = [np.searchsorted(buckets, np.minimum(lane.lengths, max_length)) for lane in lanes]
+        # A byte a document: doublings make few buckets.
+        bucket_of = [np.searchsorted(buckets, np.minimum(lane.lengths, max_length)).astype("uint8") for lane in lanes]
         steps = 0
         for bucket, share in enumerate(shares):
             steps += max(math.ceil(np.count_nonzero(of == bucket) / share) for of in bucket_of)

@@ -56,7 +56,7 @@ def prepare(
     """Turn texts into a vocabulary and shards of token ids, tokenized in parallel.
 
     No more is in memory at a time than the sample that the vocabulary is learned from, the texts being tokenized, and
-    4 bytes a document. Documents without any text are left out and counted.
+    4 bytes a document; of a folder also the paths of its files. Documents without any text are left out and counted.
 
     Args:
         source: A folder of .txt files, at any depth (hidden ones are skipped); or a .csv or .jsonl file, see

@@ -1,6 +1,7 @@
 """Batches of prepared texts against the texts: what comes back and when, and what damage is named."""
 
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from prepared_texts import PAD, SEP, SIZES, WORDS, joined, make_documents, restore, same, stored, taken, write_jsonl
 
 from krpe_tf import lanes
+from krpe_tf.prepared import PreparedTexts
 from krpe_tf.shards import load_prepared, prepare
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
@@ -137,6 +139,29 @@ def test_validation_is_the_same_each_time_and_whole(prepared):
     assert len(rows) == sum(math.ceil((len(ids) - 1) / 16) for ids in documents)
     labelled, _ = prepared.classification_batches(64, 256, 16, shuffle=False, split="validation")
     assert sum(weight.sum() for _, _, weight in taken(labelled.epoch())) == len(documents)
+
+
+def test_few_bytes_a_document_stay_in_memory(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(lanes, "BLOCK_TOKENS", 2**16)
+    count = 100_000
+    lengths = np.random.default_rng(0).integers(20, 1000, count, "int32")
+    (tmp_path / "train").mkdir()
+    np.save(tmp_path / "train" / "lengths.npy", lengths)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    shards = [{"file": "", "documents": count // 4, "tokens": int(part.sum())} for part in np.split(lengths, 4)]
+    manifest = {"classes": ["a", "b"], "splits": {"train": {"documents": count, "shards": shards}}}
+    prepared = PreparedTexts(tmp_path, manifest)
+    for make, most in (
+        (lambda: prepared.masked_lm_batches(512, 16), 8.5),
+        (lambda: prepared.classification_batches(512, 8192), 9.5),
+    ):
+        make()  # What TensorFlow sets up once is not of the documents.
+        tracemalloc.start()
+        try:
+            kept = make()
+            assert tracemalloc.get_traced_memory()[0] < most * count, kept
+        finally:
+            tracemalloc.stop()
 
 
 # damage
