@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from krpe_tf.export import LiteRTModel
 
+from krpe_tf.checkpoints import Checkpoints
 from krpe_tf.demo import load_messages
 from krpe_tf.runs import load_run
 
@@ -29,8 +30,8 @@ PRESET, VOCABULARY_SIZE, MAX_LENGTH, PRETRAIN_STEPS, EPOCHS, WORDS = "tiny", 400
 LENGTHS = (128,)
 """,
     "train_on_tpu": f"""
-PRESET, VOCABULARY_SIZE, LENGTH, BATCH_SIZE, PRETRAIN_STEPS, FINE_TUNE_STEPS = "tiny", 400, 64, 8, 10, 10
-WORDS, EXPORT_LENGTHS = {WORDS}, (128,)
+PRESET, VOCABULARY_SIZE, LENGTH, BATCH_SIZE, PRETRAIN_STEPS, FINE_TUNE_STEPS = "tiny", 400, 64, 8, 10, 30
+CHECKPOINT_EVERY, WORDS, EXPORT_LENGTHS = 5, {WORDS}, (128,)
 """,
 }
 
@@ -89,6 +90,13 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     assert trained == [tmp_path]
 
 
+def test_all_training_on_a_tpu_survives_a_disconnect():
+    code = "\n".join(cell.source for cell in nbformat.read(NOTEBOOKS["train_on_tpu"], 4).cells)
+    calls = re.findall(r"\b(?:fit|fit_resumably)\((.*)\)", code)
+    phases = [re.search(r'phase="(\w+)", \*\*training', call)[1] for call in calls]
+    assert phases == ["pretraining", "fine_tuning"]
+
+
 @pytest.mark.slow
 def test_train_on_tpu(tmp_path):
     outputs = run_notebook("train_on_tpu", tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
@@ -106,9 +114,12 @@ def test_train_on_tpu(tmp_path):
     theirs = LiteRTModel(tmp_path / "run" / "model.tflite")(texts)
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(ours).max()
     histories = json.loads((tmp_path / "run" / "training.json").read_text())["histories"]
-    for history in histories.values():
-        assert len(history["loss"]) == 5
-        assert history["loss"][-1] < history["loss"][0]
+    for phase, steps in (("pretraining", 10), ("fine_tuning", 30)):
+        assert histories[phase]["step"] == [*range(5, steps + 1, 5)]
+        assert histories[phase]["loss"][-1] < histories[phase]["loss"][0]
+    # Run again, it goes on from these.
+    kept = [path.name.partition(".")[0] for path in Checkpoints(tmp_path / "run" / "checkpoints").paths]
+    assert kept == ["000006-fine_tuning-20", "000007-fine_tuning-25", "000008-fine_tuning-30"]
 
 
 @pytest.mark.slow
