@@ -11,6 +11,7 @@ validation/      the same of the texts held out
 
 import array
 import contextlib
+import errno
 import heapq
 import json
 import logging
@@ -80,7 +81,8 @@ def prepare(
 
     Raises:
         ValueError: For a source that is missing, has no texts, too few to hold some out, or one that is not valid; for
-            numbers out of range; for an output that is there already or cannot be written. Nothing is written then.
+            numbers out of range; for an output that is there already or cannot be made. Nothing is written then.
+        OSError: If the disk is full or fails; names `output`. Nothing is left of it.
     """
     check_at_least(32, vocabulary_size=vocabulary_size)
     check_at_least(0, seed=seed)
@@ -105,10 +107,12 @@ def prepare(
     }
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with staged(output, overwrite, contents=CONTENTS) as folder:
-            _prepare_into(folder, texts, tokenizer, settings, progress)
     except OSError as error:
-        raise ValueError(f"output must be a folder that can be written ({error}). Received: {output=}") from error
+        raise ValueError(
+            f"output must be a folder that can be written ({error.strerror}). Received: output={str(output)!r}"
+        ) from error
+    with staged(output, overwrite, contents=CONTENTS) as folder:
+        _prepare_into(folder, texts, tokenizer, settings, progress)
     return load_prepared(output)
 
 
@@ -122,7 +126,10 @@ def _prepare_into(folder, texts, tokenizer, settings, progress):
         logger.info("learning a vocabulary of up to %d tokens from %d texts", settings["vocabulary_size"], len(sample))
         tokenizer = WordPieceTokenizer(train_wordpiece(sample, settings["vocabulary_size"]))
     del sample
-    tokenizer.save(folder / "tokenizer.json")
+    try:
+        tokenizer.save(folder / "tokenizer.json")
+    except ValueError as error:  # Not of the caller's path: the disk is full, say.
+        raise OSError(errno.EIO, str(error)) from error
     splits, left_out = _write(
         texts, folder, tokenizer, classes, _holdout(fraction, seed), settings["num_shards"], count, progress
     )
@@ -186,6 +193,8 @@ class _Source:
                 if label == "" or (text is None):
                     raise ValueError(f"source must hold no row with an empty label. Received: {name}")
                 yield (self._checked(text, name) if wanted(label) else None), label
+        except OSError as error:
+            raise ValueError(f"source must be a readable file ({error.strerror}). Received: {self.path}") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"source must hold valid UTF-8 ({error.reason}). Received: {self.path}") from error
 
@@ -306,7 +315,7 @@ def _write(texts, folder, tokenizer, classes, held_out, num_shards, count, progr
                 done += len(documents)
                 bar.update(min(done, count - 1))
     except tf.errors.OpError as error:  # Of a writer: the disk is full, say.
-        raise OSError(error.message) from error
+        raise OSError(errno.EIO, error.message) from error
     if failures:
         raise failures[0]
     bar.update(count, finalize=True)

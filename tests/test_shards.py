@@ -1,6 +1,9 @@
 """Prepared texts against the texts themselves: what is written, and what is refused."""
 
+import errno
 import os
+import re
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepared_texts import SIZES, WORDS, make_documents, stored, write_folder, write_jsonl
 
-from krpe_tf import lanes
+from krpe_tf import lanes, shards
 from krpe_tf.__main__ import main
 from krpe_tf.prepared import is_prepared
 from krpe_tf.shards import _holdout, load_prepared, prepare
@@ -133,8 +136,6 @@ def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, cap
 
 
 def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what_is_held_out(tmp_path, monkeypatch):
-    from krpe_tf import shards
-
     documents = [(f"{text} held{number}", label) for number, (text, label) in enumerate(make_documents(200))]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     learned = []
@@ -198,6 +199,35 @@ def test_bad_places_are_refused_before_any_work(tmp_path, tokenizer):
         prepare(tmp_path / "texts", tmp_path / "out", tokenizer=tokenizer)
     with pytest.raises(ValueError, match=r"path must be a folder that `prepare` wrote"):
         load_prepared(tmp_path / "taken")
+
+
+@pytest.mark.parametrize("limit", [100, 3000])  # The first file of all, and a shard.
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, capsys, limit):
+    source = write_jsonl(tmp_path / "a.jsonl", list(make_documents(60)) * 3)
+    command = ["prepare", str(source), "--output", str(tmp_path / "out"), "--vocabulary-size", "64"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        code = main([*command, "--num-shards", "2"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr().err
+    assert code == 1, said
+    assert re.search(rf"cannot be written \(.*File too large.*\): '{tmp_path}/out'", said)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    source = write_jsonl(tmp_path / "a.jsonl", make_documents(6))
+
+    def refused(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+        yield
+
+    monkeypatch.setattr(shards, "_jsonl_rows", refused)  # Permissions do not stop a superuser.
+    with pytest.raises(ValueError, match=r"source must be a readable file \(Permission denied\).*a\.jsonl"):
+        prepare(source, tmp_path / "out", **SIZES)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
 MEMORY = """
