@@ -246,7 +246,10 @@ def compile_all(path: Path, quick: bool) -> None:
     def write(row: dict, programs: list[dict]) -> None:
         seconds = round(sum(program["cpu_seconds"] for program in programs), 1)
         content["rows"].append({**row, "programs": len(programs), "cpu_seconds_of_all": seconds})
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        # Replaced whole: a kill leaves the file before.
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
     if quick:
         several_chips([("tiny", route, 256, "v5e:2x2", 2) for route in ROUTES], rows_of, write)

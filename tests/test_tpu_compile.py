@@ -64,6 +64,28 @@ def test_the_page_is_what_the_kept_results_give(tmp_path):
     assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
 
 
+KILLED = """
+import pathlib, sys
+import tpu_compile
+
+def several_chips(cases, rows_of, write):
+    write({"case": 1}, [])
+    whole = pathlib.Path.write_text
+    pathlib.Path.write_text = lambda path, text, **arguments: whole(path, text[: len(text) // 2]) and sys.exit()
+    write({"case": 2}, [])
+
+tpu_compile.several_chips = several_chips
+tpu_compile.compile_all(pathlib.Path(sys.argv[1]), quick=True)
+"""
+
+
+def test_a_kill_while_writing_leaves_what_was_kept_before(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(SCRIPT.parent)!r})\n{KILLED}", encoding="utf-8")
+    run_script(tmp_path / "kept.json", script=script)
+    assert [row["case"] for row in json.loads((tmp_path / "kept.json").read_text())["rows"]] == [1]
+
+
 def test_kept_results_fit_the_chip():
     rows = json.loads((KEPT / "tpu_compile.json").read_text())["rows"]
     memory = {"v5e": 16 * 2**30, "v6e": 32 * 2**30, "v5e:2x4": 16 * 2**30}
