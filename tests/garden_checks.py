@@ -361,6 +361,7 @@ def check_refusals(folder):
         "axes": lambda: garden.KernelizedRPEAttention(2, 8, attention_axes=(1, 2)),
         "route": lambda: garden.KernelizedRPEAttention(2, 8, feature_map="softmax", route="fft"),
         "sizes": lambda: garden.Encoder(small_config(hidden_size=15)),
+        "type": lambda: garden.Encoder(small_config(position_bias=garden.PositionBiasConfig(type="decoy"))),
         "not built": lambda: garden.to_keras(garden.Encoder(small_config())),
     }
     messages = {}

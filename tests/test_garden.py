@@ -146,11 +146,21 @@ def test_what_does_not_fit_is_refused(checks):
         "axes": "attention_axes must be None. Received: attention_axes=(1, 2)",
         "route": 'feature_map="softmax" is served by route="dense". Received: route=\'fft\'',
         "sizes": "num_attention_heads must divide hidden_size. Received: num_attention_heads=2, hidden_size=15",
+        "type": "position_bias.type must be one of None, 'decay', 'bucketed', 'learned'. Received: "
+        "position_bias.type='decoy'",
         "not built": "encoder must be a built krpe_tf.garden.Encoder. Received: encoder=",
     }
     assert checks["refusals"].keys() == expected.keys()
     for name, message in expected.items():
         assert message in checks["refusals"][name]
+
+
+INSTALL = 'pip install ".[garden]"'
+
+
+def test_the_page_installs_what_there_is():
+    assert re.findall(r"pip install \S+", PAGE.read_text(encoding="utf-8")) == [INSTALL]
+    assert '"garden": ' in (ROOT / "setup.py").read_text(encoding="utf-8")
 
 
 REFUSE = """
@@ -169,7 +179,7 @@ except ImportError as error:
     ("backend", "missing", "message"),
     [
         ("jax", "nothing", "set KERAS_BACKEND=tensorflow before Keras is imported. Received: backend='jax'"),
-        ("tensorflow", "official", 'krpe_tf.garden needs official. Run: pip install "krpe_tf[garden]"'),
+        ("tensorflow", "official", f"krpe_tf.garden needs official. Run in a checkout of krpe_tf: {INSTALL}"),
     ],
 )
 def test_what_is_missing_is_named(backend, missing, message):

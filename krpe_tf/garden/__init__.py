@@ -16,8 +16,7 @@ try:
     import tf_keras  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f'krpe_tf.garden needs {error.name}. Run: pip install "krpe_tf[garden]" (in a checkout: pip install '
-        '--editable ".[garden]")'
+        f'krpe_tf.garden needs {error.name}. Run in a checkout of krpe_tf: pip install ".[garden]"'
     ) from error
 
 from .attention import KernelizedRPEAttention

@@ -4,7 +4,7 @@ import tf_keras
 from official.modeling.hyperparams import base_config
 from official.nlp.modeling.layers import OnDeviceEmbedding
 
-from .._checks import check_at_least, check_rate
+from .._checks import check_at_least, check_one_of, check_rate
 from ..position_bias import BucketedBias, DecayBias, LearnedBias
 from .attention import KernelizedRPEAttention
 from .encoder_block import EncoderBlock, make_norm
@@ -36,7 +36,8 @@ class Encoder(tf_keras.layers.Layer):
         config: sizes, bias and rates.
 
     Raises:
-        ValueError: for sizes below 1, rates outside of [0, 1), or a hidden_size that the heads do not divide.
+        ValueError: for sizes below 1, rates outside of [0, 1), a hidden_size that the heads do not divide, or a
+            position_bias.type that there is not.
     """
 
     def __init__(self, config: EncoderConfig, **kwargs):
@@ -122,6 +123,7 @@ class Encoder(tf_keras.layers.Layer):
 def make_bias(config: EncoderConfig):
     """The Keras bias layer that the config names, or None."""
     chosen = config.position_bias
+    check_one_of((None, *BIASES), **{"position_bias.type": chosen.type})
     if chosen.type is None:
         return None
     return BIASES[chosen.type](config.num_attention_heads, **chosen.get().as_dict(), name=f"{chosen.type}_bias")
