@@ -126,10 +126,7 @@ def _prepare_into(folder, texts, tokenizer, settings, progress):
         logger.info("learning a vocabulary of up to %d tokens from %d texts", settings["vocabulary_size"], len(sample))
         tokenizer = WordPieceTokenizer(train_wordpiece(sample, settings["vocabulary_size"]))
     del sample
-    try:
-        tokenizer.save(folder / "tokenizer.json")
-    except ValueError as error:  # Not of the caller's path: the disk is full, say.
-        raise OSError(errno.EIO, str(error)) from error
+    tokenizer.save(folder / "tokenizer.json")
     splits, left_out = _write(
         texts, folder, tokenizer, classes, _holdout(fraction, seed), settings["num_shards"], count, progress
     )
