@@ -90,6 +90,8 @@ def train_run(
                 chief=distribution.is_chief,
                 num_replicas=distribution.num_replicas,
             )
+        if distribution.is_chief and not state.resumed and (output / "model.keras").is_file():
+            logger.info("%s: a finished run is there; training starts anew and replaces it at the end", output)
         if labelled:
             train, validation = split_holdout(data, settings.validation_fraction, settings.seed)
             with distribution.chief_first():
