@@ -30,6 +30,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from krpe_tf.models import Encoder, MaskedLM
 
+from krpe_tf._folders import write_json
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 GIB = 2**30
@@ -246,10 +247,7 @@ def compile_all(path: Path, quick: bool) -> None:
     def write(row: dict, programs: list[dict]) -> None:
         seconds = round(sum(program["cpu_seconds"] for program in programs), 1)
         content["rows"].append({**row, "programs": len(programs), "cpu_seconds_of_all": seconds})
-        # Replaced whole: a kill leaves the file before.
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, content)
 
     if quick:
         several_chips([("tiny", route, 256, "v5e:2x2", 2) for route in ROUTES], rows_of, write)

@@ -16,7 +16,7 @@ os.environ.update(TPU_WORKER_HOSTNAMES="localhost", ALLOW_MULTIPLE_LIBTPU_LOAD="
 
 import tensorflow as tf
 
-# Not public: JAX compiles from StableHLO on its own way only. setup.py pins what has them.
+# Not public: JAX compiles from StableHLO on its own way only. Seen with JAX 0.10.
 from jax._src import compiler
 from jax._src.interpreters.mlir import make_ir_context
 from jax._src.lib import xla_client

@@ -65,13 +65,12 @@ def test_the_page_is_what_the_kept_results_give(tmp_path):
 
 
 KILLED = """
-import pathlib, sys
+import os, pathlib, sys
 import tpu_compile
 
 def several_chips(cases, rows_of, write):
     write({"case": 1}, [])
-    whole = pathlib.Path.write_text
-    pathlib.Path.write_text = lambda path, text, **arguments: whole(path, text[: len(text) // 2]) and sys.exit()
+    os.fsync = lambda descriptor: sys.exit()
     write({"case": 2}, [])
 
 tpu_compile.several_chips = several_chips
