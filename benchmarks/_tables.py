@@ -199,6 +199,16 @@ def by_length(rows: list[dict], column, value="ms") -> str:
     return markdown(["n", *columns], table)
 
 
+def named_columns(rows: list[dict], columns: dict) -> str:
+    """A table with a row a length and a column for each name, given contestant and what its rows must agree with."""
+    table = []
+    for n in sorted({row["n"] for row in rows}):
+        values = [best(rows, contestant, n=n, **where) for contestant, where in columns.values()]
+        if any(value is not None for value in values):
+            table.append([f"{n:,}", *map(_number, values)])
+    return markdown(["n", *columns], table)
+
+
 def _number(value) -> str:
     if value is None:
         return ""

@@ -4,9 +4,8 @@
     python benchmarks/summary.py --output build/bench --publish docs
 
 Reads every JSON in the folder and writes summary.md, attention_speed.png, litert_speed.png and paper_figure_1a.png
-there. With `--publish` the tables also go between the markers of speed.md, the targets between those of the README
-beside the docs folder, if it has them, the plots to figures/, and the JSON, from which this can be run again, to
-figures/speed/.
+there. With `--publish` the tables also go between the markers of speed.md, two short ones between those of the README
+beside the docs folder, the plots to figures/, and the JSON, from which this can be run again, to figures/speed/.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import json
 import shutil
 from pathlib import Path
 
-from _tables import by_length, markdown, target_rows
+from _tables import NAMED, SOFTMAX_WITH_BIAS, by_length, markdown, named_columns, target_rows
 from matplotlib.figure import Figure
 
 SCRIPTS = (
@@ -132,6 +131,31 @@ def tables(results: dict) -> str:
     return "\n".join(parts)
 
 
+def readme_tables(results: dict) -> str:
+    """What the README shows: one attention, and an encoder in LiteRT."""
+    bias, m = NAMED[0]
+    forward, training = ({"bias": bias, "kind": kind} for kind in ("forward", "forward+backward"))
+    encoder = {"model": "encoder", "threads": 2}
+    shown = {
+        "attention": {
+            "ours": ("banded", {"m": m, **forward}),
+            "softmax, same bias": (SOFTMAX_WITH_BIAS, forward),
+            "softmax, no positions": ("softmax", forward),
+            "linear, no positions": ("linear, no positions", {"m": m, **forward}),
+            "ours, training": ("banded", {"m": m, **training}),
+            "softmax, same bias, training": (SOFTMAX_WITH_BIAS, training),
+        },
+        "on_device": {
+            "LiteRT encoder, ours": ("banded", encoder),
+            "its softmax twin": ("softmax twin", encoder),
+            "`MultiHeadAttention`, no positions": ("MultiHeadAttention", encoder),
+        },
+    }
+    return "\n".join(
+        named_columns(results[name]["rows"], columns) for name, columns in shown.items() if name in results
+    )
+
+
 def routes_table(cells: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the cells."""
     names = ["bias", "m", "kind", "n", "auto", "best"]
@@ -204,11 +228,9 @@ def replace_marked(path: Path, text: str) -> None:
 
 
 def publish(results: dict, folder: Path, docs: Path) -> None:
-    """Tables, plots and JSON into the docs folder, and the targets into the README beside it."""
+    """Tables, plots and JSON into the docs folder, and short tables into the README beside it."""
     replace_marked(docs / "speed.md", tables(results))
-    readme = docs.parent / "README.md"
-    if BEGIN in readme.read_text(encoding="utf-8"):
-        replace_marked(readme, targets(results))
+    replace_marked(docs.parent / "README.md", readme_tables(results))
     kept = docs / "figures" / "speed"
     kept.mkdir(parents=True, exist_ok=True)
     for name in PLOTS:

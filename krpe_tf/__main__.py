@@ -28,7 +28,7 @@ TRAIN_SETTINGS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 where the disk failed, or 2 where the input was wrong."""
+    """Runs one command and returns its exit code: 0, 1 where the disk failed, 2 for wrong input, 130 if interrupted."""
     # Before TensorFlow loads: its start-up notes would bury what a command says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = _parser().parse_args(arguments)
@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; `train` goes on from its newest checkpoint when it is called the same way", file=sys.stderr)
+        return 130
     return 0
 
 

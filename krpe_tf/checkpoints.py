@@ -122,7 +122,8 @@ class Checkpoints:
             self._damaged.add(path.name)
         if self._damaged:
             raise ValueError(
-                "directory must hold an undamaged checkpoint, or none at all. "
+                "directory must hold an undamaged checkpoint, or none at all: empty it to start over, as `train` does "
+                "with --restart. "
                 f"Received: directory={str(self.directory)!r} with {len(self._damaged)} damaged ones"
             )
         return None

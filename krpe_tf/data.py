@@ -11,6 +11,8 @@ import numpy as np
 from .batches import classification_dataset as classification_dataset
 from .length_buckets import CutReport as CutReport
 
+WITHOUT_LABELS = "Texts without labels are for masked LM: run `prepare`, and train on the folder that it writes."
+
 
 @dataclass(frozen=True)
 class LabelledTexts:
@@ -65,10 +67,12 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
     except UnicodeDecodeError as error:
         raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: path={str(path)!r}") from error
     if not texts:
-        what = "rows" if path.is_file() else ".txt files in subfolders"
-        raise ValueError(f"path must hold texts, it has no {what}. Received: path={str(path)!r}")
+        what = "rows" if path.is_file() else ".txt files in subfolders, one for each label"
+        raise ValueError(f"path must hold texts, it has no {what}. {WITHOUT_LABELS} Received: path={str(path)!r}")
     if len(set(labels)) < 2:
-        raise ValueError(f"path must hold two labels or more, all are {labels[0]!r}. Received: path={str(path)!r}")
+        raise ValueError(
+            f"path must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} Received: path={str(path)!r}"
+        )
     return LabelledTexts(texts, labels)
 
 

@@ -173,7 +173,8 @@ def _check_processes(distribution, backend, coordinator, num_processes, process_
         return
     if missing:
         raise ValueError(
-            f"several processes need coordinator, num_processes and process_index together. Received: no "
+            "several processes need coordinator, num_processes and process_index together (--coordinator, "
+            "--processes, --process). Received: no "
             f"{', no '.join(missing)}"
         )
     if backend != "jax":
@@ -210,7 +211,9 @@ def _jax(distribution, parts):
     devices = keras.distribution.list_devices()
     if len(devices) % parts:
         raise ValueError(
-            f"K of distribution must divide the {len(devices)} devices. Received: distribution={distribution!r}"
+            f"K of distribution must divide the {len(devices)} devices; "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=K makes K of a CPU. "
+            f"Received: distribution={distribution!r}"
         )
     replicas = len(devices) // parts
     # Each process brings its own rows, so Keras must not cut them again.

@@ -88,8 +88,13 @@ class PositionBias(BiasLayer):
         near = ops.take(self.near_table(), ops.clip(flat, -last, last) + last, axis=1)
         log_amplitudes, rates = self.tails()
         distance = ops.abs(flat)
-        beyond = ops.cast(ops.maximum(distance - self.radius, 0), log_amplitudes.dtype)[:, None]
-        before, after = ops.unstack(ops.logsumexp(log_amplitudes[:, :, None] - rates[:, :, None] * beyond, axis=-1))
+        beyond = ops.cast(ops.maximum(distance - self.radius, 0), log_amplitudes.dtype)[None]
+        # A row for every side, head and term. Not broadcast: LiteRT's converter folds no constant that grows much.
+        terms = log_amplitudes.shape[-1]
+        log_amplitudes, rates = (ops.reshape(part, (-1, 1)) for part in (log_amplitudes, rates))
+        decays = log_amplitudes - rates * ops.concatenate([beyond] * rates.shape[0])
+        decays = ops.reshape(decays, (2 * self.num_heads, terms, -1))
+        before, after = ops.split(ops.logsumexp(decays, axis=1), 2)
         values = ops.where(distance < self.radius, near, ops.where(flat < 0, before, after))
         return ops.reshape(values, (self.num_heads, *shape))
 

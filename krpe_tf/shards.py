@@ -93,7 +93,10 @@ def prepare(
         raise ValueError(f"validation_fraction must lie in [0, 1). Received: {validation_fraction=}")
     output = Path(output)
     if os.path.lexists(output) and not (overwrite and output.is_dir()):
-        raise ValueError(f"output must be free, or a folder to overwrite. Received: output={str(output)!r}")
+        raise ValueError(
+            "output must be free, or a folder to overwrite, with overwrite=True (--overwrite). "
+            f"Received: output={str(output)!r}"
+        )
     texts = _Source(source, labelled, text_column, label_column, seed)
     if num_shards is None:
         num_shards = max(8, min(MOST_SHARDS, 8 * math.ceil(texts.bytes / (8 * SHARD_BYTES))))

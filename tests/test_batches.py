@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from batch_checks import joined, restore, same, taken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from krpe_tf.models import Encoder, TextClassifier
@@ -39,27 +40,6 @@ def masked_lm(tokenizer):
 def classification(tokenizer):
     texts = [make_text(words, words) for words in [*range(1, 60)]]
     return classification_batches(tokenizer, texts, [*range(59)], 48, 128, 8, seed=5, batch_multiple=2)[0]
-
-
-def taken(dataset, count):
-    return [tf.nest.map_structure(lambda x: x.numpy(), batch) for batch in dataset.take(count)]
-
-
-def same(left, right):
-    left, right = tf.nest.flatten(left), tf.nest.flatten(right)
-    return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def joined(parts):
-    return tf.nest.map_structure(lambda *rows: np.concatenate(rows), *parts)
-
-
-def restore(inputs, labels, weights):
-    """The ids before they were masked."""
-    ids = inputs["token_ids"].copy()
-    row, place = np.nonzero(weights)
-    ids[row, inputs["mask_positions"][row, place]] = labels[row, place]
-    return ids
 
 
 def windows_of(tokenizer, texts, length):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_summary_publishes_the_same_text_twice(tmp_path):
     output.mkdir()
     write_attention(output, [attention_row("banded", 512, 1.0)])
     (docs / "speed.md").write_text("before\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nafter\n")
-    (tmp_path / "README.md").write_text("no markers\n")
+    (tmp_path / "README.md").write_text("before\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nafter\n")
     texts = []
     for source in (output, docs / "figures" / "speed"):
         process = run_script("summary", "--output", source, "--publish", docs)
@@ -105,7 +106,9 @@ def test_summary_publishes_the_same_text_twice(tmp_path):
     assert texts[0].startswith("before\n")
     assert texts[0].endswith("after\n")
     assert "old" not in texts[0]
-    assert (tmp_path / "README.md").read_text() == "no markers\n"
+    table = "| n | ours |.*\n| --- .*\n| 512 | 1.0 |  |  |  |  |  |\n".replace("|", r"\|")
+    pattern = f"before\n<!-- speed: begin -->\n{table}<!-- speed: end -->\nafter\n"
+    assert re.fullmatch(pattern, (tmp_path / "README.md").read_text())
 
 
 def test_bad_options_fail_early(tmp_path):
@@ -122,3 +125,4 @@ def test_speed_page_is_what_the_kept_results_give(tmp_path):
     process = run_script("summary", "--output", docs / "figures" / "speed", "--publish", docs)
     assert process.returncode == 0, process.stderr
     assert (docs / "speed.md").read_text() == (kept / "speed.md").read_text()
+    assert (tmp_path / "README.md").read_text() == (BENCHMARKS.parent / "README.md").read_text()

@@ -113,7 +113,9 @@ def test_where_all_are_damaged_nothing_starts_over_silently(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for path in save(checkpoints, 1, 2):
         damage_one_bit(path, 100)
-    with pytest.raises(ValueError, match=r"directory must hold an undamaged checkpoint.*Received: .* 2 damaged"):
+    with pytest.raises(
+        ValueError, match=r"directory must hold an undamaged checkpoint.*--restart.*Received: .* 2 damaged"
+    ):
         checkpoints.restore()
 
 

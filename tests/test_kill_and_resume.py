@@ -123,6 +123,22 @@ def test_killed_three_times_and_once_inside_a_write(folder, whole, caplog):
 
 
 @pytest.mark.slow
+def test_interrupted_it_says_how_to_go_on(folder):
+    log = folder / "interrupted.log"
+    with open(log, "w") as output:
+        child = start(arguments(folder, "interrupted"), output)
+        try:
+            wait_for(child, folder / "interrupted", "pretraining", 4)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(60) == 130
+        finally:
+            child.kill()
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("stopped; `train` goes on from its newest checkpoint when it is called the same way")
+
+
+@pytest.mark.slow
 def test_a_full_disk_other_settings_and_a_restart(folder, whole, capsys):
     run = folder / "full"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

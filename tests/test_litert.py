@@ -107,6 +107,16 @@ def test_weights_and_what_follows_from_them_are_constants(ids_file):
     assert "FULLY_CONNECTED" not in report.recomputed
 
 
+@pytest.mark.parametrize("bias", ["decay", "bucketed"])
+def test_what_follows_from_a_bias_is_constant(tmp_path, bias):
+    """All but copies of it, as many as there are features or rows, which would be large constants."""
+    encoder = make_encoder(num_layers=1, num_heads=8, hidden_dim=64, position_bias=bias, route="banded")
+    report = export_tflite(models.TextEmbedder(encoder), tmp_path / "model.tflite", (1024,))
+    copies = {"MUL", "RESHAPE", "SLICE", "SPLIT", "STRIDED_SLICE", "TILE"}
+    assert set(report.recomputed) <= copies
+    assert sum(report.recomputed.values()) <= 16
+
+
 def test_recomputed_ops_are_reported(tmp_path):
     table = keras.random.normal((4, 1), seed=1)
     folded = export_tflite(with_op(lambda x: x + keras.ops.sum(keras.ops.exp(table))), tmp_path / "a", (8,))

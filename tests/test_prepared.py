@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import tensorflow as tf
-from prepared_texts import PAD, SEP, SIZES, WORDS, joined, make_documents, restore, same, stored, taken, write_jsonl
+from batch_checks import joined, restore, same, taken
+from prepared_texts import PAD, SEP, SIZES, WORDS, make_documents, stored, write_jsonl
 
 from krpe_tf import lanes
 from krpe_tf.prepared import PreparedTexts

@@ -127,13 +127,14 @@ def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, b
         ops.squeeze(ops.concatenate(ops.split(ops.cast(part, value.dtype), 2)[:sides], axis=-1), 0)
         for part in position_bias.tails()
     )
-    count = rates.shape[-1]
+    heads, count = rates.shape
     terms = count // sides
     place = np.arange(chunk)[:, None]
     to_border = np.concatenate([chunk - 1 - place, place][:sides], axis=1)
     nearest = np.array([lead, blocks * chunk - lead - chunk])[:sides] + 1 - position_bias.radius
+    # Given for each head: LiteRT's converter folds no constant that grows much.
     to_border, from_border = (
-        ops.convert_to_tensor(np.repeat(places, terms, axis=1), value.dtype)
+        ops.convert_to_tensor(np.tile(np.repeat(places, terms, axis=1), (heads, 1, 1)), value.dtype)
         for places in (to_border, chunk - 1 - to_border + nearest)
     )
     key_decays = ops.exp(-rates[:, None] * to_border)
@@ -142,8 +143,8 @@ def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, b
 
     def decayed(features, decays):
         """The features once for every side and term, each with its decay: (batch * heads, chunks, chunk, count * m)."""
-        # Each decay m times. `repeat` is a long graph on TensorFlow.
-        decays = ops.broadcast_to(decays[..., None], (*decays.shape, m))
+        # Each decay m times. `repeat` is a long graph on TensorFlow, and `broadcast_to` slow on LiteRT.
+        decays = decays[..., None] * ops.ones((m,), decays.dtype)
         decays = ops.reshape(decays, (*decays.shape[:2], count * m))
         return ops.tile(features, (1, 1, 1, count)) * per_sequence(decays, batch)[:, None]
 
@@ -183,10 +184,10 @@ def _carry(sums, decays, direction, batch):
 
     def matrices(decays, to, come):
         """exp(-decay * chunks between), zero on the other side; to, come: places (sides * terms or 1, rows)."""
-        between = direction[..., None] * (to[:, :, None] - come[:, None]) - 1
+        between = ops.tile(direction[..., None] * (to[:, :, None] - come[:, None]) - 1, (decays.shape[0], 1, 1))
         distance = ops.cast(ops.maximum(between, 0), decays.dtype)
-        made = ops.where(between >= 0, ops.exp(-decays[..., None, None] * distance), 0)
-        return per_sequence(ops.reshape(made, (-1, *ops.shape(made)[2:])), batch)
+        made = ops.where(between >= 0, ops.exp(-ops.reshape(decays, (-1, 1, 1)) * distance), 0)
+        return per_sequence(made, batch)
 
     places = np.arange(group)[None]
     if isinstance(groups, int) and groups == 1:
