@@ -218,19 +218,20 @@ def save(figure, path: Path) -> None:
     temporary.replace(path)
 
 
-def replace_marked(path: Path, text: str) -> None:
-    """Puts the text between the markers of a file."""
+def replace_marked(path: Path, text: str) -> str:
+    """The content of a file with the text between its markers."""
     content = path.read_text(encoding="utf-8")
     if content.count(BEGIN) != 1 or content.count(END) != 1:
         raise SystemExit(f"{path.name} must hold {BEGIN} and {END} once each")
     before, after = content.split(BEGIN)[0], content.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
+    return f"{before}{BEGIN}\n{text}{END}{after}"
 
 
 def publish(results: dict, folder: Path, docs: Path) -> None:
     """Tables, plots and JSON into the docs folder, and short tables into the README beside it."""
-    replace_marked(docs / "speed.md", tables(results))
-    replace_marked(docs.parent / "README.md", readme_tables(results))
+    pages = {docs / "speed.md": tables(results), docs.resolve().parent / "README.md": readme_tables(results)}
+    for path, content in {path: replace_marked(path, text) for path, text in pages.items()}.items():
+        path.write_text(content, encoding="utf-8")
     kept = docs / "figures" / "speed"
     kept.mkdir(parents=True, exist_ok=True)
     for name in PLOTS:

@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; `train` goes on from its newest checkpoint when it is called the same way", file=sys.stderr)
+        hint = "; called the same way, `train` goes on from its newest checkpoint, if it has one"
+        print("stopped" + (hint if options.command is _train else ""), file=sys.stderr)
         return 130
     return 0
 

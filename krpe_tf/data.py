@@ -11,7 +11,7 @@ import numpy as np
 from .batches import classification_dataset as classification_dataset
 from .length_buckets import CutReport as CutReport
 
-WITHOUT_LABELS = "Texts without labels are for masked LM: run `prepare`, and train on the folder that it writes."
+WITHOUT_LABELS = "Texts without labels are for masked LM: `prepare --unlabelled`, then train on the folder it writes."
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
     except UnicodeDecodeError as error:
         raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: path={str(path)!r}") from error
     if not texts:
-        what = "rows" if path.is_file() else ".txt files in subfolders, one for each label"
-        raise ValueError(f"path must hold texts, it has no {what}. {WITHOUT_LABELS} Received: path={str(path)!r}")
+        what = "rows." if path.is_file() else f".txt files in subfolders, one for each label. {WITHOUT_LABELS}"
+        raise ValueError(f"path must hold texts, it has no {what} Received: path={str(path)!r}")
     if len(set(labels)) < 2:
         raise ValueError(
             f"path must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} Received: path={str(path)!r}"
@@ -122,7 +122,8 @@ def _check_columns(where: object, columns: Iterable[str], text_column: str, labe
     columns = list(columns)
     for argument, column in (("text_column", text_column), ("label_column", label_column)):
         if column is not None and column not in columns:
-            raise ValueError(f"{argument} must be one of {columns} in {where}. Received: {argument}={column!r}")
+            hint = f" {WITHOUT_LABELS}" if argument == "label_column" else ""
+            raise ValueError(f"{argument} must be one of {columns} in {where}.{hint} Received: {argument}={column!r}")
 
 
 def split_holdout(

@@ -97,7 +97,7 @@ def test_bad_files_are_refused(tmp_path, name, content, message):
 def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"exists.*missing"):
         load_labelled_texts(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"no \.txt files in subfolders.*run `prepare`"):
+    with pytest.raises(ValueError, match=r"no \.txt files in subfolders.*`prepare --unlabelled`"):
         load_labelled_texts(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.txt").write_text("one")

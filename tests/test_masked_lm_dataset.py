@@ -11,7 +11,8 @@ from batch_checks import restore, same, taken
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer, masked_lm_dataset
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "wizards", "mix", ",", "."]
-PIECES = [*RESERVED_TOKENS, *WORDS]
+CHARACTERS = "abcdefgilmnéß"
+PIECES = [*RESERVED_TOKENS, *WORDS, *CHARACTERS, *("##" + c for c in CHARACTERS)]
 PAD, UNK, CLS, SEP, MASK = range(5)
 
 
@@ -108,9 +109,11 @@ def test_same_seed_same_batches_other_seed_or_epoch_others(tokenizer):
         for dataset in (masked_lm_dataset(tokenizer, DOCUMENTS, 32, 4, seed=seed) for seed in (3, 3, 4))
     )
     assert same(first, again)
+    assert len(first[0]) == len(other[0]) == len(first[1])
     assert not same(first[0], other[0])
     assert not same(first[0], first[1])
     repeated = taken(masked_lm_dataset(tokenizer, DOCUMENTS, 32, 4, seed=3).repeat(2))
+    assert len(repeated) == 2 * len(first[0])
     assert not same(repeated[: len(first[0])], repeated[len(first[0]) :])
 
 
