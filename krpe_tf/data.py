@@ -67,8 +67,12 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
     except UnicodeDecodeError as error:
         raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: path={str(path)!r}") from error
     if not texts:
-        what = "rows." if path.is_file() else f".txt files in subfolders, one for each label. {WITHOUT_LABELS}"
-        raise ValueError(f"path must hold texts, it has no {what} Received: path={str(path)!r}")
+        if path.is_file():
+            raise ValueError(f"path must hold texts, it has no rows. Received: path={str(path)!r}")
+        raise ValueError(
+            f"path must hold texts, it has no .txt files in subfolders, one for each label. {WITHOUT_LABELS} "
+            f"Received: path={str(path)!r}"
+        )
     if len(set(labels)) < 2:
         raise ValueError(
             f"path must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} Received: path={str(path)!r}"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from functools import partial
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from export_models import (
 )
 from krpe_tf.export import LiteRTModel
 
-from krpe_tf import DecayBias, models
+from krpe_tf import BucketedBias, DecayBias, models
 
 LENGTHS = (16, 40)
 
@@ -107,10 +108,10 @@ def test_weights_and_what_follows_from_them_are_constants(ids_file):
     assert "FULLY_CONNECTED" not in report.recomputed
 
 
-@pytest.mark.parametrize("bias", ["decay", "bucketed", DecayBias(8, radius=16, num_terms=8)])
-def test_what_follows_from_a_bias_is_constant(tmp_path, bias):
+@pytest.mark.parametrize("make_bias", [DecayBias, BucketedBias, partial(DecayBias, num_terms=8)])
+def test_what_follows_from_a_bias_is_constant(tmp_path, make_bias):
     """Copies of it for every feature or row are made at each call: as constants they would be large."""
-    encoder = make_encoder(num_layers=1, num_heads=8, hidden_dim=64, position_bias=bias, route="banded")
+    encoder = make_encoder(num_layers=1, num_heads=8, hidden_dim=64, position_bias=make_bias(8), route="banded")
     report = export_tflite(models.TextEmbedder(encoder), tmp_path / "model.tflite", (2048,))
     assert set(report.recomputed) <= {"MUL", "RESHAPE", "SLICE", "SPLIT", "STRIDED_SLICE", "TILE"}
     assert sum(report.recomputed.values()) <= 16

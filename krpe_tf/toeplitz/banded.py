@@ -185,7 +185,7 @@ def _carry(sums, decays, direction, batch):
     def matrices(decays, to, come):
         """exp(-decay * chunks between), zero on the other side; to, come: places (sides * terms or 1, rows)."""
         between = direction[..., None] * (to[:, :, None] - come[:, None]) - 1
-        between = (np if isinstance(between, np.ndarray) else ops).tile(between, (decays.shape[0], 1, 1))
+        between = ops.tile(between, (decays.shape[0], 1, 1))
         distance = ops.cast(ops.maximum(between, 0), decays.dtype)
         made = ops.where(between >= 0, ops.exp(-ops.reshape(decays, (-1, 1, 1)) * distance), 0)
         return per_sequence(made, batch)
