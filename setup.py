@@ -23,7 +23,11 @@ setup(
     description="Kernelized attention with relative positional encoding for Keras, from training to a phone",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["krpe_tf", "krpe_tf.toeplitz", "krpe_tf.garden", "krpe_tf.models", "krpe_tf.export"],
+    packages=[
+        "krpe_tf",
+        *(f"krpe_tf.{name}" for name in ("text", "data", "training", "runs", "demo")),
+        *(f"krpe_tf.{name}" for name in ("position_bias", "toeplitz", "garden", "models", "export")),
+    ],
     package_dir={"krpe_tf": "krpe_tf", "krpe_tf.models": "models", "krpe_tf.export": "export"},
     install_requires=["keras>=3.13,<3.16", "numpy>=2.0,<3"],
     extras_require={

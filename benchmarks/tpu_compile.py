@@ -28,9 +28,9 @@ import keras
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from krpe_tf.models import Encoder, MaskedLM
 
-from krpe_tf._folders import write_json
+from krpe_tf.files import write_json
+from krpe_tf.models import Encoder, MaskedLM
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 GIB = 2**30

@@ -23,8 +23,8 @@ from jax._src.lib import xla_client
 from jax.experimental import topologies
 from jaxlib import _jax
 from jaxlib.mlir import ir
-from krpe_tf.models import Encoder, MaskedLM
 
+from krpe_tf.models import Encoder, MaskedLM
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 ROWS, LENGTH, MASKED = 2, 256, 38

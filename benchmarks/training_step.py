@@ -11,8 +11,8 @@ import math
 import keras
 import numpy as np
 from _measure import MODES, command_line, print_row, take_turns, write_results
-from krpe_tf.models import Encoder, MaskedLM
 
+from krpe_tf.models import Encoder, MaskedLM
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import check_at_least
 from ..attention import KernelizedRPEAttention
+from ..checks import check_at_least
 from ..position_bias import DecayBias, PositionBias
 from ..toeplitz.banded import SMALLEST_CHUNK, banded_cost
 from .signatures import all_layers

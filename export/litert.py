@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..toeplitz import forced_route, replaced_biases
+from ..files import companion, staged
 from ..toeplitz.fft import forward_transforms
-from ._files import companion, staged
+from ..toeplitz.overrides import forced_route, replaced_biases
 from .compression import certificates_by_name, check_bound, compress_biases
 from .inspection import check_contents, drop_names, inspect
 from .measuring import Measurement, check_gpu, measure_signatures, outside_xnnpack

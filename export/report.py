@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ._files import companion
+from ..files import companion
 from .compression import Certificate
 from .measuring import GpuCheck, Measurement
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._files import staged
+from ..files import staged
 from .parity import Sample, check_arguments, check_errors, make_samples, max_error, run_in_own_process
 from .signatures import save_functions, saved_model_functions
 

@@ -4,8 +4,6 @@ import random
 
 from keras import KerasTensor, initializers, layers, ops, saving
 
-from ._attend import attend, to_features
-from ._checks import FiniteWeights, check_at_least, check_one_of, check_rate, finite
 from ._inputs import (
     blank,
     check_attention_mask,
@@ -16,10 +14,12 @@ from ._inputs import (
     check_widths,
     visible_keys,
 )
+from .checks import check_at_least, check_one_of, check_rate
 from .feature_maps import FEATURE_MAPS, draw_projection
-from .position_bias import make_position_bias
+from .finite import FiniteWeights, finite
+from .kernel_attention import attend, to_features
+from .position_bias import NoBias, make_position_bias
 from .toeplitz import ROUTES, initial_state, stream
-from .toeplitz._common import NoBias
 
 EinsumDense = finite(layers.EinsumDense)
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from keras import ops
 
-from ._checks import check_at_least, check_one_of
+from .checks import check_at_least, check_one_of
 
 FEATURE_MAPS = ("orthogonal", "positive", "spherical", "trigonometric", "elu", "softmax")
 

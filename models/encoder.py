@@ -3,8 +3,9 @@
 import keras
 from keras import layers
 
-from .._checks import check_at_least, check_rate, finite
 from ..attention import KernelizedRPEAttention
+from ..checks import check_at_least, check_rate
+from ..finite import finite
 from ..position_bias import make_position_bias
 from .presets import preset_arguments
 

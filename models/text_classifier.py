@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from .._checks import check_at_least, check_rate
+from ..checks import check_at_least, check_rate
 from .encoder import Dense, Encoder, check_encoder
 from .text_embedder import masked_mean
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from export_models import make_classifier, make_encoder, make_ids
+
 from krpe_tf.export import export_tflite
 
 FOLDER = Path(__file__).parent.parent / "build" / "arm"

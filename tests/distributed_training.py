@@ -15,13 +15,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from krpe_tf.models import Encoder, MaskedLM, TextClassifier
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
-from krpe_tf.__main__ import main
-from krpe_tf.distribution import make_distribution
-from krpe_tf.global_batch import GlobalAdamW, GlobalLossScaleOptimizer
-from krpe_tf.training import compile_classifier, compile_masked_lm, make_optimizer
+from krpe_tf.cli import main
+from krpe_tf.models import Encoder, MaskedLM, TextClassifier
+from krpe_tf.training import (
+    GlobalAdamW,
+    GlobalLossScaleOptimizer,
+    compile_classifier,
+    compile_masked_lm,
+    make_distribution,
+    make_optimizer,
+)
 
 STEPS = 4
 ROWS = 8

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 import pytest
 from definition import error, forward_backward, to_numpy
-from krpe_tf.models import Encoder
 from layer_checks import ROUNDING
 
 from krpe_tf import KernelizedRPEAttention
+from krpe_tf.models import Encoder
 
 POLICIES = ("float32", *ROUNDING)
 BIAS_WEIGHTS = ("near", "log_amplitude", "log_rate", "table")

@@ -10,9 +10,9 @@ import tensorflow as tf
 from batch_checks import joined, restore, same, taken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from krpe_tf.models import Encoder, TextClassifier
 
-from krpe_tf.batches import Batches, classification_batches, masked_lm_batches
+from krpe_tf.data import Batches, classification_batches, masked_lm_batches
+from krpe_tf.models import Encoder, TextClassifier
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]

@@ -14,13 +14,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from krpe_tf.checkpoints import TEMPORARY, Checkpoints
+from krpe_tf.training import Checkpoints
+from krpe_tf.training.checkpoints import TEMPORARY
 
 # A process that saves checkpoints of 8 MB until it is stopped, in each its number everywhere.
 SAVES = """
 import sys
 import numpy as np
-from krpe_tf.checkpoints import Checkpoints
+from krpe_tf.training import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep=2)
 for number in range(1, 10_000):
     checkpoints.save({"a": np.full(1_000_000, number), "b": np.full(1_000_000, float(number))}, {"step": number}, "run")

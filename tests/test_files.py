@@ -12,8 +12,9 @@ from pathlib import Path
 import keras
 import pytest
 from export_models import export_tflite, make_classifier, make_encoder, run_python
+
 from krpe_tf.export import export_saved_model
-from krpe_tf.export._files import SUFFIX, staged
+from krpe_tf.files import SUFFIX, staged
 
 EXPORT = """
 import sys
@@ -94,7 +95,7 @@ def test_what_a_process_killed_between_two_renames_left_is_put_back(tmp_path):
     script = """
 import os, sys
 from pathlib import Path
-from krpe_tf.export._files import companion, staged
+from krpe_tf.files import companion, staged
 replace = Path.replace
 def killed(self, target):
     if Path(target).name == "m.tflite":
@@ -139,7 +140,7 @@ def test_a_body_that_raises_leaves_what_was_there(tmp_path):
 def test_what_a_dead_process_left_is_removed_and_what_a_live_one_makes_is_not(tmp_path):
     script = """
 import os, sys
-from krpe_tf.export._files import staged
+from krpe_tf.files import staged
 with staged(sys.argv[1], overwrite=False) as target:
     target.write_text("half")
     print("true", flush=True)

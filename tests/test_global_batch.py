@@ -1,12 +1,18 @@
 import keras
 import numpy as np
 import pytest
-from krpe_tf.models import Encoder, MaskedLM, TextClassifier
-from krpe_tf.models.presets import PRESETS
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias, LearnedBias2D
-from krpe_tf.global_batch import GlobalAdamW, GlobalCrossEntropy, GlobalLossScaleOptimizer
-from krpe_tf.training import compile_classifier, compile_masked_lm, make_optimizer
+from krpe_tf.models import Encoder, MaskedLM, TextClassifier
+from krpe_tf.models.presets import PRESETS
+from krpe_tf.training import (
+    GlobalAdamW,
+    GlobalCrossEntropy,
+    GlobalLossScaleOptimizer,
+    compile_classifier,
+    compile_masked_lm,
+    make_optimizer,
+)
 
 tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the others have no tf.distribute")
 

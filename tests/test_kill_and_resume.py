@@ -16,14 +16,14 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from krpe_tf.export import LiteRTModel
-from krpe_tf.models import MaskedLM
 from test_checkpoints import stop_inside_a_write
 from test_main import _documents
 
-from krpe_tf.__main__ import main
-from krpe_tf.checkpoints import Checkpoints
+from krpe_tf.cli import main
+from krpe_tf.export import LiteRTModel
+from krpe_tf.models import MaskedLM
 from krpe_tf.runs import load_run
+from krpe_tf.training import Checkpoints
 
 # Small, but with dropout, several shapes of batches, and checkpoints between validations.
 SETTINGS = {
@@ -248,7 +248,7 @@ def test_a_run_without_labels_diverges_goes_on_and_is_exported(folder, capsys, c
 
 
 def test_two_processes_do_not_train_in_one_folder(folder, capsys):
-    from krpe_tf._folders import locked
+    from krpe_tf.files import locked
 
     (folder / "locked").mkdir()
     with locked(folder / "locked"):
@@ -257,8 +257,7 @@ def test_two_processes_do_not_train_in_one_folder(folder, capsys):
 
 
 def test_restart_drops_what_is_there(folder, tmp_path):
-    from krpe_tf.run_state import RunState
-    from krpe_tf.settings import RunSettings
+    from krpe_tf.runs import RunSettings, RunState
 
     first = RunState(tmp_path, RunSettings(), "data")
     first.checkpoints.save({"x": np.ones(3)}, {}, "run")
@@ -277,8 +276,7 @@ def test_restart_drops_what_is_there(folder, tmp_path):
 
 
 def test_every_process_must_have_the_settings_and_data_of_the_chief(tmp_path):
-    from krpe_tf.run_state import RunState
-    from krpe_tf.settings import RunSettings
+    from krpe_tf.runs import RunSettings, RunState
 
     RunState(tmp_path, RunSettings(), "data")
     RunState(tmp_path, RunSettings(), "data", chief=False)
@@ -287,9 +285,8 @@ def test_every_process_must_have_the_settings_and_data_of_the_chief(tmp_path):
 
 
 def test_only_the_optimizer_that_diverged_mends_a_run(tmp_path):
-    from krpe_tf.resumable import DivergedError
-    from krpe_tf.run_state import RunState
-    from krpe_tf.settings import RunSettings
+    from krpe_tf.runs import RunSettings, RunState
+    from krpe_tf.training import DivergedError
 
     state = RunState(tmp_path, RunSettings(), "data")
     state.checkpoints.save({"x": np.ones(3)}, {}, "run")
@@ -301,8 +298,7 @@ def test_only_the_optimizer_that_diverged_mends_a_run(tmp_path):
 
 
 def test_a_damaged_run_json_is_named(tmp_path):
-    from krpe_tf.run_state import RunState
-    from krpe_tf.settings import RunSettings
+    from krpe_tf.runs import RunSettings, RunState
 
     RunState(tmp_path, RunSettings(), "data").checkpoints.save({"x": np.ones(3)}, {}, "run")
     (tmp_path / "checkpoints" / "run.json").write_text("")

@@ -15,9 +15,9 @@ from export_models import (
     relative_error,
     run_python,
 )
-from krpe_tf.export import LiteRTModel
 
 from krpe_tf import BucketedBias, DecayBias, models
+from krpe_tf.export import LiteRTModel
 
 LENGTHS = (16, 40)
 

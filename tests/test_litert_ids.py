@@ -10,6 +10,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 from export_models import export_tflite, make_classifier, make_encoder, make_ids, relative_error
+
 from krpe_tf.export import LiteRTIdsModel, LiteRTModel, litert_ids
 
 RUNTIMES = ("interpreter", "compiled")

@@ -8,11 +8,10 @@ import pytest
 import sentencepiece
 from ai_edge_litert.tools import flatbuffer_utils
 from export_models import TEXTS, export_tflite, make_classifier, make_tokenizer, relative_error
+
 from krpe_tf.export import LiteRTModel
 from krpe_tf.export.vocabulary import vocabulary_files
-
-from krpe_tf.sentencepiece_tokenizer import SentencePieceTokenizer
-from krpe_tf.text import WordPieceTokenizer
+from krpe_tf.text import SentencePieceTokenizer, WordPieceTokenizer
 
 MIXED = [*TEXTS, "🙂🙃 👩‍👩‍👧", "война и мир, law и peace", "שלום العالم the people", b"the law", "x" * 2_000_000]
 

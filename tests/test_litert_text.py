@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from tensorflow_text import tflite_registrar
 from test_sentencepiece import TEXTS, train
 
-from krpe_tf.sentencepiece_tokenizer import SentencePieceTokenizer
-from krpe_tf.text import WordPieceTokenizer, train_wordpiece
+from krpe_tf.text import SentencePieceTokenizer, WordPieceTokenizer, train_wordpiece
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from krpe_tf.__main__ import main
+from krpe_tf.cli import main
 from krpe_tf.runs import load_run, predict_run
 from krpe_tf.training import class_probabilities
 

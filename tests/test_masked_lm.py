@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 from definition import error, float64, to_numpy
-from krpe_tf.models import MaskedLM
 from test_encoder import batch, make
+
+from krpe_tf.models import MaskedLM
 
 
 def run(model, inputs):

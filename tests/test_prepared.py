@@ -10,9 +10,7 @@ import tensorflow as tf
 from batch_checks import joined, restore, same, taken
 from prepared_texts import PAD, SEP, SIZES, WORDS, make_documents, stored, write_jsonl
 
-from krpe_tf import lanes
-from krpe_tf.prepared import PreparedTexts
-from krpe_tf.shards import load_prepared, prepare
+from krpe_tf.data import PreparedTexts, lanes, load_prepared, prepare
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 

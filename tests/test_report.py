@@ -5,14 +5,14 @@ import keras
 import numpy as np
 import pytest
 from export_models import export_tflite, make_classifier, make_encoder, make_ids, make_tokenizer
+
+from krpe_tf import models
 from krpe_tf.export import LiteRTModel
-from krpe_tf.export._files import companion
 from krpe_tf.export.inspection import inspect, keep_one_signature
 from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
 from krpe_tf.export.parity import Sample, relative_errors
 from krpe_tf.export.report import comparison_table, render, summary
-
-from krpe_tf import models
+from krpe_tf.files import companion
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from krpe_tf.models import Encoder, MaskedLM
 
-from krpe_tf.checkpoints import Checkpoints
-from krpe_tf.resumable import DivergedError, fit_resumably
-from krpe_tf.training import compile_classifier, compile_masked_lm, make_optimizer
+from krpe_tf.models import Encoder, MaskedLM
+from krpe_tf.training import (
+    Checkpoints,
+    DivergedError,
+    compile_classifier,
+    compile_masked_lm,
+    fit_resumably,
+    make_optimizer,
+)
 
 STEPS = 11
 
@@ -131,7 +136,7 @@ def test_the_comparison_notices_what_a_checkpoint_lacks(tmp_path, monkeypatch, k
     whole, resumed = Watch(), Watch()
     keras.utils.set_random_seed(1)
     fit(make_model(), Checkpoints(tmp_path / "whole"), whole)
-    monkeypatch.setattr("krpe_tf.resumable._variables", kept)
+    monkeypatch.setattr("krpe_tf.training.fit._variables", kept)
     checkpoints = Checkpoints(tmp_path / "cut")
     keras.utils.set_random_seed(1)
     with pytest.raises(Interrupt):

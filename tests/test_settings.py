@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+
+from krpe_tf.cli import TRAIN_SETTINGS, main
 from krpe_tf.models import Encoder
 from krpe_tf.models.presets import preset_arguments
-
-from krpe_tf.__main__ import TRAIN_SETTINGS, main
-from krpe_tf.settings import RunSettings, load_config
+from krpe_tf.runs import RunSettings, load_config
 from krpe_tf.training import make_optimizer
 
 PAPER = Path(__file__).parent.parent / "benchmarks" / "recipes" / "paper_masked_lm.json"

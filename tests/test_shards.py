@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepared_texts import SIZES, WORDS, make_documents, stored, write_folder, write_jsonl
 
-from krpe_tf import lanes, shards
-from krpe_tf.__main__ import main
-from krpe_tf.prepared import is_prepared
-from krpe_tf.shards import _holdout, load_prepared, prepare
+from krpe_tf.cli import main
+from krpe_tf.data import is_prepared, lanes, load_prepared
+from krpe_tf.data import prepare as shards
+from krpe_tf.data.prepare import _holdout, prepare
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 
@@ -234,7 +234,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from krpe_tf.shards import prepare
+from krpe_tf.data import prepare
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]

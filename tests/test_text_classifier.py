@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from definition import error, float64, to_numpy
-from krpe_tf.models import TextClassifier
 from test_encoder import batch, make
 
 from krpe_tf import LearnedBias
+from krpe_tf.models import TextClassifier
 
 
 def run(model, inputs):

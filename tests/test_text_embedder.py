@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 from definition import error, to_numpy
-from krpe_tf.models import TextClassifier, TextEmbedder
 from test_encoder import batch, make
+
+from krpe_tf.models import TextClassifier, TextEmbedder
 
 
 def run(model, inputs):

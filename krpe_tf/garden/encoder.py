@@ -4,7 +4,7 @@ import tf_keras
 from official.modeling.hyperparams import base_config
 from official.nlp.modeling.layers import OnDeviceEmbedding
 
-from .._checks import check_at_least, check_one_of, check_rate
+from ..checks import check_at_least, check_one_of, check_rate
 from ..position_bias import BucketedBias, DecayBias, LearnedBias
 from .attention import KernelizedRPEAttention
 from .encoder_block import EncoderBlock, make_norm

@@ -14,7 +14,8 @@ groups of chunks, and from group to group: O(n) up to about a million positions.
 import numpy as np
 from keras import ops
 
-from ._common import NoBias, append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
+from ..position_bias import NoBias
+from .numerics import append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
 
 # One size for most lengths: the signatures of an exported file then share its constants.
 SMALLEST_CHUNK = 64

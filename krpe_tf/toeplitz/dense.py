@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from ._common import NoBias, fold_heads, hide_keys, safe_inverse, toeplitz_rows, wide
+from ..position_bias import NoBias
+from .numerics import fold_heads, hide_keys, safe_inverse, toeplitz_rows, wide
 
 BLOCK = 512
 # Causal queries are cut into so many parts, and each meets the keys up to its end: 5/8 of all pairs.

@@ -13,8 +13,8 @@ from contextvars import ContextVar
 
 from keras import ops
 
-from ._common import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, sum_over, wide
 from .dense import dense_attention
+from .numerics import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, sum_over, wide
 
 # Floats that one transform may hold; features are taken a few at a time to stay below.
 TRANSFORM_BUDGET = 2**24

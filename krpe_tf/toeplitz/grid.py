@@ -8,9 +8,9 @@ position, stands outside: every pair with it has a weight of its own.
 
 from keras import ops
 
-from ._common import TINY, append_one, divide, hide_keys, toeplitz_rows, wide
 from .dense import BLOCK, attend_pairs, by_blocks, visible_pairs
 from .fft import fft_sums
+from .numerics import TINY, append_one, divide, hide_keys, toeplitz_rows, wide
 
 
 def dense_grid_attention(

@@ -7,7 +7,7 @@ likes, from zeros.
 
 from keras import ops
 
-from ._common import append_one, divide, hide_keys, toeplitz_rows, wide
+from .numerics import append_one, divide, hide_keys, toeplitz_rows, wide
 
 # Positions that meet one another directly; longer inputs are read a piece at a time.
 SMALLEST_PIECE = 64

@@ -1,0 +1,24 @@
+"""Checks of arguments: each raises a ValueError that names the argument, the rule and what was received."""
+
+import numpy as np
+
+
+def check_at_least(minimum: int, **arguments):
+    """Raise a ValueError unless every named argument is an integer of at least `minimum`."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+            raise ValueError(f"`{name}` must be an integer of at least {minimum}. Received: {name}={value!r}")
+
+
+def check_one_of(allowed: tuple, **arguments):
+    """Raise a ValueError unless every named argument is one of `allowed`."""
+    for name, value in arguments.items():
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}. Received: {name}={value!r}")
+
+
+def check_rate(**arguments):
+    """Raise a ValueError unless every named argument is a number in [0, 1), as a dropout rate is."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+            raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")

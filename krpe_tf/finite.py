@@ -1,0 +1,33 @@
+"""Layers that refuse to load weights that are not finite."""
+
+import numpy as np
+from keras import saving
+
+
+class FiniteWeights:
+    """Mixin for layers: refuses to load weights that are not finite."""
+
+    _refusal = None
+
+    def load_own_variables(self, store):
+        """Loads the layer's variables, each checked before it replaces anything."""
+        keys = list(store.keys())
+        if self._refusal and not keys:
+            # Keras tries a layer that failed again wherever else it stands, and would report what it lacks there.
+            raise ValueError(self._refusal)
+        for key in keys:
+            finite = np.isfinite(np.asarray(store[key]).astype("float32"))
+            if not finite.all():
+                self._refusal = (
+                    f"weights to load must be finite. Received: {self.path or self.name} weight {key} with "
+                    f"{np.sum(~finite)} values that are not"
+                )
+                raise ValueError(self._refusal)
+        super().load_own_variables(store)
+
+
+def finite(layer_class: type) -> type:
+    """A Keras layer class that refuses to load weights that are not finite, under the same name."""
+    made = type(layer_class.__name__, (FiniteWeights, layer_class), {"__doc__": layer_class.__doc__})
+    # A user's functional model over an encoder's output holds these layers itself, and must load again.
+    return saving.register_keras_serializable("krpe_tf")(made)

@@ -1,0 +1,103 @@
+"""Position biases: a learned log-weight for every offset between a key and a query.
+
+A bias is defined by `log_weights`. Every one-dimensional bias has one shape, and this shape is what the linear routes
+use: free values in a near band, and on each side a sum of decaying exponentials. Images have a table over two axes.
+"""
+
+import numpy as np
+from keras import layers, ops
+
+from ..checks import check_at_least
+from ..finite import FiniteWeights
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """The slopes s_h = 2^(-8 h / heads), h = 1..heads, that every bias starts from (ALiBi, arXiv 2108.12409)."""
+    return 2.0 ** (-8.0 * np.arange(1, num_heads + 1) / num_heads)
+
+
+class BiasLayer(FiniteWeights, layers.Layer):
+    """What all biases are: a layer of float32 weights that are there at once, called with offsets."""
+
+    def __init__(self, num_heads: int, **kwargs):
+        check_at_least(1, num_heads=num_heads)
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.supports_masking = True
+
+    def call(self, offsets):
+        return self.log_weights(offsets)
+
+    def add_bias_weight(self, name: str, initial: np.ndarray):
+        """A float32 weight that mixed precision leaves alone, starting at `initial`."""
+        initial = np.asarray(initial, "float32")
+        # Not `Constant`: its value would land in configs.
+        return self.add_weight(
+            shape=initial.shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial, dtype or "float32"),
+            dtype="float32",
+            autocast=False,
+            name=name,
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+class PositionBias(BiasLayer):
+    """Base of the one-dimensional biases: a near band and, on each side, a tail of exponentials.
+
+    With the offset t = key position - query position, the weight of a key is c_t = exp(b_t), where
+
+        b_t = near_table[t]                                         |t| <  radius
+        c_t = sum_r exp(log_amplitude_r - rate_r (|t| - radius))    |t| >= radius
+
+    A subclass creates its weights in `__init__` with `add_bias_weight` and returns them from `near_table` and `tails`;
+    `log_weights` and all routes follow from these two.
+
+    Args:
+        num_heads: number of attention heads, at least 1.
+        radius: half-width of the near band in positions, at least 1.
+    """
+
+    def __init__(self, num_heads: int, radius: int, **kwargs):
+        check_at_least(1, radius=radius)
+        super().__init__(num_heads, **kwargs)
+        self.radius = radius
+
+    def near_table(self):
+        """Log-weights of the offsets -(radius - 1) .. radius - 1, shape (num_heads, 2 * radius - 1)."""
+        raise NotImplementedError
+
+    def tails(self):
+        """The tails before and after the query: (log_amplitudes, rates), each of shape (2, num_heads, terms)."""
+        raise NotImplementedError
+
+    def log_weights(self, offsets):
+        """The bias itself.
+
+        Args:
+            offsets: integers of any shape, key position minus query position.
+
+        Returns:
+            b at those offsets, float32, shape (num_heads, *offsets.shape).
+        """
+        offsets = ops.cast(offsets, "int32")
+        shape = ops.shape(offsets)
+        flat = ops.reshape(offsets, (-1,))
+        last = self.radius - 1
+        near = ops.take(self.near_table(), ops.clip(flat, -last, last) + last, axis=1)
+        log_amplitudes, rates = self.tails()
+        distance = ops.abs(flat)
+        beyond = ops.cast(ops.maximum(distance - self.radius, 0), log_amplitudes.dtype)[None]
+        # A row for every side, head and term. Not broadcast: LiteRT's converter folds no constant that grows much.
+        terms = log_amplitudes.shape[-1]
+        log_amplitudes, rates = (ops.reshape(part, (-1, 1)) for part in (log_amplitudes, rates))
+        decays = log_amplitudes - rates * ops.concatenate([beyond] * rates.shape[0])
+        decays = ops.reshape(decays, (2 * self.num_heads, terms, -1))
+        before, after = ops.split(ops.logsumexp(decays, axis=1), 2)
+        values = ops.where(distance < self.radius, near, ops.where(flat < 0, before, after))
+        return ops.reshape(values, (self.num_heads, *shape))
+
+    def compute_output_shape(self, offsets_shape):
+        return (self.num_heads, *offsets_shape)

@@ -1,0 +1,21 @@
+"""Text in, token ids out, on tensorflow-text's own tools.
+
+TensorFlow is imported where it is used: importing this package, and `check_texts`, need neither it nor tensorflow-text.
+"""
+
+from .checks import check_texts, is_visible
+from .load import load_tokenizer
+from .sentencepiece import SentencePieceTokenizer
+from .tokenizer import Tokenizer
+from .wordpiece import RESERVED_TOKENS, WordPieceTokenizer, train_wordpiece
+
+__all__ = [
+    "RESERVED_TOKENS",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "WordPieceTokenizer",
+    "check_texts",
+    "is_visible",
+    "load_tokenizer",
+    "train_wordpiece",
+]

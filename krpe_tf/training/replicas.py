@@ -1,0 +1,19 @@
+"""Sums over the replicas of a `tf.distribute` strategy."""
+
+import keras
+
+
+def _replica_context():
+    """TensorFlow's replica context, or None where this is the only replica or the code of all of them."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None
+
+
+def sum_over_replicas(tensors):
+    """The sum of a tensor, or of each of a list, over all replicas; the tensor itself where there is one replica."""
+    context = _replica_context()
+    return tensors if context is None else context.all_reduce("SUM", tensors)
