@@ -1,5 +1,8 @@
 """Kernelized attention with relative positional encoding (NeurIPS 2021, arXiv 2106.12566) for Keras."""
 
+from ._moved import install as _install
+
+_install()  # before what follows, so that a name of 0.1 is found wherever it is asked for
 try:
     from . import export, models
 except ImportError as error:

@@ -1,5 +1,6 @@
 """A user's documents: read from files, split, prepared, and made into batches."""
 
+from .._moved import lookup
 from .batches import (
     Batches,
     classification_batches,
@@ -28,3 +29,5 @@ __all__ = [
     "prepare",
     "split_holdout",
 ]
+
+__getattr__ = lookup(__name__)  # names of 0.1

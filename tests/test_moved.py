@@ -1,0 +1,90 @@
+"""Import paths of 0.1: each public name is where it was, or says where it went.
+
+names_of_0_1.json lists them, from the sources of commit 2ce0f3f: what a module defined or re-exported, but for loggers.
+krpe_tf.garden is left out, since it has not moved.
+"""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from krpe_tf._moved import MOVED, REMOVED
+
+NAMES = json.loads((Path(__file__).parent / "names_of_0_1.json").read_text())
+
+
+def import_from(module, name):
+    """What `from module import name` gives, and its warnings."""
+    scope = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        exec(f"from {module} import {name}", scope)
+    return scope[name], [w for w in caught if w.category is DeprecationWarning]
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in NAMES for name in NAMES[module]])
+def test_a_name_of_0_1_is_found_or_says_what_to_use(module, name):
+    try:
+        found, caught = import_from(module, name)
+    except ImportError as error:
+        sentence = REMOVED[module.removeprefix("krpe_tf.")]
+        assert str(error) == f"{module}.{name} was removed in krpe_tf 0.2. {sentence}"
+        return
+    for warning in caught:
+        place = re.fullmatch(
+            rf"{re.escape(module)}\.{name} has moved: import it from (\S+)\.", str(warning.message)
+        ).group(1)
+        assert getattr(importlib.import_module(place), name) is found
+
+
+def test_the_table_holds_every_module_that_is_gone_and_no_other():
+    gone = {module for module in NAMES if not has_source(module)}
+    assert {f"krpe_tf.{old}" for old in (*MOVED, *REMOVED) if not has_source(f"krpe_tf.{old}")} == gone
+
+
+def has_source(module):
+    return importlib.import_module(module).__spec__.origin is not None
+
+
+USES = """\
+import krpe_tf.shards
+from krpe_tf.batches import (
+    masked_lm_batches,
+)
+from krpe_tf.text import masked_lm_dataset
+
+prepare = krpe_tf.shards.prepare
+assert krpe_tf.shards.__doc__.startswith("Moved: krpe_tf.data, ")
+assert not hasattr(krpe_tf.shards, "__path__")
+"""
+
+
+def test_a_warning_points_at_the_line_that_imports(tmp_path):
+    script = tmp_path / "old.py"
+    script.write_text(USES)
+    run = subprocess.run([sys.executable, "-W", "default", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    moved = re.findall(
+        rf"{re.escape(str(script))}:(\d+): DeprecationWarning: (\S+) has moved: .* from (\S+)\.", run.stderr
+    )
+    assert moved == [
+        ("2", "krpe_tf.batches.masked_lm_batches", "krpe_tf.data"),
+        ("5", "krpe_tf.text.masked_lm_dataset", "krpe_tf.data"),
+        ("7", "krpe_tf.shards.prepare", "krpe_tf.data"),
+    ]
+    assert run.stderr.count("DeprecationWarning") == len(moved)
+
+
+def test_a_name_that_never_was_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'krpe_tf.masking' has no attribute 'nonsense'"):
+        importlib.import_module("krpe_tf.masking").nonsense  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'nonsense' from 'krpe_tf.text'"):
+        exec("from krpe_tf.text import nonsense")
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'krpe_tf\.nonsense'"):
+        importlib.import_module("krpe_tf.nonsense")
