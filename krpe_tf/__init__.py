@@ -1,8 +1,5 @@
 """Kernelized attention with relative positional encoding (NeurIPS 2021, arXiv 2106.12566) for Keras."""
 
-from ._moved import install as _install
-
-_install()  # before what follows, so that a name of 0.1 is found wherever it is asked for
 try:
     from . import export, models
 except ImportError as error:
@@ -12,6 +9,7 @@ except ImportError as error:
             'krpe_tf.export. Run: pip install --editable ".[tensorflow]"'
         ) from error
     raise
+from . import _moved
 from .attention import KernelizedRPEAttention
 from .conversion import from_multi_head_attention
 from .position_bias import BucketedBias, DecayBias, LearnedBias, LearnedBias2D, PositionBias
@@ -30,3 +28,5 @@ __all__ = [
     "models",
     "toeplitz_attention",
 ]
+
+_moved.install()

@@ -1,6 +1,5 @@
 """Training through `model.fit`: optimizer, loss, checkpoints, several devices. Knows Keras and no task."""
 
-from .._moved import lookup
 from .checkpoints import Checkpoint, Checkpoints
 from .compile import compile_classifier, compile_masked_lm
 from .distribution import ONE_DEVICE, Distribution, encoder_layout, make_distribution
@@ -26,5 +25,3 @@ __all__ = [
     "make_distribution",
     "make_optimizer",
 ]
-
-__getattr__ = lookup(__name__)  # names of 0.1
