@@ -15,7 +15,7 @@ from .conversion import from_multi_head_attention
 from .position_bias import BucketedBias, DecayBias, LearnedBias, LearnedBias2D, PositionBias
 from .toeplitz import toeplitz_attention
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BucketedBias",
     "DecayBias",
