@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := attention layers paper_figure training_step input_pipeline on_device memory compile_time routes
 
-.PHONY: demo test test-arm lint format bench bench-quick tpu-compile figures recipes mutations clean
+.PHONY: demo test test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
@@ -27,6 +27,11 @@ lint: .venv/test.installed
 format: .venv/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, from the README, docs/ and the docstrings: open build/site/index.html.
+docs: .venv/docs.installed
+	$(BIN)/python docs/site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Everything beside its peers, one to two hours on two cores by estimate: docs/speed.md, its plots, and the table of the README.
 bench: .venv/garden.installed
