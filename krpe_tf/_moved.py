@@ -4,11 +4,10 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-import types
 import warnings
 
 # A module of 0.1 -> the modules that hold its names now, below krpe_tf. Where a package offers a name itself, the
-# warning names the package.
+# warning names the package. A module that still exists is here if some of its names are elsewhere.
 MOVED = {
     "batches": ("data.batches", "data.buckets"),
     "checkpoints": ("training.checkpoints",),
@@ -33,6 +32,9 @@ MOVED = {
     "toeplitz": ("toeplitz.dispatch", "toeplitz.overrides"),
 }
 
+# Names of 0.1 that are called otherwise now.
+RENAMED = {}
+
 # A module of 0.1 some of whose names have no successor -> what to use instead.
 REMOVED = {
     "phases": "Use `krpe_tf.runs.train_run`, which trains every phase and can be resumed.",
@@ -54,12 +56,13 @@ def lookup(module: str):
 
     def find(name):
         if not name.startswith("_"):
+            new = RENAMED.get(f"{old}.{name}", name)
             for place in _places(old):
                 found = importlib.import_module(place)
-                if name in vars(found):
-                    message = f"{module}.{name} has moved: import it from {place}."
+                if new in vars(found):
+                    message = f"{module}.{name} has moved: use {place}.{new}."
                     warnings.warn(message, DeprecationWarning, stacklevel=2)
-                    return vars(found)[name]
+                    return vars(found)[new]
             if old in REMOVED:
                 raise ImportError(f"{module}.{name} was removed in krpe_tf 0.2. {REMOVED[old]}", name=module)
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
@@ -71,26 +74,37 @@ def _places(old):
     """Yield the modules to search: packages before what is inside them, never the module that asks."""
     inner = MOVED.get(old, ())
     packages = dict.fromkeys(place.rpartition(".")[0] for place in inner)
-    yield from (f"krpe_tf.{place}" for place in (*packages, *inner) if place and place != old)
+    yield from (f"krpe_tf.{place}" for place in (*packages, *inner) if place not in ("", old))
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes the modules that are gone. It is the last finder: a module that exists is never replaced."""
+    """Gives the modules of the tables their `lookup`, and makes those that are gone."""
 
     def find_spec(self, name, path=None, target=None):
         package, _, old = name.partition(".")
-        if package == "krpe_tf" and old in MOVED:
+        if package != "krpe_tf" or not (old in MOVED or old in REMOVED):
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if found is None:
             return importlib.machinery.ModuleSpec(name, self)
-        return None
+        execute = found.loader.exec_module
 
-    def create_module(self, spec):
-        return types.ModuleType(spec.name, f"Moved: {', '.join(_places(spec.name.removeprefix('krpe_tf.')))}.")
+        def exec_module(module):
+            execute(module)
+            self.exec_module(module)
+
+        found.loader.exec_module = exec_module
+        return found
 
     def exec_module(self, module):
         module.__getattr__ = lookup(module.__name__)
 
 
 def install():
-    """Make the modules of 0.1 importable."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+    """Make the import paths of 0.1 work, in modules that are imported already and in those to come."""
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    for old in (*MOVED, *REMOVED):
+        if f"krpe_tf.{old}" in sys.modules:
+            finder.exec_module(sys.modules[f"krpe_tf.{old}"])

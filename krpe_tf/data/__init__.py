@@ -1,6 +1,5 @@
 """A user's documents: read from files, split, prepared, and made into batches."""
 
-from .._moved import lookup
 from .batches import (
     Batches,
     classification_batches,
@@ -29,5 +28,3 @@ __all__ = [
     "prepare",
     "split_holdout",
 ]
-
-__getattr__ = lookup(__name__)  # names of 0.1

