@@ -18,7 +18,8 @@ FOLDERS = {"krpe_tf": "krpe_tf", "models": "krpe_tf.models", "export": "krpe_tf.
 
 # A room is a package in krpe_tf or a module right in it; the face is krpe_tf/__init__.py.
 BASE = {"checks", "files", "finite"}
-CORE = {"attention", "conversion", "feature_maps", "inputs", "kernel_attention", "masks", "position_bias", "toeplitz"}
+LAYER = {"attention", "attention_checks", "conversion", "kernel_attention", "masks"}
+CORE = LAYER | {"feature_maps", "position_bias", "toeplitz"}
 MODELLING = BASE | CORE | {"models"}
 LIBRARY = MODELLING | {"data", "text", "training"}
 PRODUCT = LIBRARY | {"export", "runs", "tasks"}
