@@ -17,6 +17,8 @@ PAGES = BUILD / "pages"
 SOURCES = BUILD / "sources" / "krpe_tf"
 NAMES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 CODE_OR_LINK = re.compile(r"^```.*?^```|(?P<start>\]\()(?P<target>[^)\s#:]+)(?P<end>(?:#[^)\s]*)?\))", re.M | re.S)
+# A list right below the line that announces it, which mkdocs would make one paragraph.
+LIST = re.compile(r"^( *)(\S.*:)\n\1(- |1\. )", re.MULTILINE)
 
 
 def main():
@@ -26,6 +28,8 @@ def main():
     shutil.copytree(ROOT / "krpe_tf", SOURCES, ignore=copied)
     for name in ("models", "export"):
         shutil.copytree(ROOT / name, SOURCES / name, ignore=copied)
+    for path in SOURCES.rglob("*.py"):
+        path.write_text(LIST.sub(r"\1\2\n\n\1\3", path.read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copytree(
         ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.md", "*.py", "*.json", "*.jsonl", "__pycache__")
     )
@@ -52,7 +56,7 @@ def write_page(source, text):
         return match["start"] + posixpath.relpath(target, posixpath.dirname(page) or ".") + match["end"]
 
     front = "---\nhide: [navigation]\n---\n" if page == "index.md" else ""
-    (PAGES / page).write_text(front + CODE_OR_LINK.sub(replace, text), encoding="utf-8")
+    (PAGES / page).write_text(front + LIST.sub(r"\1\2\n\n\1\3", CODE_OR_LINK.sub(replace, text)), encoding="utf-8")
 
 
 def page_of(path):

@@ -50,7 +50,6 @@ def export_saved_model(
     """Export a model to a SavedModel that loads without krpe_tf, and check it there.
 
     Signatures, for any batch and, where the model takes any length, any length:
-
     - `token_ids`: int32 `token_ids` and `padding_mask` `(batch, n)` to float32 `output`.
     - `serving_default`: with a tokenizer string `text` `(batch,)` to `output`; without one the same as `token_ids`.
 

@@ -29,14 +29,17 @@ MOVED = {
     "settings": ("runs.settings",),
     "shards": ("data.prepare", "data.corpus"),
     "text": ("data.batches",),
-    "toeplitz": ("toeplitz.dispatch", "toeplitz.overrides"),
+    "toeplitz": ("toeplitz.dispatch", "toeplitz.numerics"),
+    "toeplitz.banded": ("toeplitz.cost_model",),
 }
 
 # Names of 0.1 that are called otherwise now.
-RENAMED = {}
+RENAMED = {"toeplitz.wide": "at_least_float32"}
 
 # A module of 0.1 some of whose names have no successor -> what to use instead.
 REMOVED = {
+    "toeplitz": "Use `krpe_tf.toeplitz.override`.",
+    "toeplitz.fft": "Use `krpe_tf.toeplitz.override`.",
     "phases": "Use `krpe_tf.runs.train_run`, which trains every phase and can be resumed.",
     "run_data": "Use `krpe_tf.runs.train_run`, which reads a file, a folder or what `prepare` wrote.",
 }

@@ -41,7 +41,7 @@ def test_every_public_name_has_its_place(site):
 def test_pages_are_whole(site):
     for path in site.rglob("*.html"):
         page = path.read_text(encoding="utf-8")
-        # A list needs an empty line before it here, a tag of a docstring backticks.
+        # A list that mkdocs took for a paragraph, and a tag that should stand in backticks.
         assert not re.search(r"<p>[^<]*\n(- |\d\. )", page), path
         assert not re.search(r"</?(s|pad|unk|mask)>", page), path
         for source in re.findall(r'(?:src|href)="(https?://[^"]+)"', page):
@@ -53,6 +53,7 @@ def test_pages_are_whole(site):
 def test_files_and_tests_that_a_page_names_are_there(path):
     text = path.read_text(encoding="utf-8")
     files = re.findall(r"`((?:krpe_tf|models|export|docs|tests|benchmarks|colab)/[\w./-]*)`", text)
+    files = [name for name in files if name != "krpe_tf/pretraining"]  # an experiment of Model Garden's registry
     assert [name for name in files if not (ROOT / name).exists()] == []
     defined = "".join(test.read_text(encoding="utf-8") for test in (ROOT / "tests").glob("test_*.py"))
     tests = re.findall(r"`(test_\w+)`", text)
