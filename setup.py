@@ -50,7 +50,7 @@ setup(
         + TPU
         + GARDEN
         + DOCS
-        + ["pytest>=8.3,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
+        + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # Trains the models that SentencePieceTokenizer is tested on, and gives their ids.
         + ["sentencepiece>=0.2,<0.3"]
         # Runs the notebooks.
