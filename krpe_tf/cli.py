@@ -157,7 +157,7 @@ def _demo(options):
 def _parser() -> argparse.ArgumentParser:
     from .runs import RunSettings
 
-    parser = argparse.ArgumentParser(prog="krpe-tf", description="Train, export and use long-document classifiers.")
+    parser = argparse.ArgumentParser(prog="krpe_tf", description="Train, export and use long-document classifiers.")
     commands = parser.add_subparsers(required=True, metavar="prepare | train | export | predict | demo")
 
     prepare = commands.add_parser("prepare", help="turn texts into a vocabulary and shards of token ids to train from")
