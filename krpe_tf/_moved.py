@@ -9,40 +9,62 @@ import warnings
 # A module of 0.1 -> the modules that hold its names now, below krpe_tf. Where a package offers a name itself, the
 # warning names the package. A module that still exists is here if some of its names are elsewhere.
 MOVED = {
-    "batches": ("data.batches", "data.buckets"),
+    "batches": ("data.batches", "data.in_memory"),
     "checkpoints": ("training.checkpoints",),
-    "data": ("data.sources", "data.splits"),
+    "data": ("data.sources",),
     "demo": ("demo.demo", "demo.messages", "demo.baselines"),
     "demo_report": ("demo.report",),
     "distribution": ("training.distribution",),
+    "export.litert": ("export.checks",),
+    "export.parity": ("export.samples", "export.compare", "export.process"),
+    "export.signatures": ("export.checks", "export.layers", "export.trace"),
     "global_batch": ("training.losses", "training.optimizer", "training.replicas"),
-    "lanes": ("data.lanes",),
     "length_buckets": ("data.buckets",),
-    "masking": ("data.masking",),
-    "phases": ("runs.phases",),
-    "prepared": ("data.corpus",),
-    "resumable": ("training.fit",),
-    "run_data": ("runs.run_data",),
+    "masking": ("data.masking", "data.windows"),
+    "models.encoder": ("models.blocks",),
+    "prepared": ("data.corpus", "data.splits"),
+    "resumable": ("training.fit", "training.checkpoint_callback"),
     "run_state": ("runs.state",),
     "schedules": ("training.optimizer",),
     "sentencepiece_tokenizer": ("text.sentencepiece", "text.load"),
     "settings": ("runs.settings",),
-    "shards": ("data.prepare", "data.corpus"),
-    "text": ("data.batches",),
-    "toeplitz": ("toeplitz.dispatch", "toeplitz.numerics"),
+    "shards": ("data.prepare", "data.encoding"),
+    "text": ("data.in_memory",),
+    "toeplitz": ("toeplitz.dispatch",),
     "toeplitz.banded": ("toeplitz.cost_model",),
 }
 
 # Names of 0.1 that are called otherwise now.
 RENAMED = {"toeplitz.wide": "at_least_float32"}
 
-# A module of 0.1 some of whose names have no successor -> what to use instead.
+# What to use instead -> names of 0.1 that have no successor.
 REMOVED = {
-    "toeplitz": "Use `krpe_tf.toeplitz.override`.",
-    "toeplitz.fft": "Use `krpe_tf.toeplitz.override`.",
-    "phases": "Use `krpe_tf.runs.train_run`, which trains every phase and can be resumed.",
-    "run_data": "Use `krpe_tf.runs.train_run`, which reads a file, a folder or what `prepare` wrote.",
+    "Use `krpe_tf.runs.train_run`, which trains every phase and resumes.": (
+        *("phases.pretrain", "phases.fine_tune", "phases.masked_lm_model", "phases.classifier_model"),
+        *("phases.fit_masked_lm", "phases.fit_classifier"),
+    ),
+    "Use `krpe_tf.runs.train_run`, which reads a file, a folder or what `prepare` wrote.": (
+        *("run_data.RunData", "run_data.PhaseData", "run_data.labelled_run_data", "run_data.prepared_run_data"),
+        *("run_data.masked_lm_data", "run_data.classification_data", "run_data.prepared_identity"),
+    ),
+    "Use `krpe_tf.data.windows` and `krpe_tf.data.buckets`, which read any corpus.": (
+        *("lanes.Lane", "lanes.Pool", "lanes.BLOCK_TOKENS", "batches.labelled_epochs"),
+        *("length_buckets.cut_documents", "length_buckets.padded_batch"),
+    ),
+    "Use `krpe_tf.data.masking`.": ("masking.check_masking",),
+    "`krpe_tf.data.prepare` writes flat arrays, not shards.": ("shards.SHARD_BYTES", "shards.MOST_SHARDS"),
+    "Use `krpe_tf.tasks.TASKS`: a task names the setting of its optimizer.": ("run_state.OPTIMIZERS",),
+    "Use `krpe_tf.models.interface_of`, which says what a model takes and gives.": (
+        *("export.parity.make_samples", "export.parity.check_arguments", "export.signatures.INPUTS"),
+    ),
+    "Use `krpe_tf.models.Head`, which checks its encoder.": ("models.encoder.check_encoder",),
+    "Use `krpe_tf.toeplitz.override`.": (
+        *("toeplitz.forced_route", "toeplitz.replaced_biases", "toeplitz.fft.forward_transforms"),
+    ),
 }
+
+_INSTEAD = {name: instead for instead, names in REMOVED.items() for name in names}
+_MODULES = {*MOVED, *(name.rpartition(".")[0] for name in _INSTEAD)}
 
 
 def lookup(module: str):
@@ -66,8 +88,9 @@ def lookup(module: str):
                     message = f"{module}.{name} has moved: use {place}.{new}."
                     warnings.warn(message, DeprecationWarning, stacklevel=2)
                     return vars(found)[new]
-            if old in REMOVED:
-                raise ImportError(f"{module}.{name} was removed in krpe_tf 0.2. {REMOVED[old]}", name=module)
+            if f"{old}.{name}" in _INSTEAD:
+                instead = _INSTEAD[f"{old}.{name}"]
+                raise ImportError(f"{module}.{name} was removed in krpe_tf 0.2. {instead}", name=module)
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return find
@@ -85,7 +108,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name, path=None, target=None):
         package, _, old = name.partition(".")
-        if package != "krpe_tf" or not (old in MOVED or old in REMOVED):
+        if package != "krpe_tf" or old not in _MODULES:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
@@ -108,6 +131,6 @@ def install():
     """Make the import paths of 0.1 work, in modules that are imported already and in those to come."""
     finder = _Finder()
     sys.meta_path.insert(0, finder)
-    for old in (*MOVED, *REMOVED):
+    for old in _MODULES:
         if f"krpe_tf.{old}" in sys.modules:
             finder.exec_module(sys.modules[f"krpe_tf.{old}"])
