@@ -19,6 +19,9 @@ NAMES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 CODE_OR_LINK = re.compile(r"^```.*?^```|(?P<start>\]\()(?P<target>[^)\s#:]+)(?P<end>(?:#[^)\s]*)?\))", re.M | re.S)
 # A list right below the line that announces it, which mkdocs would make one paragraph.
 LIST = re.compile(r"^( *)(\S.*:)\n\1(- |1\. )", re.MULTILINE)
+DOCSTRING = re.compile(r'""".*?"""', re.DOTALL)
+# Arguments that share a description: "rows, columns: How many there are."
+SHARED = re.compile(r"^( +)(\w+(?:, \w+)+)(: .*\n(?:\1 .*\n)*)", re.MULTILINE)
 
 
 def main():
@@ -29,7 +32,7 @@ def main():
     for name in ("models", "export"):
         shutil.copytree(ROOT / name, SOURCES / name, ignore=copied)
     for path in SOURCES.rglob("*.py"):
-        path.write_text(LIST.sub(r"\1\2\n\n\1\3", path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(DOCSTRING.sub(for_mkdocstrings, path.read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copytree(
         ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.md", "*.py", "*.json", "*.jsonl", "__pycache__")
     )
@@ -59,6 +62,16 @@ def write_page(source, text):
     (PAGES / page).write_text(front + LIST.sub(r"\1\2\n\n\1\3", CODE_OR_LINK.sub(replace, text)), encoding="utf-8")
 
 
+def for_mkdocstrings(docstring):
+    """Return a docstring in which every argument has a description, and lists an empty line before them."""
+
+    def separate(match):
+        indent, names, description = match.groups()
+        return "".join(f"{indent}{name}{description}" for name in names.split(", "))
+
+    return SHARED.sub(separate, LIST.sub(r"\1\2\n\n\1\3", docstring[0]))
+
+
 def page_of(path):
     """Return where a file of the repository is in the site: outside of docs/, under source/."""
     return NAMES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"source/{path}")
@@ -81,7 +94,9 @@ def api_page(package):
         names = [name for name in names if name not in public_names("")]
     options = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
     page = f"# {module}\n\n::: {module}\n    options: {options}\n"
-    return page + "".join(f"\n::: {module}.{name}\n" for name in names)
+    # A function may have the name of its module, which hides it from mkdocstrings.
+    inner = [f"{name}.{name}" if (SOURCES / package / f"{name}.py").is_file() else name for name in names]
+    return page + "".join(f"\n::: {module}.{name}\n" for name in inner)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 # The pages that say what is, not what was.
 CURRENT = [path for path in PAGES if path.name != "CHANGELOG.md"]
-PACKAGES = ("", "text", "data", "models", "training", "runs", "export", "position_bias", "toeplitz", "demo")
+PACKAGES = ("", "text", "data", "models", "training", "tasks", "runs", "export", "position_bias", "toeplitz", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def test_every_public_name_has_its_place(site):
         elsewhere = importlib.import_module("krpe_tf").__all__ if package in ("position_bias", "toeplitz") else ()
         for name in module.__all__:
             if name not in elsewhere and name not in ("export", "models"):
-                assert f'id="{module.__name__}.{name}"' in page, (package, name)
+                places = (f'id="{module.__name__}.{place}"' for place in (name, f"{name}.{name}"))
+                assert any(place in page for place in places), (package, name)
+                assert not isinstance(getattr(module, name), type(module)), (package, name)
 
 
 def test_pages_are_whole(site):
