@@ -5,12 +5,14 @@
 A check is named as its function here. The last line printed is the JSON, by check, that the tests judge.
 """
 
+import importlib
 import json
 import re
 import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -370,6 +372,12 @@ def check_refusals(folder):
             attempt()
         except ValueError as error:
             messages[name] = str(error)
+    with mock.patch.dict(sys.modules, {"official": None}):
+        del sys.modules["krpe_tf.garden"]
+        try:
+            importlib.import_module("krpe_tf.garden")
+        except ImportError as error:
+            messages["no official"] = str(error)
     return messages
 
 
