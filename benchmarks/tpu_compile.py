@@ -134,7 +134,7 @@ def largest_batch(model: MaskedLM, n: int, devices, gib: int, rows: int) -> tupl
     results = {}
     while True:
         result = results[rows] = compile_step(model, n, rows, devices)
-        print(f"    {rows:5d} rows  {_told(result)}", flush=True)
+        print(f"    {rows:5d} rows  {_describe(result)}", flush=True)
         if "refused" not in result:
             twice = 2 * result["bytes"] - result["state_bytes"]
             if 2 * rows in results or twice > gib * GIB:
@@ -148,7 +148,7 @@ def largest_batch(model: MaskedLM, n: int, devices, gib: int, rows: int) -> tupl
             rows //= 2
 
 
-def _told(result: dict) -> str:
+def _describe(result: dict) -> str:
     what = result.get("refused") or f"{result['bytes'] / GIB:6.2f} GiB  {result['flops'] / 1e9:10.1f} GFLOP"
     return f"{what}  {result['cpu_seconds']:.0f} s of CPU"
 
@@ -195,7 +195,7 @@ def several_chips(cases, rows_of, write) -> None:
         model, devices = make_model(preset, route, n), devices_of(topology)
         print(*case.values(), f"{len(devices)} chips", flush=True)
         result = compile_step(model, n, rows * len(devices), devices)
-        print(f"    {rows:5d} rows a chip  {_told(result)}", flush=True)
+        print(f"    {rows:5d} rows a chip  {_describe(result)}", flush=True)
         write({**case, "chips": len(devices), "rows": rows, **result}, [result])
         keras.utils.clear_session()
 

@@ -51,8 +51,10 @@ def plot(numbers: dict):
     for axis, (name, values) in zip(axes, numbers["nats"].items(), strict=True):
         counts = [int(m) for m in values if m != "softmax"]
         mean = np.array([np.mean(values[str(m)]) for m in counts])
-        spread = [2 * np.std(values[str(m)], ddof=1) / np.sqrt(numbers["seeds"]) for m in counts]
-        axis.errorbar(counts, mean, spread if numbers["seeds"] > 1 else None, marker="o", capsize=3, label="converted")
+        spread = None
+        if numbers["seeds"] > 1:
+            spread = [2 * np.std(values[str(m)], ddof=1) / np.sqrt(numbers["seeds"]) for m in counts]
+        axis.errorbar(counts, mean, spread, marker="o", capsize=3, label="converted")
         axis.axhline(np.mean(values["softmax"]), color="black", linestyle="--", label="softmax")
         axis.set(title=name, xlabel="features m", xscale="log", xticks=counts, xticklabels=counts)
         axis.minorticks_off()
