@@ -2,10 +2,10 @@
 
     python benchmarks/input_pipeline.py --output build/bench
 
-Presidential messages, 12 MB, as `Batches` from memory and from shards that `prepare` wrote. For each length: a batch
-alone, a training step on a batch at hand, a training step on batches as they come, and the first batch of a run that
-resumes in the middle of an epoch. The tokens are those that a batch holds; "prepare" is the whole of it, its vocabulary
-given.
+Presidential messages, 12 MB, as `Batches` from memory and from the folder that `prepare` wrote ("disk"). Timings for
+each length: a batch alone, a training step on a batch that is ready, a training step on batches as they come, and the
+first batch of a run that resumes in the middle of an epoch. Tokens are those that a batch holds; "prepare" is the whole
+of it, its vocabulary given.
 """
 
 import itertools
@@ -55,7 +55,7 @@ def measure(n: int, rows: int, texts, prepared, options) -> list[dict]:
     tokenizer = prepared.tokenizer
     sources = {
         "memory": masked_lm_batches(tokenizer, texts, n, rows),
-        "shards": prepared.masked_lm_batches(n, rows),
+        "disk": prepared.masked_lm_batches(n, rows),
     }
     model = make_model(tokenizer.vocabulary_size, preset)
     at_hand = next(iter(sources["memory"].dataset()))
@@ -84,9 +84,7 @@ def measure_prepare(source: Path, folder: Path, tokenizer, options) -> list[dict
     taken = []
     for number in range(min(options.rounds, 3)):
         start = time.perf_counter()
-        prepared = prepare(
-            source, folder / f"again{number}", tokenizer=tokenizer, labelled=False, num_shards=8, progress=False
-        )
+        prepared = prepare(source, folder / f"again{number}", tokenizer=tokenizer, labelled=False, progress=False)
         taken.append(1000 * (time.perf_counter() - start))
     tokens = prepared.tokens() + prepared.tokens("validation")
     row = {"contestant": "prepare", "kind": "prepare", "mode": "graph", "n": source.stat().st_size, **spread(taken)}
@@ -105,9 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source = Path(folder, "texts.jsonl")
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
         rows = measure_prepare(source, Path(folder), tokenizer, options)
-        prepared = prepare(
-            source, Path(folder, "out"), tokenizer=tokenizer, labelled=False, num_shards=8, progress=False
-        )
+        prepared = prepare(source, Path(folder, "out"), tokenizer=tokenizer, labelled=False, progress=False)
         for n, count in ((64, 2),) if options.quick else SIZES:
             rows += measure(n, count, texts, prepared, options)
     write_results(options, "input_pipeline", rows, preset="tiny" if options.quick else "small")
