@@ -1,6 +1,7 @@
 """What the benchmarks share: timings in turn, plain graphs and XLA, the machine, peak memory, and results as JSON."""
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -161,6 +162,7 @@ def peak_rss_mib() -> float:
     raise OSError("peak memory is read from /proc/self/status: VmHWM, which is not there")
 
 
+@functools.cache
 def machine() -> dict:
     """Describe what the numbers are measured on, with the rate of a large float32 matmul."""
     a, b = normal((2048, 2048), 0), normal((2048, 2048), 1)
