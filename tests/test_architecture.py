@@ -94,6 +94,13 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
+@functools.cache
+def face_of(package: str) -> set[str]:
+    """The names that a package takes from its modules: they hide a module of the same name."""
+    takes = [node for node in tree(package).body if isinstance(node, ast.ImportFrom) and node.module]
+    return {alias.asname or alias.name for node in takes for alias in node.names}
+
+
 def read_imports(node: ast.AST, package: str, at_import: bool = True) -> Iterator[Import]:
     """All imports below a node of a module of `package`, also those in functions and for type checking."""
     if isinstance(node, ast.Import):
@@ -103,7 +110,7 @@ def read_imports(node: ast.AST, package: str, at_import: bool = True) -> Iterato
         above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
         origin = ".".join([*above, *([node.module] if node.module else [])])
         for alias in node.names:
-            is_module = f"{origin}.{alias.name}" in MODULES
+            is_module = f"{origin}.{alias.name}" in MODULES and alias.name not in face_of(origin)
             target = (f"{origin}.{alias.name}", None) if is_module else (origin, alias.name)
             yield Import(*target, alias.asname or alias.name, node.lineno, at_import)
     elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -150,6 +157,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 SOURCE = """
 import keras
 from . import files
+from ..data import prepare
 from ..toeplitz import dispatch as routes, toeplitz_attention
 if TYPE_CHECKING:
     from .litert import export_tflite
@@ -166,6 +174,7 @@ def test_imports_are_read_wherever_they_stand():
     assert found == [
         ("keras", None, "keras", True),
         ("krpe_tf.export", "files", "files", True),  # export/ holds no files.py
+        ("krpe_tf.data", "prepare", "prepare", True),  # the function
         ("krpe_tf.toeplitz.dispatch", None, "routes", True),
         ("krpe_tf.toeplitz", "toeplitz_attention", "toeplitz_attention", True),
         ("krpe_tf.export.litert", "export_tflite", "export_tflite", False),

@@ -205,7 +205,7 @@ BAD_ARGUMENTS = {
 
 @pytest.mark.parametrize(("argument", "value"), [(name, x) for name, values in BAD_ARGUMENTS.items() for x in values])
 def test_bad_arguments_raise(argument, value):
-    with pytest.raises(ValueError, match=rf"`{argument}`.*Received: {argument}="):
+    with pytest.raises(ValueError, match=rf"`{argument}`.*Received: {argument}"):
         make(**{argument: value})
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from krpe_tf import DecayBias, LearnedBias, LearnedBias2D, toeplitz_attention
 from krpe_tf.position_bias import NoBias
-from krpe_tf.toeplitz import choose_route
+from krpe_tf.toeplitz import choose_route, override
+from krpe_tf.toeplitz.overrides import Overrides, active_overrides
 
 UNKNOWN = (None, None)
 
@@ -64,6 +65,34 @@ def test_a_bias_of_the_users_own(route):
     expected = weights @ value / weights.sum(-1, keepdims=True)
     output = keras.ops.convert_to_numpy(toeplitz_attention(query, key, value, WavyBias(), route=route))
     np.testing.assert_allclose(output, expected, rtol=1e-4)
+
+
+def test_overrides_nest_and_end_with_their_scope():
+    with override(route="dense"):
+        with override(forward_transforms=True):
+            assert active_overrides() == Overrides(route="dense", forward_transforms=True)
+        with pytest.raises(ValueError, match="rank 4"), override(route="fft"):
+            toeplitz_attention(*[features()[0]] * 3, None)
+        assert active_overrides() == Overrides(route="dense")
+    assert active_overrides() == Overrides()
+    with pytest.raises(TypeError, match="routes"), override(routes="dense"):
+        pass
+
+
+def test_overrides_replace_biases_and_routes():
+    rng = np.random.default_rng(0)
+    query, key, value = (np.exp(rng.standard_normal(features(200).shape)).astype("float32") for _ in range(3))
+    asked, other, wavy = DecayBias(2), LearnedBias(2, 3), WavyBias()
+
+    def attend(bias, route):
+        return keras.ops.convert_to_numpy(toeplitz_attention(query, key, value, bias, route=route))
+
+    replaced, forced = attend(other, "banded"), attend(wavy, "dense")
+    assert (attend(asked, "fft") != replaced).any()
+    assert (attend(wavy, "fft") != forced).any()
+    with override(replaced_biases={asked: other}, route="dense"):
+        np.testing.assert_array_equal(attend(asked, "fft"), replaced)
+        np.testing.assert_array_equal(attend(wavy, "fft"), forced)
 
 
 BAD_REQUESTS = {

@@ -1,8 +1,4 @@
-"""Position biases: a learned log-weight for every offset between a key and a query.
-
-A bias is defined by `log_weights`. Every one-dimensional bias has one shape, and this shape is what the linear routes
-use: free values in a near band, and on each side a sum of decaying exponentials. Images have a table over two axes.
-"""
+"""What all biases share, and the base of the one-dimensional ones."""
 
 import numpy as np
 from keras import layers, ops

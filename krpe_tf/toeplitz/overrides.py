@@ -24,7 +24,7 @@ class Overrides:
 
     def apply(self, position_bias, route: str) -> tuple[Any, str]:
         """Return the bias and the route to compute with in place of these."""
-        if position_bias in self.replaced_biases:
+        if self.replaced_biases and position_bias in self.replaced_biases:
             return self.replaced_biases[position_bias], "banded"
         return position_bias, self.route or route
 
