@@ -11,7 +11,7 @@ import numpy as np
 from ..attention import KernelizedRPEAttention
 from ..checks import check_at_least
 from ..position_bias import DecayBias, PositionBias
-from ..toeplitz.banded import SMALLEST_CHUNK, banded_cost
+from ..toeplitz import SMALLEST_CHUNK, banded_cost
 from .signatures import all_layers
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import companion, staged
-from ..toeplitz.fft import forward_transforms
-from ..toeplitz.overrides import forced_route, replaced_biases
+from ..toeplitz import override
 from .compression import certificates_by_name, check_bound, compress_biases
 from .inspection import check_contents, drop_names, inspect
 from .measuring import Measurement, check_gpu, measure_signatures, outside_xnnpack
@@ -127,7 +126,7 @@ def export_tflite(
             companion(target, suffix).write_bytes(each)
         compressed = compress_biases(model, lengths, bias_tolerance)
         replacements = {bias: new for bias, (new, _) in compressed.items()}
-        with forward_transforms(), replaced_biases(replacements):
+        with override(forward_transforms=True, replaced_biases=replacements):
             functions = litert_functions(model, lengths, tokenizer)
         # What a killed export leaves here goes with the next one.
         working_folder = target.parent.parent
@@ -146,7 +145,7 @@ def export_tflite(
         check_errors(max_error, tolerance)
         if replacements:
             # Beside the same biases in Keras: what `bias_tolerance` allows must hide no fault of the conversion.
-            with replaced_biases(replacements):
+            with override(replaced_biases=replacements):
                 check_errors(_errors(target, model, lengths, tokenizer, texts)[0], conversion_tolerance)
         fixed = [length for length in lengths if length is not None]
         # A signature for any length costs what its inputs ask: it runs at the longest of the others.
@@ -228,7 +227,7 @@ def _measure_dense(
         return None
     with tempfile.TemporaryDirectory(dir=working_folder) as folder:
         path = os.path.join(folder, "dense.tflite")
-        with open(path, "wb") as file, forced_route("dense"):
+        with open(path, "wb") as file, override(route="dense"):
             file.write(drop_names(_convert(litert_functions(model, lengths, tokenizer=None), folder)))
         return measure_signatures(path, {signature_name("ids", length): length for length in lengths})
 

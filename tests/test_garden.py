@@ -140,15 +140,15 @@ def test_the_snippet_of_the_page_runs(checks):
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused(checks):
     expected = {
-        "no bias": "bias must be a bias layer of krpe_tf. Received: bias='decay'",
-        "keras bias": 'position_bias must be None, "decay", "bucketed" or a krpe_tf.garden.PositionBias',
+        "no bias": "`bias` must be a bias layer of krpe_tf. Received: bias='decay'",
+        "keras bias": '`position_bias` must be None, "decay", "bucketed" or a krpe_tf.garden.PositionBias',
         "heads": "as many heads as the attention, 4. Received: position_bias with num_heads=2",
-        "axes": "attention_axes must be None. Received: attention_axes=(1, 2)",
-        "route": 'feature_map="softmax" is served by route="dense". Received: route=\'fft\'',
-        "sizes": "num_attention_heads must divide hidden_size. Received: num_attention_heads=2, hidden_size=15",
-        "type": "position_bias.type must be one of None, 'decay', 'bucketed', 'learned'. Received: "
+        "axes": "`attention_axes` must be None. Received: attention_axes=(1, 2)",
+        "route": '`feature_map="softmax"` needs `route="dense"` or "auto". Received: route=\'fft\'',
+        "sizes": "`num_attention_heads` must divide `hidden_size`. Received: num_attention_heads=2, hidden_size=15",
+        "type": "`position_bias.type` must be one of None, 'decay', 'bucketed', 'learned'. Received: "
         "position_bias.type='decoy'",
-        "not built": "encoder must be a built krpe_tf.garden.Encoder. Received: encoder=",
+        "not built": "`encoder` must be a built krpe_tf.garden.Encoder. Received: encoder=",
     }
     assert checks["refusals"].keys() == expected.keys()
     for name, message in expected.items():
