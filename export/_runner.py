@@ -3,6 +3,7 @@
 A script, never imported: it must see nothing of krpe_tf, Keras or the exporting process. KIND is "litert" or
 "saved_model", OPS "text" where tensorflow-text's ops are needed and "builtin" elsewhere, REQUEST a JSON list of
 [signature, {input: values}], ANSWER the .npz to write, one array "CALL/OUTPUT" for each output and "CALL/milliseconds".
+It prints the name of every signature before it runs it: where it crashes, the last one is to blame.
 """
 
 import json
@@ -19,6 +20,7 @@ def main(kind, path, ops, request, answer):
     runner = {"litert": litert, "saved_model": saved_model}[kind](path, ops == "text")
     results = {}
     for index, (signature, inputs) in enumerate(calls):
+        print(signature, flush=True)
         inputs = {name: to_array(name, value) for name, value in inputs.items()}
         start = time.perf_counter()
         outputs = {name: np.asarray(value) for name, value in runner(signature, inputs).items()}

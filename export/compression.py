@@ -12,7 +12,7 @@ from ..attention import KernelizedRPEAttention
 from ..checks import check_at_least
 from ..position_bias import DecayBias, PositionBias
 from ..toeplitz import SMALLEST_CHUNK, banded_cost
-from .signatures import all_layers
+from .layers import all_layers
 
 if TYPE_CHECKING:
     import keras

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .parity import Sample
+from .samples import Document, shortened
 
 if TYPE_CHECKING:
     import keras
@@ -43,7 +43,7 @@ def check_quantization(quantization: str | None) -> None:
 
 
 def quantize(
-    content: bytes, quantization: str, model: "keras.Model", signature: str, samples: Sequence[Sample]
+    content: bytes, quantization: str, model: "keras.Model", signature: str, documents: Sequence[Document]
 ) -> bytes:
     """Quantize the dense layers and embeddings of a float32 .tflite file, the same for all its signatures.
 
@@ -54,7 +54,7 @@ def quantize(
             out of dense layers.
         model: The Keras model that it came from: tells dense layers from random features.
         signature: For "int8_static", the signature that the ranges are measured with.
-        samples: For "int8_static", its documents.
+        documents: For "int8_static", what they are measured on.
 
     Returns:
         The quantized file.
@@ -86,7 +86,7 @@ def quantize(
     with _quiet():
         if quantization == "int8_static":
             graph = next(s.subgraphIndex for s in file.signatureDefs if s.signatureKey.decode() == signature)
-            ranges = _measure(content, recipe.get_quantization_recipe(), signature, samples, layers, graph)
+            ranges = _measure(content, recipe.get_quantization_recipe(), signature, documents, layers, graph)
         done = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(done.quantized_model)
 
@@ -95,7 +95,7 @@ def _measure(
     content: bytes,
     recipe: list[dict],
     signature: str,
-    samples: Sequence[Sample],
+    documents: Sequence[Document],
     layers: list[list[tuple]],
     measured: int,
 ) -> dict[str, Any]:
@@ -111,11 +111,9 @@ def _measure(
     manager.load_quantization_recipe(recipe)
     calibration = calibrator.Calibrator(content, num_threads=2, qsv_update_func=qsv_utils.min_max_update)
     inputs = []
-    for sample in samples:
-        count = int(sample.padding_mask.sum())
-        for shorter in (count, *(n for n in SHORT_DOCUMENTS if n < count)):
-            mask = sample.padding_mask * (np.arange(sample.padding_mask.shape[1]) < shorter)
-            inputs.append({"token_ids": sample.token_ids, "padding_mask": mask.astype(np.int32)})
+    for document in documents:
+        count = int(document.valid.sum())
+        inputs += [shortened(document, n).inputs for n in (count, *(n for n in SHORT_DOCUMENTS if n < count))]
     calibration.calibrate({signature: inputs}, manager)
     ranges = calibration.get_model_qsvs()
     known = {place: (source, output) for place, source, _, output in layers[measured]}

@@ -207,7 +207,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("export", [export_tflite, export_saved_model])
 def test_a_full_disk(small_disk, export):
     model = make_classifier(hidden_dim=64, intermediate_dim=256)
-    with pytest.raises(OSError, match=r"the export cannot be written \(.*[Nn]o space left") as caught:
+    with pytest.raises(OSError, match=r"the file cannot be written \(.*[Nn]o space left") as caught:
         export(model, small_disk / "model")
     assert caught.value.filename == str(small_disk / "model")
     assert list(small_disk.iterdir()) == []

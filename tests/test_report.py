@@ -8,10 +8,11 @@ from export_models import export_tflite, make_classifier, make_encoder, make_ids
 
 from krpe_tf import models
 from krpe_tf.export import LiteRTModel
+from krpe_tf.export.compare import relative_errors
 from krpe_tf.export.inspection import inspect, keep_one_signature
 from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
-from krpe_tf.export.parity import Sample, relative_errors
-from krpe_tf.export.report import comparison_table, render, summary
+from krpe_tf.export.report import comparison_table, markdown_table, render, summary
+from krpe_tf.export.samples import Document, Sample
 from krpe_tf.files import companion
 
 
@@ -124,10 +125,11 @@ def test_a_report_in_the_way_is_not_overwritten_and_a_refused_export_leaves_none
 
 
 def test_errors_are_over_the_largest_output_at_valid_positions():
-    ids, mask = np.zeros((1, 3), np.int32), np.array([[1, 1, 0]], np.int32)
+    inputs = {"token_ids": np.zeros((1, 3), np.int32), "padding_mask": np.array([[1, 1, 0]], np.int32)}
+    document = Document(inputs, None, 2)
     reference = np.array([[[1.0, -4.0], [2.0, 0.0], [9.0, 9.0]]])
     output = reference + np.array([[[0.0, 1.0], [0.5, 0.5], [7.0, 7.0]]])
-    samples = [Sample(ids, mask, None, 2, reference)]
+    samples = [Sample(document, reference, document.valid)]
     assert relative_errors(samples, [output]) == (1 / 4, 0.5 / 4)
     assert relative_errors(samples, [output[:, :2]]) == (np.inf, np.inf)
     assert relative_errors(samples, [output * np.nan]) == (np.inf, np.inf)
@@ -150,6 +152,10 @@ def test_the_table_has_a_row_for_each_file_and_length(small):
     assert rows[2][2] == "16"
     assert rows[2][5:] == ["2.5", "1.5", "62 MiB"]
     assert rows[3][5:] == ["1,234.6", "5.0", "unknown"]
+
+
+def test_a_markdown_table():
+    assert markdown_table(["a", "b"], [["x", 1], ["y", ""]]) == "| a | b |\n| --- | --- |\n| x | 1 |\n| y |  |"
 
 
 def test_a_file_that_cannot_run_says_why(small, tmp_path):
