@@ -138,7 +138,7 @@ def staged(
         if error.errno is None:
             raise
         reason = f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
-        raise OSError(error.errno, f"the file cannot be written ({reason})", str(path)) from error
+        raise OSError(error.errno, f"the output cannot be written ({reason})", str(path)) from error
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from export_models import export_tflite, make_classifier, make_encoder, make_ids, make_tokenizer
+from export_models import export_tflite, make_classifier, make_encoder, make_ids
 
 from krpe_tf import models
 from krpe_tf.export import LiteRTModel
@@ -17,24 +17,22 @@ from krpe_tf.files import companion
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(shared):
     """A measured file with text, fixed lengths and one that is free."""
-    path = tmp_path_factory.mktemp("report") / "model.tflite"
-    return path, export_tflite(make_classifier(), path, (16, 40, None), tokenizer=make_tokenizer(), measure=True)
+    return shared.free
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("small") / "model.tflite"
-    return path, export_tflite(make_classifier(num_layers=1), path, (16, 40))
+def small(shared):
+    return shared.ids
 
 
 @pytest.mark.slow
 def test_the_report_lies_beside_the_file(exported):
     path, report = exported
-    vocabulary = {"model.vocab.txt", "model.tokenizer_config.json"}
-    reports = {"model.report.json", "model.report.md"}
-    assert {each.name for each in path.parent.iterdir()} == {"model.tflite"} | reports | vocabulary
+    beside = {companion(path, end) for end in ("report.json", "report.md", "vocab.txt", "tokenizer_config.json")}
+    assert set(path.parent.glob("free*")) == {path} | beside
+    assert not list(path.parent.glob(".*"))
     assert json.loads(companion(path, "report.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(report)))
     page = companion(path, "report.md").read_text()
     assert page == render(report)
@@ -47,12 +45,12 @@ def test_the_report_lies_beside_the_file(exported):
 
 
 @pytest.mark.slow
-def test_the_report_counts_ops_and_weights(exported):
+def test_the_report_counts_ops_and_weights(exported, shared):
     path, report = exported
     counted = sum(report.ops.values()) + sum(report.custom_ops.values())
     assert counted == sum(report.signature_ops.values())
     # At least the weights of the model, at most the file.
-    assert 4 * make_classifier().count_params() < report.weight_bytes < report.bytes == path.stat().st_size
+    assert 4 * shared.classifier.count_params() < report.weight_bytes < report.bytes == path.stat().st_size
 
 
 @pytest.mark.slow
@@ -102,13 +100,13 @@ def test_one_signature_is_kept_and_computes_the_same(small, tmp_path):
     np.testing.assert_array_equal(LiteRTModel(kept)(inputs), LiteRTModel(path)(inputs))
 
 
-def test_measure_off_leaves_measurements_out(small):
+def test_measure_off_leaves_measurements_out(small, tmp_path):
     path, report = small
     assert report.measurements is None
     assert "peak memory" not in companion(path, "report.md").read_text()
     assert comparison_table([report]).count("\n") == 1  # The head alone.
     with pytest.raises(ValueError, match=r"`measure` must be True or False\. Received: measure='no'"):
-        export_tflite(make_classifier(), path.with_name("other.tflite"), (8,), measure="no")
+        export_tflite(make_classifier(), tmp_path / "other.tflite", (8,), measure="no")
 
 
 def test_a_report_in_the_way_is_not_overwritten_and_a_refused_export_leaves_none(small, tmp_path):
