@@ -31,14 +31,14 @@ def main(kind, path, ops, request, answer):
 
 
 def to_array(name, value):
-    """An input's values as LiteRT and TensorFlow take them: UTF-8 bytes or int32."""
+    """Return an input's values as LiteRT and TensorFlow take them: UTF-8 bytes or int32."""
     if name == "text":
         return np.array([text.encode("utf-8") for text in value], dtype=object)
     return np.array(value, dtype=np.int32)
 
 
 def litert(path, with_text):
-    """A .tflite file's signatures, on the plain interpreter unless text goes in."""
+    """Load a .tflite file's signatures, on the plain interpreter unless text goes in."""
     if with_text:
         from ai_edge_litert.interpreter import InterpreterWithCustomOps
         from tensorflow_text.core.pybinds import tflite_registrar
@@ -54,7 +54,7 @@ def litert(path, with_text):
 
 
 def saved_model(path, with_text):
-    """A SavedModel's signatures; one with a tokenizer loads only where tensorflow-text's ops are known."""
+    """Load a SavedModel's signatures; one with a tokenizer loads only where tensorflow-text's ops are known."""
     import tensorflow as tf
 
     if with_text:

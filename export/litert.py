@@ -53,12 +53,12 @@ def export_tflite(
 
     Signatures, for each length n, all on the same weights, each for one document:
     - `ids_n`: int32 `token_ids` and `padding_mask` `(1, n)` to float32 `output`. Builtin ops only.
-    - with a tokenizer `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`. The text is cut to n
-      tokens: a caller must refuse the output where `token_count` is above n. Needs tensorflow-text's custom ops.
-    - with a tokenizer `tokenize`: `text` `(1,)` to int32 `token_ids` `(1, count)`, not cut.
+    - with a tokenizer `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`. The text is truncated
+      to n tokens: a caller must refuse the output where `token_count` is above n. Needs tensorflow-text's custom ops.
+    - with a tokenizer `tokenize`: `text` `(1,)` to int32 `token_ids` `(1, count)`, all of them.
 
-    None among the lengths makes `ids_any` and `text_any`, for any n: nothing is cut, nothing need be padded. Runtimes
-    give memory to each new length when it comes, and delegates for phone GPUs and NPUs take fixed shapes only.
+    None among the lengths makes `ids_any` and `text_any`, for any n: nothing is truncated, nothing need be padded.
+    Runtimes give memory to each new length when it comes, and delegates for phone GPUs and NPUs take fixed shapes only.
 
     `LiteRTModel` calls them.
 
@@ -267,7 +267,7 @@ def _describe(plan: _Plan, file: os.PathLike, made: _Made, path: str, errors: tu
 
 
 def _calibration_length(lengths: Sequence[int | None]) -> int | None:
-    """The shortest length of 512 or more, else the longest: activations of longer documents range no further."""
+    """Return the shortest length of 512 or more, else the longest: activations of longer documents range no further."""
     fixed = sorted(n for n in lengths if n is not None)
     return next((n for n in fixed if n >= 512), fixed[-1] if fixed else None)
 
@@ -287,7 +287,7 @@ def _convert(functions: dict[str, Any], working_folder: os.PathLike) -> bytes:
 def _measure_dense(
     model: "keras.Model", lengths: Sequence[int], working_folder: os.PathLike
 ) -> list[Measurement] | None:
-    """What the same model costs on the dense route, in float32; None where every length would take it too long."""
+    """Measure the same model on the dense route, in float32; None where every length would take it too long."""
     lengths = [length for length in lengths if length <= LONGEST_DENSE]
     if not lengths:
         return None

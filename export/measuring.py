@@ -71,7 +71,7 @@ class Worker:
         )
 
     def ask(self) -> float | None:
-        """Milliseconds of one run, None if the process has ended."""
+        """Run once; return the milliseconds, None if the process has ended."""
         try:
             self.process.stdin.write("run\n")
             self.process.stdin.flush()

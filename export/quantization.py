@@ -29,7 +29,7 @@ SMALLEST_WEIGHTS = 1024
 
 
 def check_quantization(quantization: str | None) -> None:
-    """Raises a ValueError for a quantization that there is not, with the reason."""
+    """Raise a ValueError for a quantization that there is not, with the reason."""
     if quantization == "full_int8":
         raise ValueError(
             "`quantization` cannot be 'full_int8': the denominators of kernelized attention range too widely for 8 "
@@ -99,7 +99,7 @@ def _measure(
     layers: list[list[tuple]],
     measured: int,
 ) -> dict[str, Any]:
-    """The ranges of what goes in and out of every dense layer: those of one graph, for all graphs.
+    """Measure the ranges of what goes in and out of every dense layer: those of one graph, for all graphs.
 
     Signatures that take text have ops that the calibrator's interpreter does not know, and one scale for all is what
     lets signatures share their weights.
@@ -125,7 +125,7 @@ def _measure(
 
 
 def _dense_layers(model: Any, graph: Any) -> Iterator[tuple[tuple[int, int], str, np.ndarray, str]]:
-    """The dense ops of a graph: (buffer of the weights, times it was used before), input, weights, output."""
+    """Yield the dense ops of a graph: (buffer of the weights, times it was used before), input, weights, output."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     used = Counter()
@@ -140,7 +140,7 @@ def _dense_layers(model: Any, graph: Any) -> Iterator[tuple[tuple[int, int], str
 
 
 def _lookups_for_gathers(content: bytes) -> bytes:
-    """EMBEDDING_LOOKUP in place of GATHER from tables of weights: a row may then have a scale of its own.
+    """Put EMBEDDING_LOOKUP in place of GATHER from tables of weights: a row may then have a scale of its own.
 
     It takes a list of ids and gives a list of rows, so one RESHAPE goes before it and one after.
     """
@@ -206,7 +206,7 @@ def _lookups_for_gathers(content: bytes) -> bytes:
 
 
 def _is_lookup(model: Any, graph: Any, gather: Any) -> bool:
-    """Whether a GATHER takes whole rows of a table of weights."""
+    """Return whether a GATHER takes whole rows of a table of weights."""
     table = graph.tensors[gather.inputs[0]]
     rows = gather.builtinOptions.axis == 0 and gather.builtinOptions.batchDims == 0 and len(table.shape) == 2
     return rows and table.type == 0 and model.buffers[table.buffer].data is not None  # 0: float32
@@ -214,7 +214,7 @@ def _is_lookup(model: Any, graph: Any, gather: Any) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without ai-edge-quantizer's progress bars and its warnings of shared weights and memory."""
+    """Run without ai-edge-quantizer's progress bars and its warnings of shared weights and memory."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

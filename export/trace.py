@@ -34,7 +34,7 @@ def litert_functions(
         Concrete functions by signature name. For each length n, `ids_n`: int32 `token_ids` and `padding_mask` `(1, n)`
         to `output`. With a tokenizer also `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`,
         the tokens the text has, those beyond n included; and `tokenize`: `text` `(1,)` to `token_ids` `(1, count)`.
-        For any length n is "any", and `text_any` neither cuts nor pads.
+        For any length n is "any", and `text_any` neither truncates nor pads.
     """
     import tensorflow as tf
 

@@ -79,7 +79,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def with_text(encoder, tmp_path_factory):
-    """The report of an encoder's export with a tokenizer, and its answers to all calls of the tests, from one process."""
+    """The report of an encoder's export with a tokenizer, and its answers to the tests, from one process."""
     path = tmp_path_factory.mktemp("text") / "saved"
     report = export_saved_model(encoder, path, make_tokenizer(), measure=False)
     right = [text_call(*TEXTS), ("token_ids", make_tokenizer()(TEXTS)), text_call(*ODD_TEXTS)]
