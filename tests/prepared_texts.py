@@ -52,7 +52,9 @@ def stored(prepared, split):
     """(ids, label) of every document, or (ids,), read by nothing of ours."""
     folder, manifest = prepared.path / split, prepared.manifest["splits"][split]
     starts = np.fromfile(folder / "token_ids.starts.bin", "<i8")
-    ids = np.fromfile(folder / "token_ids.bin", {"uint16": "<u2", "int32": "<i4"}[manifest["fields"]["token_ids"]["dtype"]])
+    ids = np.fromfile(
+        folder / "token_ids.bin", {"uint16": "<u2", "int32": "<i4"}[manifest["fields"]["token_ids"]["dtype"]]
+    )
     documents = [part.tolist() for part in np.split(ids, starts[1:-1])] if len(starts) > 1 else []
     assert (starts[0], starts[-1]) == (0, len(ids))
     assert (manifest["documents"], manifest["tokens"]) == (len(documents), len(ids))

@@ -34,7 +34,9 @@ def batches(dataset):
     batch_tokens=st.sampled_from([1, 64, 130, 1000]),
     shuffle=st.booleans(),
 )
-def test_every_document_comes_once_whole_or_truncated_and_counted(words_tokenizer, lengths, max_length, batch_tokens, shuffle):
+def test_every_document_comes_once_whole_or_truncated_and_counted(
+    words_tokenizer, lengths, max_length, batch_tokens, shuffle
+):
     texts, labels = make_corpus(lengths)
     dataset, report = classification_dataset(
         words_tokenizer, texts, labels, max_length, batch_tokens, min_length=8, shuffle=shuffle

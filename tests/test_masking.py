@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from batch_checks import real_rows, restore, same, taken
 
-from krpe_tf.data import Masking, masked_lm_batches, masked_lm_dataset
+from krpe_tf.data import masked_lm_dataset
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "wizards", "mix", ",", "."]

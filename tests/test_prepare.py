@@ -106,7 +106,9 @@ def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, cap
     assert f"train: {prepared.documents()} documents, {prepared.tokens():,} tokens" in said
     prepared.verify()
     assert main(arguments) == 2
-    assert "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite)" in capsys.readouterr().err
+    assert (
+        "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite)" in capsys.readouterr().err
+    )
     assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0"]) == 0
     prepared = load_corpus(prepared.path)
     assert (prepared.classes, prepared.documents(), prepared.documents("validation")) == (None, 30, 0)

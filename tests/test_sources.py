@@ -132,8 +132,7 @@ def test_a_folder_is_read_where_it_is_wanted_and_in_the_order_of_the_seed(tmp_pa
     assert [row.values.get("text") for row in rows] == [None] * 10 + [str(number) for number in range(1, 20, 2)]
     assert rows[0].place == str(tmp_path / "a" / "00.txt")
     orders = [
-        [row.values["text"] for row in open_source(tmp_path, ("text", "label"), seed=seed).rows()]
-        for seed in (1, 1, 2)
+        [row.values["text"] for row in open_source(tmp_path, ("text", "label"), seed=seed).rows()] for seed in (1, 1, 2)
     ]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2]) == sorted(map(str, range(20)))
