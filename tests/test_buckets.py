@@ -38,9 +38,8 @@ def test_every_document_comes_once_whole_or_truncated_and_counted(
     words_tokenizer, lengths, max_length, batch_tokens, shuffle
 ):
     texts, labels = make_corpus(lengths)
-    made, report = classification_batches(
-        words_tokenizer, texts, labels, max_length, batch_tokens, min_length=8, shuffle=shuffle
-    )
+    fields = {"token_ids": Ragged.join(map(ids_of, texts)), "label": np.array(labels)}
+    made, report = buckets(fields, max_length, batch_tokens, tokenizer=words_tokenizer, min_length=8, shuffle=shuffle)
     excess = [max(0, length - max_length) for length in lengths]
     assert report == CutReport(len(lengths), sum(e > 0 for e in excess), sum(excess), sum(lengths))
     seen = {}
