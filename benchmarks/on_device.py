@@ -19,7 +19,7 @@ from _measure import SLOW_ROUNDS, SLOW_SECONDS, command_line, print_row, spread,
 
 from krpe_tf.export.inspection import drop_names, inspect
 from krpe_tf.export.measuring import Worker
-from krpe_tf.export.signatures import litert_functions, save_functions
+from krpe_tf.export.trace import litert_functions, save_functions
 from krpe_tf.models import Encoder
 
 FEATURES = 16

@@ -55,6 +55,14 @@ def prepared(tmp_path_factory, words_tokenizer):
     return prepare(source, folder / "out", tokenizer=words_tokenizer, **SIZES)
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A classifier and its exports, each made when a test first asks for it: see `export_models.Shared`."""
+    from export_models import Shared
+
+    return Shared(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
 def optimized():
     """Compiles as a user does. XLA on CPU has rewritten correct graphs into wrong ones, so some tests must."""

@@ -133,4 +133,4 @@ def test_unwritable_output_is_said_before_any_work(tmp_path, capsys):
     (tmp_path / "documents.csv").write_text("text,label\n" + "\n".join(f"{t},{k}" for t, k in _documents(8)))
     (tmp_path / "file").touch()
     assert main(["train", str(tmp_path / "documents.csv"), "--output", str(tmp_path / "file" / "run")]) == 2
-    assert "output must be a writable folder" in capsys.readouterr().err
+    assert "`output` must be a writable folder" in capsys.readouterr().err
