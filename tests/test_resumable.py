@@ -33,7 +33,7 @@ class Blobs:
         for step in itertools.count(start_step):
             random = np.random.default_rng(step)
             label = random.integers(0, 3, 16).astype("int32")
-            x = np.eye(3, 8, dtype="float32")[label] + random.normal(size=(16, 8)).astype("float32")
+            x = np.eye(3, 8, dtype="float32")[label] + 0.5 * random.normal(size=(16, 8)).astype("float32")
             yield x * np.float32(np.nan if step == self.broken_step else 1), label
 
 
