@@ -21,7 +21,7 @@ class DocumentSettings(Settings):
     epochs: int = setting(4, "passes over the documents at most")
     batch_tokens: int = setting(16_384, "tokens per batch of documents, padding included")
     patience: int = setting(3, "epochs without improvement before training stops early")
-    fine_tune_optimizer: dict = setting({}, "optimizer options for the task, see docs/training.md")
+    fine_tune_optimizer: dict = setting({}, "optimizer options for the task, see docs/training.md")  # noqa: RUF009
 
     def __post_init__(self):  # noqa: D105
         super().__post_init__()

@@ -22,7 +22,7 @@ class MaskedLMSettings(Settings):
     pretrain_steps: int = setting(400, "masked-LM steps before the task; 0 for none")
     pretrain_length: int = setting(512, "tokens per masked-LM window")
     pretrain_batch_size: int = setting(8, "windows per masked-LM batch")
-    pretrain_optimizer: dict = setting({}, "optimizer options for pretraining, see docs/training.md")
+    pretrain_optimizer: dict = setting({}, "optimizer options for pretraining, see docs/training.md")  # noqa: RUF009
 
     def __post_init__(self):  # noqa: D105
         super().__post_init__()

@@ -33,9 +33,7 @@ def check_names(allowed: set[str], **settings: Mapping) -> None:
     """Raise a ValueError unless each named setting is a mapping whose keys are among `allowed`."""
     for name, given in settings.items():
         if not isinstance(given, Mapping) or not set(given) <= allowed:
-            raise ValueError(
-                f"`{name}` must hold values for {', '.join(sorted(allowed))}. Received: {name}={given!r}"
-            )
+            raise ValueError(f"`{name}` must hold values for {', '.join(sorted(allowed))}. Received: {name}={given!r}")
 
 
 def complete_optimizer(settings: Settings, name: str, learning_rate: float) -> None:

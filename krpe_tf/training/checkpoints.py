@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,27 @@ class Checkpoints:
                 f"Received: directory={str(self.directory)!r} with {len(self._damaged)} damaged ones"
             )
         return None
+
+    def make_newest(self, checkpoint: str | os.PathLike) -> None:
+        """Copy a checkpoint to the place of the newest, so that `restore` reads that one.
+
+        Args:
+            checkpoint: Its path, or the name of its file.
+
+        Raises:
+            ValueError: If the folder has no such checkpoint, or it is damaged.
+            OSError: If the disk is full or fails.
+        """
+        paths = self.paths
+        path = self.directory / Path(checkpoint).name
+        damage = self._damage(path) if path in paths else "not among them"
+        if damage is not None:
+            names = ", ".join(each.name for each in paths)
+            raise ValueError(f"a checkpoint must be one of {names}. Received: {str(checkpoint)!r} ({damage})")
+        if path != paths[-1]:
+            temporary = self.directory / TEMPORARY
+            shutil.copyfile(path, temporary)
+            os.replace(temporary, self.directory / f"{1 + _number(paths[-1]):06d}-{path.name.partition('-')[2]}")
 
     def _write(self, arrays: dict[str, np.ndarray], state: dict, label: str) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -64,9 +64,9 @@ def fit(
     """Train a compiled model with one `model.fit`, resuming from the newest checkpoint if there is one.
 
     What Keras calls an epoch, in its progress bar and in TensorBoard, is here an interval: `validate_every` divided
-    into equal parts of at most `checkpoint_every` steps, rounded up to whole steps; undivided without `checkpoints`. A run
-    starts and stops at ends of intervals, so that everything in a checkpoint (weights, seeds, optimizer, history, early
-    stopping) and the batches to come are those of a run that was never stopped.
+    into equal parts of at most `checkpoint_every` steps, rounded up to whole steps; undivided without `checkpoints`.
+    A run starts and stops at ends of intervals, so that everything in a checkpoint (weights, seeds, optimizer, history,
+    early stopping) and the batches to come are those of a run that was never stopped.
 
     Several phases share one `Checkpoints`: a phase that an earlier run finished returns its history at once. The model
     then holds the phase's last weights or, where a later phase has begun, is left as it is.
