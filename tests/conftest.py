@@ -33,6 +33,14 @@ def fixed_seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A run that was trained and exported by the command line, see tests/trained_run.py. Only read it."""
+    from trained_run import train_and_export
+
+    return train_and_export(tmp_path_factory.mktemp("trained"))
+
+
 @pytest.fixture
 def optimized():
     """Compiles as a user does. XLA on CPU has rewritten correct graphs into wrong ones, so some tests must."""
