@@ -34,6 +34,14 @@ def fixed_seed():
 
 
 @pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A run that was trained and exported by the command line, see tests/trained_run.py. Only read it."""
+    from trained_run import train_and_export
+
+    return train_and_export(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
 def words_tokenizer():
     """Knows the words of tests/prepared_texts.py."""
     from prepared_texts import WORDS
