@@ -145,6 +145,9 @@ def _train(output: Path, messages: Messages, settings: DemoSettings, resumed: bo
         **common,
     )
     pretrained, tokenizer, _ = load_run(runs["pretrained"])
+    # Only the feature map differs (section 4.5 of the paper).
+    twin = Encoder.from_config({**pretrained.encoder.get_config(), "feature_map": "softmax"})
+    twin.set_weights(pretrained.encoder.get_weights())
     common |= {"tokenizer": tokenizer, "pretrain_steps": 0, "epochs": settings.epochs}
 
     logger.info("\n2. fine-tuning on whole messages of up to %d tokens", settings.max_length)
@@ -158,9 +161,6 @@ def _train(output: Path, messages: Messages, settings: DemoSettings, resumed: bo
         **common,
     )
     logger.info("\n3. fine-tuning the softmax twin for as many steps, at %d tokens", settings.twin_max_length)
-    # Only the feature map differs (section 4.5 of the paper).
-    twin = Encoder.from_config({**pretrained.encoder.get_config(), "feature_map": "softmax"})
-    twin.set_weights(pretrained.encoder.get_weights())
     twin_tuned = _train_once(
         runs["twin"],
         messages.train,
