@@ -182,4 +182,4 @@ def prepared_run_data(prepared: "PreparedTexts", settings: RunSettings, batch_mu
 
 def prepared_identity(prepared: "PreparedTexts") -> list[str]:
     """Strings that tell one prepared folder from another."""
-    return [json.dumps(prepared.manifest, sort_keys=True), json.dumps(prepared.tokenizer._config())]
+    return [json.dumps(prepared.manifest, sort_keys=True), json.dumps(prepared.tokenizer.get_config())]
