@@ -1,8 +1,24 @@
 """Encoders and task heads, as functional Keras models."""
 
 from .encoder import Encoder
+from .head import Head
+from .interface import Array, Interface, interface_of
 from .masked_lm import MaskedLM
+from .presets import PRESETS, preset_arguments
 from .text_classifier import TextClassifier
 from .text_embedder import TextEmbedder
+from .token_classifier import TokenClassifier
 
-__all__ = ["Encoder", "MaskedLM", "TextClassifier", "TextEmbedder"]
+__all__ = [
+    "PRESETS",
+    "Array",
+    "Encoder",
+    "Head",
+    "Interface",
+    "MaskedLM",
+    "TextClassifier",
+    "TextEmbedder",
+    "TokenClassifier",
+    "interface_of",
+    "preset_arguments",
+]

@@ -1,5 +1,7 @@
 """Sizes with a name. Parameter counts are pinned by a test."""
 
+from ..checks import check_one_of
+
 PRESETS = {
     # Runs in tests.
     "tiny": {
@@ -32,11 +34,10 @@ PRESETS = {
 
 
 def preset_arguments(preset: str) -> dict:
-    """The arguments of `Encoder` for a preset.
+    """Return the arguments of `Encoder` for a preset.
 
     Raises:
-        ValueError: for an unknown preset.
+        ValueError: For an unknown preset.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}. Received: preset={preset!r}")
+    check_one_of(tuple(PRESETS), preset=preset)
     return dict(PRESETS[preset])

@@ -65,7 +65,12 @@ MUTATIONS = [
     (TOEPLITZ + "grid.py", "before = (blocks * grid_rows - height) * line", "before = height * line", "test_grid.py"),
     (TOEPLITZ + "grid.py", "special[None, :, 2:, None]", "special[None, :, 1:2, None]", "test_grid.py"),
     (TOEPLITZ + "dispatch.py", "causal=False, key_mask=mask", "causal=True, key_mask=mask", "test_toeplitz.py"),
-    ("krpe_tf/position_bias/base.py", "distance - self.radius, 0", "distance - self.radius + 1, 0", "test_position_bias.py"),
+    (
+        "krpe_tf/position_bias/base.py",
+        "distance - self.radius, 0",
+        "distance - self.radius + 1, 0",
+        "test_position_bias.py",
+    ),
     (
         "krpe_tf/position_bias/bucketed.py",
         "np.where(offsets > 0, self.num",

@@ -230,7 +230,7 @@ def test_bad_arguments_raise(change, argument):
 
 
 def test_an_unknown_preset_raises():
-    with pytest.raises(ValueError, match=r"preset must be one of.*Received: preset='huge'"):
+    with pytest.raises(ValueError, match=r"`preset` must be one of.*Received: preset='huge'"):
         Encoder.from_preset("huge")
 
 

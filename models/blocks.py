@@ -1,0 +1,181 @@
+"""The pre-norm transformer block, as functions of symbolic tensors, for every backbone.
+
+The layers get the names that saved weights and layout maps know: `layer_0_attention`, `layer_0_feed_forward_in`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import keras
+from keras import layers
+
+from ..attention import KernelizedRPEAttention
+from ..checks import check_at_least, check_rate
+from ..finite import finite
+from ..position_bias import make_position_bias
+
+Dense, LayerNormalization = finite(layers.Dense), finite(layers.LayerNormalization)
+ReversibleEmbedding = finite(layers.ReversibleEmbedding)
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What all blocks of a backbone have in common.
+
+    Attributes: `num_heads`; `hidden_dim`, the width of a position's vector; `intermediate_dim`, the width inside the
+    feed-forward block; `dropout`, the rate on what attention and feed-forward add to the vectors; `seed`, which draws
+    it and, plus a block's index, the block's random features; `dtype`, the policy of all layers but norms; `attention`,
+    further arguments of `KernelizedRPEAttention`; `initializer`, cloned for every kernel and embedding.
+
+    Raises:
+        ValueError: For sizes below 1, a rate outside of [0, 1), or heads that do not divide `hidden_dim`.
+    """
+
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    seed: int | None
+    dtype: keras.DTypePolicy
+    attention: dict = field(default_factory=dict)
+    initializer: keras.initializers.Initializer = field(
+        default_factory=lambda: keras.initializers.TruncatedNormal(stddev=0.02)
+    )
+
+    def __post_init__(self):
+        """Check sizes and rates."""
+        sizes = {name: getattr(self, name) for name in ("num_heads", "hidden_dim", "intermediate_dim")}
+        check_at_least(1, **sizes)
+        check_rate(dropout=self.dropout)
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                "`num_heads` must divide `hidden_dim`. "
+                f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
+            )
+
+
+def pre_norm_stack(x, mask, position_biases: Sequence, options: BlockOptions, name: str = "layer", norm="final_norm"):
+    """Apply a block for each position bias, and a norm that closes the stack.
+
+    Args:
+        x: Symbolic tensor `(batch, n, hidden_dim)`.
+        mask: Symbolic tensor `(batch, n)`, zero where padded, or None.
+        position_biases: For each block its bias, as `make_biases` gives them.
+        options: Sizes and arguments that all blocks share.
+        name: Begins the names of the blocks' layers: "layer" makes "layer_0_attention".
+        norm: The name of the last norm.
+
+    Returns:
+        A symbolic tensor like `x`, float32.
+    """
+    for index, position_bias in enumerate(position_biases):
+        seed = None if options.seed is None else options.seed + index
+        x = pre_norm_block(x, mask, f"{name}_{index}", position_bias, seed, options)
+    return make_norm(norm)(x)
+
+
+def pre_norm_block(x, mask, prefix: str, position_bias, attention_seed: int | None, options: BlockOptions):
+    """Apply one block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    Args:
+        x: Symbolic tensor `(batch, n, hidden_dim)`.
+        mask: Symbolic tensor `(batch, n)`, zero where padded, or None.
+        prefix: Begins the names of the layers: "layer_0".
+        position_bias: A bias layer, or None. Blocks that are given the same one share it.
+        attention_seed: Draws the random features and the attention's dropout: another one for each block.
+        options: Sizes and arguments that all blocks share.
+
+    Returns:
+        A symbolic tensor like `x`.
+    """
+    attention = KernelizedRPEAttention(
+        options.num_heads,
+        options.hidden_dim // options.num_heads,
+        position_bias=position_bias,
+        dropout=options.dropout,
+        seed=attention_seed,
+        kernel_initializer=options.initializer.clone(),
+        dtype=options.dtype,
+        name=f"{prefix}_attention",
+        **options.attention,
+    )
+    y = make_norm(f"{prefix}_attention_norm")(x)
+    y = attention(y, y, query_mask=mask, attention_mask=mask)
+    x = layers.Add(dtype=options.dtype, name=f"{prefix}_attention_residual")([x, y])
+    return feed_forward_block(x, f"{prefix}_feed_forward", options)
+
+
+def feed_forward_block(x, prefix: str, options: BlockOptions):
+    """Apply x + dropout(dense(gelu(dense(norm(x))))) to a symbolic tensor `(batch, n, hidden_dim)`."""
+
+    def dense(units, name, activation=None):
+        initializer = options.initializer.clone()
+        return Dense(units, activation, kernel_initializer=initializer, dtype=options.dtype, name=f"{prefix}_{name}")
+
+    y = make_norm(f"{prefix}_norm")(x)
+    y = dense(options.intermediate_dim, "in", "gelu")(y)
+    y = dense(options.hidden_dim, "out")(y)
+    y = apply_dropout(y, f"{prefix}_dropout", options)
+    return layers.Add(dtype=options.dtype, name=f"{prefix}_residual")([x, y])
+
+
+def apply_dropout(x, name: str, options: BlockOptions):
+    """Apply dropout; without a layer where the rate is zero."""
+    if not options.dropout:
+        return x
+    return layers.Dropout(options.dropout, dtype=options.dtype, seed=options.seed, name=name)(x)
+
+
+def make_norm(name: str) -> LayerNormalization:
+    """Make a layer norm in float32: statistics over a half-precision vector lose what the norm is for."""
+    return LayerNormalization(epsilon=1e-6, dtype="float32", name=name)
+
+
+def take_dtype_policy(arguments: dict) -> keras.DTypePolicy:
+    """Take "dtype" out of a model's keyword arguments: the policy of each of its layers, by default Keras' own.
+
+    The policy is the model's, so that its layers get it also where the model is built from a config.
+    """
+    return keras.dtype_policies.get(arguments.pop("dtype", None) or keras.config.dtype_policy())
+
+
+def make_token_inputs(length: int | None) -> dict:
+    """Make the symbolic inputs `token_ids` and `padding_mask` `(batch, length)`, int32; any length if it is None.
+
+    Raises:
+        ValueError: For a length below 1.
+    """
+    if length is not None:
+        check_at_least(1, length=length)
+    return {name: keras.Input((length,), dtype="int32", name=name) for name in ("token_ids", "padding_mask")}
+
+
+def make_token_embedding(vocabulary_size: int, options: BlockOptions) -> ReversibleEmbedding:
+    """Make the token embedding; `reverse=True` gives float32 logits with the same table."""
+    return ReversibleEmbedding(
+        vocabulary_size,
+        options.hidden_dim,
+        embeddings_initializer=options.initializer.clone(),
+        reverse_dtype="float32",
+        dtype=options.dtype,
+        name="token_embedding",
+    )
+
+
+def make_biases(position_bias, num_heads: int, num_layers: int, share: bool) -> list:
+    """Make the position bias of every block.
+
+    Args:
+        position_bias: As for `KernelizedRPEAttention`.
+        num_heads: Heads of the bias.
+        num_layers: How many blocks there are.
+        share: The same bias for all blocks; otherwise one for each, of which `position_bias` is the pattern.
+
+    Returns:
+        A bias layer or None for each block.
+    """
+    bias = make_position_bias(position_bias, num_heads)
+    if share or bias is None:
+        return [bias] * num_layers
+    config = bias.get_config()
+    return [type(bias).from_config({**config, "name": f"layer_{i}_{bias.name}"}) for i in range(num_layers)]

@@ -1,0 +1,75 @@
+"""What a model takes, gives and carries, in names and axes: all that an export or a runtime need know of it."""
+
+from dataclasses import dataclass
+
+import keras
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array that goes into a model or comes out of it.
+
+    Attributes: `name`; `dtype`; `axes`, for each axis its size or, where it is free, its name: "batch", "length".
+    Axes of the same name have the same size.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+    def shape(self, **sizes: int | None) -> tuple[int | None, ...]:
+        """Return the shape with these sizes of the free axes, None for those without one."""
+        return tuple(sizes.get(axis) if isinstance(axis, str) else axis for axis in self.axes)
+
+    def __str__(self):
+        """Return the name and the axes, for messages: "token_ids (batch, length)"."""
+        return f"{self.name} ({', '.join(map(str, self.axes))})"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a model takes, gives and carries.
+
+    Attributes: `inputs` and `outputs`; `state`, what a step of decoding takes and gives back beside them, empty for
+    models that carry nothing.
+    """
+
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    state: tuple[Array, ...] = ()
+
+
+def interface_of(model: keras.Model) -> Interface:
+    """Return a model's `interface`; for a functional model without one, read it from its symbolic tensors.
+
+    Those do not name their free axes. The first is "batch", the second "length", a later one "axis_2" and so on.
+    Inputs and outputs have the names of the dict that holds them. Without one an input has its Keras name; one output
+    is "output", several are "output_0" and so on.
+
+    Raises:
+        ValueError: If `model` is not functional.
+    """
+    interface = getattr(model, "interface", None)
+    return interface if isinstance(interface, Interface) else functional_interface(model)
+
+
+def functional_interface(model: keras.Model) -> Interface:
+    """Read an interface from the symbolic tensors of a functional model, as `interface_of` says."""
+    if not (getattr(model, "inputs", None) and getattr(model, "outputs", None)):
+        raise ValueError(f"`model` must be a functional Keras model. Received: model={model!r}")
+    inputs = _named(model.input, [(tensor.name, tensor) for tensor in model.inputs])
+    if len(model.outputs) == 1:
+        outputs = _named(model.output, [("output", model.outputs[0])])
+    else:
+        outputs = _named(model.output, [(f"output_{i}", tensor) for i, tensor in enumerate(model.outputs)])
+    return Interface(tuple(_array(*each) for each in inputs), tuple(_array(*each) for each in outputs))
+
+
+def _named(structure, otherwise: list[tuple[str, keras.KerasTensor]]) -> list[tuple[str, keras.KerasTensor]]:
+    return list(structure.items()) if isinstance(structure, dict) else otherwise
+
+
+def _array(name: str, tensor: keras.KerasTensor) -> Array:
+    names = ("batch", "length", *(f"axis_{index}" for index in range(2, len(tensor.shape))))
+    axes = tuple(free if size is None else size for size, free in zip(tensor.shape, names, strict=False))
+    return Array(name, keras.backend.standardize_dtype(tensor.dtype), axes)
