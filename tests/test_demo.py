@@ -69,7 +69,7 @@ def interrupted(tmp_path_factory) -> tuple[Path, list[tuple], dict]:
     train_run = demo_module.train_run
 
     def train_or_stop(data, output, **arguments):
-        initial = arguments.get("initial")
+        initial = arguments.get("initial_encoder")
         trained.append((output.relative_to(folder).name, None if initial is None else initial.get_weights()))
         if len(trained) == 3:
             raise KeyboardInterrupt

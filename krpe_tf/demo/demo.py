@@ -17,7 +17,6 @@ from ..data import Batches, LabelledTexts, classification_batches
 from ..export import LiteRTModel, LiteRTReport, export_tflite
 from ..export.report import comparison_table, weights_name
 from ..files import make_directory, write_json
-from ..models import Encoder
 from ..runs import export_run, load_run, train_run
 from ..text import Tokenizer
 from .baselines import majority_accuracy, tfidf_accuracy
@@ -145,17 +144,19 @@ def _train(output: Path, messages: Messages, settings: DemoSettings, resumed: bo
         **common,
     )
     pretrained, tokenizer, _ = load_run(runs["pretrained"])
-    # Only the feature map differs (section 4.5 of the paper).
-    twin = Encoder.from_config({**pretrained.encoder.get_config(), "feature_map": "softmax"})
-    twin.set_weights(pretrained.encoder.get_weights())
-    common |= {"tokenizer": tokenizer, "pretrain_steps": 0, "epochs": settings.epochs}
+    common |= {
+        "tokenizer": tokenizer,
+        "initial_encoder": pretrained.encoder,
+        "pretrain_steps": 0,
+        "epochs": settings.epochs,
+    }
 
     logger.info("\n2. fine-tuning on whole messages of up to %d tokens", settings.max_length)
     fine_tuned = _train_once(
         runs["model"],
         messages.train,
         resumed,
-        initial=pretrained.encoder,
+        encoder=settings.encoder("orthogonal"),
         max_length=settings.max_length,
         batch_tokens=settings.batch_tokens,
         **common,
@@ -165,7 +166,7 @@ def _train(output: Path, messages: Messages, settings: DemoSettings, resumed: bo
         runs["twin"],
         messages.train,
         resumed,
-        initial=twin,
+        encoder=settings.encoder("softmax"),  # All that differs (section 4.5 of the paper).
         max_length=settings.twin_max_length,
         batch_tokens=settings.twin_batch_tokens,
         **common,
