@@ -119,9 +119,10 @@ def test_train_on_tpu(tmp_path):
     training = json.loads((tmp_path / "run" / "training.json").read_text())
     assert training["settings"]["encoder"] == {"dtype": "mixed_bfloat16"}
     pretraining, fine_tuning = (training["histories"][phase] for phase in ("pretraining", "fine_tuning"))
-    assert pretraining["step"] == [2, 4, 6, 8, 10]
-    epoch, end = fine_tuning["step"]
-    assert end == 2 * epoch
+    assert pretraining["step"] == pretraining["val_step"] == [2, 4, 6, 8, 10]
+    *between, end = fine_tuning["step"]
+    assert between == [*range(5, end, 5)]
+    assert len(fine_tuning["val_step"]) == 2
     for history in (pretraining, fine_tuning):
         assert history["loss"][-1] < history["loss"][0]
         assert np.isfinite(history["val_loss"]).all()

@@ -20,10 +20,10 @@ def plot_training(path: Path, histories: dict) -> None:
         histories: those of "pretraining", "fine_tuning" and "twin_fine_tuning", see `krpe_tf.training.fit`.
     """
     figure, (left, right) = _figure(2)
-    for key, label in (("loss", "training"), ("val_loss", "validation")):
-        values = histories["pretraining"][key]
-        left.plot(range(1, len(values) + 1), values, marker="o", label=label)
-    left.set(title="masked-LM pretraining", xlabel="part of the run", ylabel="loss, nats")
+    pretraining = histories["pretraining"]
+    left.plot(pretraining["step"], pretraining["loss"], marker="o", label="training")
+    left.plot(pretraining["val_step"], pretraining["val_loss"], marker="o", label="validation")
+    left.set(title="masked-LM pretraining", xlabel="step", ylabel="loss, nats")
     for name, label in (("fine_tuning", "this model"), ("twin_fine_tuning", "softmax twin")):
         values = histories[name]["val_accuracy"]
         right.plot(range(1, len(values) + 1), values, marker="o", label=label)
