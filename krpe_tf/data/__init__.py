@@ -1,30 +1,48 @@
-"""A user's documents: read from files, split, prepared, and made into batches."""
+"""A user's documents: read from files, split, prepared, and made into batches.
 
-from .batches import (
-    Batches,
-    classification_batches,
-    classification_dataset,
-    masked_lm_batches,
-    masked_lm_dataset,
-)
-from .buckets import CutReport
-from .corpus import PreparedTexts, is_prepared, load_prepared
+TensorFlow is imported where it is used: importing this package needs none, nor do batches of a prepared corpus.
+"""
+
+from .batches import Array, Batches
+from .buckets import CutReport, buckets
+from .corpus import Corpus, PreparedCorpus, PreparedTexts, build_corpus, is_prepared, load_corpus, load_prepared
+from .encoding import LABELLED_TEXTS, TEXTS, Encoding
+from .in_memory import classification_batches, classification_dataset, masked_lm_batches, masked_lm_dataset
+from .masking import Masking, masking
 from .prepare import prepare
-from .sources import LabelledTexts, load_labelled_texts
+from .ragged import Ragged
+from .sources import LabelledTexts, Source, load_labelled_texts, open_source
 from .splits import split_holdout
+from .windows import Transform, windows
 
 __all__ = [
+    "LABELLED_TEXTS",
+    "TEXTS",
+    "Array",
     "Batches",
+    "Corpus",
     "CutReport",
+    "Encoding",
     "LabelledTexts",
+    "Masking",
+    "PreparedCorpus",
     "PreparedTexts",
+    "Ragged",
+    "Source",
+    "Transform",
+    "buckets",
+    "build_corpus",
     "classification_batches",
     "classification_dataset",
     "is_prepared",
+    "load_corpus",
     "load_labelled_texts",
     "load_prepared",
     "masked_lm_batches",
     "masked_lm_dataset",
+    "masking",
+    "open_source",
     "prepare",
     "split_holdout",
+    "windows",
 ]

@@ -1,14 +1,20 @@
-"""Whole documents in few lengths: the buckets, how many documents a batch takes, what is cut, and the padding."""
+"""Whole documents in few lengths: the buckets, how many documents a batch takes, what is truncated, the batches."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..checks import check_at_least
+from ..text import Tokenizer
+from .batches import Array, Batches
+from .ragged import Ragged
+
 
 @dataclass(frozen=True)
 class CutReport:
-    """How much was cut to fit the longest bucket: documents, and tokens with [CLS] and [SEP]."""
+    """How much was truncated to fit the longest bucket: documents, and tokens with [CLS] and [SEP]."""
 
     documents: int
     cut_documents: int
@@ -19,24 +25,18 @@ class CutReport:
         """Say it in one line."""
         share = self.cut_tokens / max(1, self.total_tokens)
         return (
-            f"{self.cut_documents:,} of {self.documents:,} documents cut, "
-            f"by {self.cut_tokens:,} of {self.total_tokens:,} tokens ({share:.1%})"
+            f"truncated {self.cut_documents:,} of {self.documents:,} documents; {100 * share:.2g} % of tokens dropped"
         )
 
 
 def cut_report(lengths: np.ndarray, max_length: int) -> CutReport:
-    """What is cut from documents of these token counts."""
+    """Count what is truncated of documents of these token counts."""
     excess = np.maximum(lengths - max_length, 0)
     return CutReport(len(lengths), int(np.count_nonzero(excess)), int(excess.sum()), int(lengths.sum()))
 
 
-def cut_documents(documents: list[np.ndarray], max_length: int, end_id: int) -> list[np.ndarray]:
-    """The documents with at most `max_length` ids; the last of a cut one is `end_id`."""
-    return [ids if len(ids) <= max_length else np.append(ids[: max_length - 1], np.int32(end_id)) for ids in documents]
-
-
 def length_buckets(min_length: int, max_length: int) -> list[int]:
-    """`min_length`, its doublings below `max_length`, and `max_length`."""
+    """Return `min_length`, its doublings below `max_length`, and `max_length`."""
     buckets = []
     while min_length < max_length:
         buckets.append(min_length)
@@ -45,22 +45,118 @@ def length_buckets(min_length: int, max_length: int) -> list[int]:
 
 
 def rows_per_bucket(buckets: list[int], batch_tokens: int, multiple: int) -> list[int]:
-    """Documents a batch of each bucket: the largest multiple of at most `batch_tokens`, but one multiple at least."""
+    """Return the rows of a batch: the largest multiple within `batch_tokens`, but one multiple at least."""
     return [multiple * max(1, batch_tokens // bucket // multiple) for bucket in buckets]
 
 
-def padded_batch(documents: list[np.ndarray], labels: Sequence[int], rows: int, length: int, pad_id: int) -> tuple:
-    """A batch of `rows` rows of which the documents are the first; the others are padding, with a weight of 0.
+def buckets(
+    fields: Mapping[str, Ragged | np.ndarray],
+    max_length: int,
+    batch_tokens: int,
+    *,
+    tokenizer: Tokenizer,
+    min_length: int = 128,
+    target: str = "label",
+    seed: int = 0,
+    shuffle: bool = True,
+    batch_multiple: int = 1,
+) -> tuple[Batches, CutReport]:
+    """Make `Batches` of whole documents, padded in length buckets, about as many tokens in each batch.
+
+    The buckets are `min_length`, its doublings below `max_length`, and `max_length`; a batch is padded to its bucket
+    exactly, so few shapes occur. All batches of a bucket have one number of rows, the largest multiple of
+    `batch_multiple` within `batch_tokens`, but at least `batch_multiple`. Every document comes once an epoch: the last
+    batch of a bucket is filled with rows of padding of weight 0, and a loss must divide by the sum of weights.
+
+    Args:
+        fields: "token_ids", and the target under its name: a class for each document, or a `Ragged` with one for each
+            token, -1 where a token has none.
+        max_length: Most tokens a document, at least 3. A longer one is truncated to as many, the last of them [SEP].
+        batch_tokens: Tokens a batch, padding included.
+        tokenizer: Knows the ids of padding and [SEP].
+        min_length: The smallest bucket.
+        target: Which field is the target.
+        seed: For the order, 0 or more.
+        shuffle: Draw a new order each epoch. False: by length bucket, then in the documents' order, in every epoch.
+        batch_multiple: What divides the rows of every batch: the number of devices or processes.
 
     Returns:
-        `({"token_ids", "padding_mask"}, label, sample_weight)`: int32 `(rows, length)` twice, int32 `(rows,)` and
-        float32 `(rows,)`.
+        The batches, `({"token_ids", "padding_mask"}, label, sample_weight)`: int32 `(rows, bucket)` twice, int32 and
+        float32 `(rows,)`, or `(rows, bucket)` for a target for each token; and what was truncated.
+
+    Raises:
+        ValueError: For no documents, or numbers outside the ranges above.
     """
-    ids, mask = np.full((rows, length), pad_id, "int32"), np.zeros((rows, length), "int32")
-    for row, document in enumerate(documents):
-        ids[row, : len(document)] = document
-        mask[row, : len(document)] = 1
-    label, weight = np.zeros(rows, "int32"), np.zeros(rows, "float32")
-    label[: len(documents)] = labels
-    weight[: len(documents)] = 1
-    return {"token_ids": ids, "padding_mask": mask}, label, weight
+    check_at_least(3, max_length=max_length)
+    check_at_least(1, batch_tokens=batch_tokens, min_length=min_length, batch_multiple=batch_multiple)
+    check_at_least(0, seed=seed)
+    documents, targets = fields["token_ids"], fields[target]
+    if not len(documents):
+        raise ValueError("`fields` must hold at least one document. Received: none")
+    lengths = documents.lengths
+    sizes = length_buckets(min_length, max_length)
+    rows = rows_per_bucket(sizes, batch_tokens, batch_multiple)
+    plan = _Plan(lengths, sizes, rows, seed, shuffle)
+    per_token = isinstance(targets, Ragged)
+
+    def make(step: int, process_index: int, process_count: int) -> tuple:
+        bucket, members = plan.batch(step)
+        size, width = rows[bucket] // process_count, sizes[bucket]
+        mine = members[process_index * size : (process_index + 1) * size]
+        starts, counts = documents.starts[mine], documents.starts[mine + 1] - documents.starts[mine]
+        long = np.flatnonzero(counts > max_length)  # In the last bucket alone.
+        counts = np.minimum(counts, max_length)
+        ids = documents.padded(starts, counts, (size, width), tokenizer.pad_id)
+        ids[long, width - 1] = tokenizer.end_id
+        mask = np.zeros((size, width), "int32")
+        mask[: len(mine)] = np.arange(width) < counts[:, np.newaxis]
+        if per_token:
+            labels = targets.padded(targets.starts[mine], counts, (size, width), -1)
+            labels[long, width - 1] = -1
+            weights = (labels >= 0).astype("float32")
+            labels = np.maximum(labels, 0)
+        else:
+            labels, weights = np.zeros(size, "int32"), np.zeros(size, "float32")
+            labels[: len(mine)], weights[: len(mine)] = targets[mine], 1
+        return {"token_ids": ids, "padding_mask": mask}, labels, weights
+
+    row = (None, None) if per_token else (None,)
+    tokens = Array((None, None), "int32")
+    signature = ({"token_ids": tokens, "padding_mask": tokens}, Array(row, "int32"), Array(row, "float32"))
+    return Batches(make, plan.steps, batch_multiple, signature), cut_report(lengths, max_length)
+
+
+class _Plan:
+    """Which documents are in the batch of each step: of every epoch a permutation, a few bytes a document."""
+
+    def __init__(self, lengths: np.ndarray, sizes: list[int], rows: list[int], seed: int, shuffle: bool):
+        # A byte a document: doublings make few buckets.
+        self._bucket_of = np.searchsorted(sizes, np.minimum(lengths, sizes[-1])).astype("uint8")
+        self._rows = np.array(rows)
+        self._counts = np.bincount(self._bucket_of, minlength=len(sizes))
+        batches = -(-self._counts // self._rows)
+        self.steps = int(batches.sum())
+        self._bucket = np.repeat(np.arange(len(sizes)), batches)
+        self._number = np.arange(self.steps) - np.repeat(np.cumsum(batches) - batches, batches)
+        self._first = np.cumsum(self._counts) - self._counts
+        self._seed, self._shuffle = seed, shuffle
+        self._epoch = functools.lru_cache(maxsize=1)(self._plan_epoch)
+
+    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The documents by bucket, and the batches in their order."""
+        documents = np.arange(len(self._bucket_of), dtype="uint32")
+        order = np.arange(self.steps)
+        if self._shuffle:
+            random = np.random.default_rng([self._seed, epoch])
+            random.shuffle(documents)
+            random.shuffle(order)
+        return documents[np.argsort(self._bucket_of[documents], kind="stable")], order
+
+    def batch(self, step: int) -> tuple[int, np.ndarray]:
+        """The bucket and the documents of a step."""
+        epoch, place = divmod(step, self.steps)
+        documents, order = self._epoch(epoch if self._shuffle else 0)
+        bucket, number = self._bucket[order[place]], self._number[order[place]]
+        start = number * self._rows[bucket]
+        stop = min(start + self._rows[bucket], self._counts[bucket])
+        return int(bucket), documents[self._first[bucket] + start : self._first[bucket] + stop].astype("int64")

@@ -1,95 +1,92 @@
-"""What `prepare` wrote, and training batches from it: in memory are only a few numbers a document."""
+"""Documents as arrays, to train on and to validate by: in memory, or in a folder that `prepare` wrote."""
 
-import itertools
+import functools
+import hashlib
 import json
-import math
+import logging
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..checks import check_at_least, check_one_of
-from ..text import load_tokenizer
-from .batches import Batches, labelled_epochs
-from .buckets import CutReport, cut_documents, cut_report, length_buckets, padded_batch, rows_per_bucket
-from .lanes import Lane
-from .masking import Masking, check_masking
+from ..text import Tokenizer, WordPieceTokenizer, load_tokenizer, train_wordpiece
+from .batches import Batches
+from .buckets import CutReport, buckets
+from .encoding import LABELLED_TEXTS, Encoding, encode_in_parallel
+from .masking import masking
+from .ragged import Ragged
+from .sources import LabelledTexts, Source
+from .splits import SPLITS, DealtRows
+from .store import CHECKSUMS, StoredArray, check_digest, check_size
+from .windows import windows
 
-if TYPE_CHECKING:
-    import tensorflow as tf
+logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 MANIFEST = "manifest.json"
 
-SPLITS = ("train", "validation")
+TOKENIZER = "tokenizer.json"
 
 
-def is_prepared(path: str | os.PathLike) -> bool:
-    """Whether `path` is a folder that `prepare` wrote."""
-    return (Path(path) / MANIFEST).is_file()
+class Corpus:
+    """Documents as arrays, in the splits "train" and "validation"; `corpus["train"]` holds the fields of a split.
 
+    A field is a `Ragged` of an array for each document, or an int32 array of a number for each: "token_ids", "label".
 
-def load_prepared(path: str | os.PathLike) -> "PreparedTexts":
-    """Open a folder that `prepare` wrote. Shards are not read yet: their presence and sizes are checked.
-
-    Raises:
-        ValueError: For a folder that is no such one, or lacks a file, or has one of another size; names it.
-    """
-    path = Path(path)
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise ValueError("another format")
-        files = [(shard["file"], shard["bytes"]) for split in SPLITS for shard in manifest["splits"][split]["shards"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"path must be a folder that `prepare` wrote, its {MANIFEST} cannot be read. Received: path={str(path)!r}"
-        ) from error
-    for name, size in files:
-        found = (path / name).stat().st_size if (path / name).is_file() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-            raise ValueError(f"path must hold what `prepare` wrote, a shard {what}. Received: {path / name}")
-    return PreparedTexts(path, manifest)
-
-
-class PreparedTexts:
-    """A vocabulary and shards of token ids, as training batches.
-
-    Attributes: `path`; `manifest`, what manifest.json holds; `tokenizer`; `classes`, the labels in the order of their
-    ids, None where texts have none.
+    Attributes: `tokenizer`; `classes`, the labels in the order of their ids, None without labels; `columns`, what the
+    documents were made of; `fingerprint`, which tells one corpus from another.
 
     Args:
-        path: The folder; use `load_prepared`.
-        manifest: Its manifest.
+        tokenizer, classes, columns: See above.
+        splits: The fields of both splits.
     """
 
-    def __init__(self, path: Path, manifest: dict):
-        self.path = path
-        self.manifest = manifest
-        self.tokenizer = load_tokenizer(path / "tokenizer.json")
-        self.classes = manifest["classes"]
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        classes: list[str] | None,
+        columns: tuple[str, ...],
+        splits: Mapping[str, Mapping[str, Ragged | np.ndarray]],
+    ):
+        self.tokenizer = tokenizer
+        self.classes = classes
+        self.columns = columns
+        self._splits = splits
+
+    def __getitem__(self, split: str) -> Mapping[str, Ragged | np.ndarray]:
+        """Return the fields of a split, "train" or "validation"."""
+        check_one_of(SPLITS, split=split)
+        return self._splits[split]
 
     def documents(self, split: str = "train") -> int:
-        """Number of documents of a split, "train" or "validation"."""
-        return self._split(split)["documents"]
+        """Return the number of documents of a split, "train" or "validation"."""
+        return len(next(iter(self[split].values())))
 
     def tokens(self, split: str = "train") -> int:
-        """Number of tokens of a split, [CLS] and [SEP] included."""
-        return self._split(split)["tokens"]
+        """Return the number of tokens of a split, [CLS] and [SEP] included."""
+        return int(self[split]["token_ids"].starts[-1])
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokenizer, the classes and all arrays."""
+        content = hashlib.sha256(json.dumps([self.tokenizer.get_config(), self.classes, self.columns]).encode())
+        for split in SPLITS:
+            for name, field in self[split].items():
+                content.update(f"{split} {name}".encode())
+                for part in (field.values, field.starts) if isinstance(field, Ragged) else (field,):
+                    content.update(np.ascontiguousarray(part).data)
+        return content.hexdigest()
 
     def verify(self) -> None:
-        """Read every shard once, and its checksums.
+        """Read everything once and compare it with its checksums; there is nothing to do in memory.
 
         Raises:
-            ValueError: For a damaged shard; names it.
+            ValueError: For a damaged or missing file; names it.
         """
-        for split in filter(self.documents, SPLITS):
-            for lane in self._lanes(split, 1, 2**22, 0, False):
-                lane.verify()
 
     def masked_lm_batches(
         self,
@@ -99,64 +96,30 @@ class PreparedTexts:
         selection_rate: float = 0.15,
         shuffle: bool = True,
         split: str = "train",
-        shuffle_tokens: int = 2**22,
+        shuffle_tokens: int | None = None,
     ) -> Batches:
-        """Make masked-LM `Batches` of the windows that `masked_lm_dataset` takes, each once an epoch.
-
-        The rows of a batch come from gcd(batch_size, number of shards) lanes, as many from each; a process reads the
-        shards of its lanes alone, so the number of processes must divide that. A lane that is through waits for the
-        others: its rows are padding then, with all weights 0.
+        """Make masked-LM `Batches` of `windows` through `masking`.
 
         Args:
-            length, batch_size, selection_rate: See `masked_lm_dataset`.
-            seed: For the order and the masks, 0 or more.
-            shuffle: New order and new masks each epoch. False: the order of the shards, the same masks each epoch.
+            length, batch_size, seed, shuffle: See `windows`.
+            selection_rate: See `masking`.
             split: "train" or "validation".
-            shuffle_tokens: About how many tokens of all lanes are in memory at a time, and shuffled there.
+            shuffle_tokens: Deprecated, without effect: all windows are shuffled.
 
         Raises:
-            ValueError: For numbers out of range, or a split without documents. While it is iterated, a damaged shard
-                raises an error of `tf.data` that names it; `verify` finds it beforehand.
+            ValueError: For numbers out of range, or a split without documents.
         """
-        check_at_least(0, seed=seed)
-        check_at_least(1, shuffle_tokens=shuffle_tokens)
-        check_masking(self.tokenizer, length, batch_size, selection_rate)
-        count = math.gcd(batch_size, len(self._split(split)["shards"]))
-        lanes = self._lanes(split, count, shuffle_tokens, seed, shuffle)
-        rows_per_lane = batch_size // count
-        steps = max(math.ceil(lane.windows(length) / rows_per_lane) for lane in lanes)
-        masking = Masking(self.tokenizer, length, batch_size, selection_rate)
-
-        def rows(epoch, first_step, process_index, process_count) -> Iterator[tuple]:
-            mine = count // process_count
-            streams = [
-                lane.epoch_windows(length, int(epoch), int(first_step) * rows_per_lane)
-                for lane in lanes[process_index * mine : (process_index + 1) * mine]
-            ]
-            for step in range(first_step, steps):
-                ids = np.full((mine * rows_per_lane, length), self.tokenizer.pad_id, "int32")
-                for place, stream in enumerate(streams):
-                    for row, window in enumerate(itertools.islice(stream, rows_per_lane), place * rows_per_lane):
-                        ids[row, : len(window)] = window
-                yield step, ids
-
-        def epoch(epoch, first_step, process_index, process_count) -> "tf.data.Dataset":
-            import tensorflow as tf
-
-            share = batch_size // process_count
-
-            def masked(step: tf.Tensor, ids: tf.Tensor) -> tuple:
-                number = epoch * steps + step if shuffle else step
-                return masking(ids, [tf.constant(seed, tf.int64), number], process_index * share)
-
-            windows = tf.data.Dataset.from_generator(
-                lambda epoch, first_step: rows(epoch, first_step, process_index, process_count),
-                args=(epoch, first_step),
-                output_signature=(tf.TensorSpec([], tf.int64), tf.TensorSpec([share, length], tf.int32)),
-            )
-            return windows.map(masked, num_parallel_calls=tf.data.AUTOTUNE)
-
-        return Batches(epoch, steps, count)
+        _without_effect(shuffle_tokens=shuffle_tokens)
+        transform = masking(self.tokenizer, selection_rate)
+        return windows(
+            self._filled(split)["token_ids"],
+            length,
+            batch_size,
+            pad_id=self.tokenizer.pad_id,
+            seed=seed,
+            shuffle=shuffle,
+            transform=transform,
+        )
 
     def classification_batches(
         self,
@@ -167,153 +130,226 @@ class PreparedTexts:
         shuffle: bool = True,
         batch_multiple: int = 1,
         split: str = "train",
-        shuffle_tokens: int = 2**22,
+        shuffle_tokens: int | None = None,
     ) -> tuple[Batches, CutReport]:
-        """Make `Batches` of whole labelled documents, as `krpe_tf.batches.classification_batches` does.
-
-        Batches come from `batch_multiple` lanes, as many rows from each; a process reads the shards of its lanes alone.
-        A document stays in memory until the bucket it belongs to has enough for a batch.
+        """Make `Batches` of whole labelled documents in length `buckets`.
 
         Args:
-            max_length, batch_tokens, min_length, seed, shuffle, batch_multiple: See `classification_batches`; the order
-                without `shuffle` is that of the shards.
+            max_length, batch_tokens, min_length, seed, shuffle, batch_multiple: See `buckets`.
             split, shuffle_tokens: See `masked_lm_batches`.
 
         Raises:
-            ValueError: As `masked_lm_batches`; for texts without labels, or a `batch_multiple` of more than the number
-                of shards.
+            ValueError: As `masked_lm_batches`; or for documents without labels.
         """
-        check_at_least(3, max_length=max_length)
-        check_at_least(1, batch_tokens=batch_tokens, min_length=min_length, shuffle_tokens=shuffle_tokens)
-        check_at_least(1, batch_multiple=batch_multiple)
-        check_at_least(0, seed=seed)
-        if self.classes is None:
-            raise ValueError(f"classification needs texts prepared with labels. Received: {str(self.path)!r}")
-        shards = len(self._split(split)["shards"])
-        if batch_multiple > shards:
-            raise ValueError(f"batch_multiple must not pass the {shards} shards. Received: {batch_multiple=}")
-        lanes = self._lanes(split, batch_multiple, shuffle_tokens, seed, shuffle)
-        buckets = length_buckets(min_length, max_length)
-        sizes = rows_per_bucket(buckets, batch_tokens, batch_multiple)
-        shares = [size // batch_multiple for size in sizes]
-        # A byte a document: doublings make few buckets.
-        bucket_of = [np.searchsorted(buckets, np.minimum(lane.lengths, max_length)).astype("uint8") for lane in lanes]
-        steps = 0
-        for bucket, share in enumerate(shares):
-            steps += max(math.ceil(np.count_nonzero(of == bucket) / share) for of in bucket_of)
+        _without_effect(shuffle_tokens=shuffle_tokens)
+        if "label" not in self[split]:
+            raise ValueError(f"classification needs documents with labels. Received: {self}")
+        return buckets(
+            self._filled(split),
+            max_length,
+            batch_tokens,
+            tokenizer=self.tokenizer,
+            min_length=min_length,
+            seed=seed,
+            shuffle=shuffle,
+            batch_multiple=batch_multiple,
+        )
 
-        def rows(epoch, first_step, process_index, process_count) -> Iterator[tuple]:
-            plan = _Plan(lanes, bucket_of, shares, int(epoch), shuffle)
-            mine = range(len(lanes) // process_count * process_index, len(lanes) // process_count * (process_index + 1))
-            readers = [_DocumentReader(lanes[place], plan, place) for place in mine]
-            for step in range(first_step, steps):
-                bucket = plan.bucket(step)
-                parts = []
-                for reader in readers:
-                    documents, labels = reader.take(step)
-                    documents = cut_documents(documents, max_length, self.tokenizer.end_id)
-                    length, pad_id = buckets[bucket], self.tokenizer.pad_id
-                    parts.append(padded_batch(documents, labels, shares[bucket], length, pad_id))
-                inputs = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
-                yield inputs, *(np.concatenate([part[index] for part in parts]) for index in (1, 2))
+    def _filled(self, split: str) -> Mapping[str, Ragged | np.ndarray]:
+        if not self.documents(split):
+            raise ValueError(f"`split` must hold documents. Received: split={split!r} of {self}")
+        return self[split]
 
-        report = cut_report(np.concatenate([lane.lengths for lane in lanes]).astype("int64"), max_length)
-        return Batches(labelled_epochs(rows), steps, batch_multiple), report
+    def __str__(self) -> str:
+        """Name the corpus, for messages."""
+        return f"a corpus in memory of {self.documents():,} documents"
 
-    def _split(self, split: str) -> dict:
+
+class PreparedCorpus(Corpus):
+    """A corpus in a folder that `prepare` wrote. No more of it is read than batches take.
+
+    Attributes: those of `Corpus`; `path`; `manifest`, what manifest.json holds.
+
+    Args:
+        path: The folder; use `load_corpus`.
+        manifest: Its manifest.
+    """
+
+    def __init__(self, path: Path, manifest: dict):
+        tokenizer = load_tokenizer(path / TOKENIZER)
+        super().__init__(tokenizer, manifest["classes"], tuple(manifest["columns"]), {})
+        self.path = path
+        self.manifest = manifest
+        self._open = functools.cache(self._open_split)
+
+    def __getitem__(self, split: str) -> Mapping[str, Ragged | np.ndarray]:
+        """Return the fields of a split, "train" or "validation"."""
         check_one_of(SPLITS, split=split)
-        return self.manifest["splits"][split]
+        return self._open(split)
 
-    def _lanes(self, split: str, count: int, shuffle_tokens: int, seed: int, shuffle: bool) -> list[Lane]:
-        """The shards of a split dealt to `count` lanes."""
-        shards = self._split(split)["shards"]
-        path = self.path / split / "lengths.npy"
-        try:
-            lengths = np.load(path, mmap_mode="r") if self.documents(split) else np.zeros(0, "int32")
-            parts = np.split(lengths, np.cumsum([shard["documents"] for shard in shards])[:-1])
-            sums = [int(part.sum(dtype="int64")) for part in parts]
-        except (OSError, EOFError, ValueError) as error:
-            raise ValueError(f"path must hold what `prepare` wrote ({error}). Received: {path}") from error
-        if sums != [shard["tokens"] for shard in shards]:
-            raise ValueError(f"path must hold what `prepare` wrote, token counts differ. Received: {path}")
-        if not len(lengths):
-            raise ValueError(f"split must hold documents. Received: split={split!r} of {str(self.path)!r}")
-        files = [str(self.path / shard["file"]) for shard in shards]
-        return [
-            Lane(files[lane::count], parts[lane::count], shuffle_tokens // count, seed, lane, shuffle)
-            for lane in range(count)
-        ]
+    def _open_split(self, split: str) -> dict[str, Ragged | np.ndarray]:
+        fields = {}
+        for name, kind in self.manifest["splits"][split]["fields"].items():
+            values = StoredArray(self.path / split / f"{name}.bin", kind["dtype"])
+            if kind["ragged"]:
+                fields[name] = Ragged(values, StoredArray(self.path / split / f"{name}.starts.bin", "int64").whole())
+            else:
+                fields[name] = values.whole()
+        return fields
 
+    def documents(self, split: str = "train") -> int:
+        """Return the number of documents of a split, "train" or "validation"."""
+        check_one_of(SPLITS, split=split)
+        return self.manifest["splits"][split]["documents"]
 
-class _Plan:
-    """The batches of an epoch: which bucket, and which documents of each lane, known to every process alike."""
+    def tokens(self, split: str = "train") -> int:
+        """Return the number of tokens of a split, [CLS] and [SEP] included."""
+        check_one_of(SPLITS, split=split)
+        return self.manifest["splits"][split]["tokens"]
 
-    def __init__(self, lanes, bucket_of, shares, epoch, shuffle):
-        self.shares = shares
-        orders = [lane.document_order(epoch) for lane in lanes]
-        self.pool_of_block = [pools for _, pools in orders]
-        # Of every lane and bucket the documents, and how far into the lane's epoch each of them stands.
-        self.queues = [
-            [documents[of[documents] == bucket] for bucket in range(len(shares))]
-            for (documents, _), of in zip(orders, bucket_of, strict=True)
-        ]
-        ready, keys = [], []
-        for bucket, share in enumerate(shares):
-            count = max(math.ceil(len(queues[bucket]) / share) for queues in self.queues)
-            when = np.zeros(count)
-            for (documents, _), of in zip(orders, bucket_of, strict=True):
-                places = np.flatnonzero(of[documents] == bucket)
-                last = places[np.minimum(np.arange(share - 1, len(places) + share - 1, share), len(places) - 1)]
-                when[: len(last)] = np.maximum(when[: len(last)], last / len(documents))
-            ready.append(when)
-            keys.append(np.stack([np.full(count, bucket), np.arange(count)], axis=1))
-        order = np.argsort(np.concatenate(ready), kind="stable")
-        # A batch is due when its last document has come by: little waits in memory.
-        self._batches = np.concatenate(keys)[order]
-        self._step_of = np.argsort(order)
-        self._before = np.cumsum([0, *(len(each) for each in keys)])
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds those of all files."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
 
-    def bucket(self, step: int) -> int:
-        return int(self._batches[step, 0])
+    def verify(self) -> None:
+        """Read every file once and compare it with its SHA-256.
 
-    def documents(self, step: int, lane: int) -> np.ndarray:
-        bucket, number = self._batches[step]
-        share = self.shares[bucket]
-        return self.queues[lane][bucket][number * share : (number + 1) * share]
+        Raises:
+            ValueError: For a damaged or missing file; names it.
+        """
+        for name, file in self.manifest["files"].items():
+            check_digest(self.path / name, file["sha256"])
 
-    def last_steps(self, lane: int, block_of: np.ndarray) -> np.ndarray:
-        """Of every block of a lane the last step that needs it."""
-        last = np.full(len(self.pool_of_block[lane]), -1)
-        for bucket, queue in enumerate(self.queues[lane]):
-            steps = self._step_of[self._before[bucket] + np.arange(len(queue)) // self.shares[bucket]]
-            np.maximum.at(last, block_of[queue], steps)
-        return last
+    def __str__(self) -> str:
+        """Name the corpus, for messages."""
+        return repr(str(self.path))
 
 
-class _DocumentReader:
-    """Documents of a lane by the steps of a plan, a pool read at a time, blocks forgotten once they are used up."""
+# The name in 0.1.
+PreparedTexts = PreparedCorpus
 
-    def __init__(self, lane: Lane, plan: _Plan, place: int):
-        self._lane, self._plan, self._place = lane, plan, place
-        self._last = plan.last_steps(place, lane.block_of)
-        self._held = {}  # By block: its documents' ids and labels, by place in the lane.
 
-    def take(self, step: int) -> tuple[list[np.ndarray], list[int]]:
-        """Ids and labels of a step's documents; steps rise."""
-        documents = self._plan.documents(step, self._place)
-        blocks = self._lane.block_of[documents]
-        for block in np.unique(blocks):
-            if block not in self._held:
-                self._read(self._plan.pool_of_block[self._place][block], step)
-        found = [self._held[block][document] for block, document in zip(blocks, documents, strict=True)]
-        for block in [block for block in self._held if self._last[block] <= step]:
-            del self._held[block]
-        return [ids for ids, _ in found], [label for _, label in found]
+def is_prepared(path: str | os.PathLike) -> bool:
+    """Return whether `path` is a folder that `prepare` wrote."""
+    return (Path(path) / MANIFEST).is_file()
 
-    def _read(self, number: int, step: int) -> None:
-        needed = (self._plan.pool_of_block[self._place] == number) & (self._last >= step)
-        pool = self._lane.read(np.flatnonzero(needed))
-        for document, ids, label in zip(pool.documents, np.split(pool.ids, pool.starts[1:]), pool.labels, strict=True):
-            # A copy: a slice would keep the whole pool in memory.
-            held = self._held.setdefault(self._lane.block_of[document], {})
-            held[document] = (ids.copy(), int(label))
+
+def load_corpus(path: str | os.PathLike) -> PreparedCorpus:
+    """Open a folder that `prepare` wrote. Arrays are not read yet: their files' presence and sizes are checked.
+
+    Raises:
+        ValueError: For a folder that is no such one, lacks a file, or has one of another size; names it. For a folder
+            that version 0.1 wrote; says how to prepare it again.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] == 1:
+            raise _old_format(path, manifest["settings"]["source"])
+        if manifest["format"] != FORMAT:
+            raise KeyError("another format")
+        files = {name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"`path` must be a folder that `prepare` wrote, but its {MANIFEST} cannot be read. "
+            f"Received: path={str(path)!r}"
+        ) from error
+    for name, (size, _) in files.items():
+        check_size(path / name, size)
+    for name, (_, sha256) in files.items():
+        if name == TOKENIZER or name.endswith(CHECKSUMS):  # The small files, by which the others are checked.
+            check_digest(path / name, sha256)
+    return PreparedCorpus(path, manifest)
+
+
+# The name in 0.1.
+load_prepared = load_corpus
+
+
+def _old_format(path: Path, source: str) -> ValueError:
+    return ValueError(
+        "`path` was prepared by krpe_tf 0.1, whose TFRecord shards this version does not read; prepare it again: "
+        f"python -m krpe_tf prepare {source} --output {path} --overwrite. Received: path={str(path)!r}"
+    )
+
+
+def build_corpus(
+    data: LabelledTexts | Source | Iterable[dict],
+    encoding: Encoding = LABELLED_TEXTS,
+    *,
+    validation: LabelledTexts | Source | Iterable[dict] | float | None = None,
+    tokenizer: Tokenizer | None = None,
+    vocabulary_size: int = 8192,
+    seed: int = 0,
+) -> Corpus:
+    """Make a corpus in memory.
+
+    Args:
+        data: The documents to train on: labelled texts, a source, or rows, each a value by column. Rows of a source
+            without a visible text are left out.
+        encoding: How rows become arrays.
+        validation: The documents to validate by; or the share of `data`'s, a source's, to hold out, as `prepare` does.
+        tokenizer: Makes the ids. None learns a vocabulary from the documents to train on.
+        vocabulary_size: WordPiece tokens to learn, at most.
+        seed: For what is held out, 0 or more.
+
+    Raises:
+        ValueError: For bad texts, no documents, fewer than two labels, or numbers out of range.
+    """
+    check_at_least(0, seed=seed)
+    rows = _rows(data, encoding, validation, seed)
+    if not any(split == "train" for _, split in rows):
+        raise ValueError("`data` must hold documents. Received: none")
+    classes = None
+    if encoding.label is not None:
+        classes = sorted({label for row, _ in rows for label in encoding.label(row)})
+        if len(classes) < 2:
+            raise ValueError(f"`data` must hold two labels or more. Received: {classes}")
+    if tokenizer is None:
+        texts = [encoding.text(row) for row, split in rows if split == "train"]
+        logger.info("learning a vocabulary of up to %d tokens from %d texts", vocabulary_size, len(texts))
+        tokenizer = WordPieceTokenizer(train_wordpiece(texts, vocabulary_size))
+    found = {split: {} for split in SPLITS}
+    for fields, splits in encode_in_parallel(rows, encoding, tokenizer, classes):
+        for name, values in fields.items():
+            for value, split in zip(values, splits, strict=True):
+                found[split].setdefault(name, []).append(value)
+    names = {name: np.ndim(values[0]) for name, values in found["train"].items()}
+    arrays = {
+        split: {
+            name: Ragged.join(fields.get(name, [])) if ragged else np.array(fields.get(name, []), "int32")
+            for name, ragged in names.items()
+        }
+        for split, fields in found.items()
+    }
+    return Corpus(tokenizer, classes, encoding.columns, arrays)
+
+
+def _rows(data, encoding: Encoding, validation, seed: int) -> list[tuple[dict, str]]:
+    """The rows of both splits, each with its split."""
+    if isinstance(validation, float):
+        if not isinstance(data, Source) or not 0 < validation < 1:
+            raise ValueError(f"`validation` as a share of a source must lie in (0, 1). Received: {validation}")
+        dealt = list(DealtRows(data, encoding, validation, seed))
+        if not any(split == "validation" for _, split in dealt):
+            raise ValueError(f"`data` must hold enough documents to hold some out. Received: {len(dealt)} documents")
+        return dealt
+    rows = []
+    for split, part in zip(SPLITS, (data, validation), strict=True):
+        if isinstance(part, LabelledTexts):
+            part = [{"text": text, "label": label} for text, label in zip(part.texts, part.labels, strict=True)]
+        elif isinstance(part, Source):
+            part = [row for row, _ in DealtRows(part, encoding, 0.0, seed)]
+        rows += [(row, split) for row in part or ()]
+    return rows
+
+
+def _without_effect(**arguments) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            warnings.warn(
+                f"`{name}` has no effect since 0.2: an epoch is one permutation of all windows or documents.",
+                DeprecationWarning,
+                stacklevel=3,
+            )

@@ -1,10 +1,14 @@
-"""A user's labelled documents: read from files and split; batches of them come from `batches`."""
+"""A user's rows: of a .csv or .jsonl file, or of a folder of .txt files, column by column."""
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 WITHOUT_LABELS = "Texts without labels are for masked LM: `prepare --unlabelled`, then train on the folder it writes."
 
@@ -16,10 +20,149 @@ class LabelledTexts:
     texts: list[str]
     labels: list[str]
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """The distinct labels, sorted: a label's place is its class id."""
         return sorted(set(self.labels))
+
+
+def _text(value: object) -> str:
+    if value is None:
+        raise ValueError("rows as wide as the header")
+    if not isinstance(value, str):
+        raise ValueError("a string as text, a string or integer as label")
+    try:
+        value.encode("utf-8")  # JSON can hold lone surrogates.
+    except UnicodeError as error:
+        raise ValueError(f"valid UTF-8 ({error.reason})") from error
+    return value
+
+
+def _label(value: object) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError("no row with an empty label")
+    if not isinstance(value, (str, int)):
+        raise ValueError("a string as text, a string or integer as label")
+    return str(value).strip()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A kind of column.
+
+    Attributes: `parse`, which makes a value of what a .csv or .jsonl file holds, or raises a ValueError of what the
+    file must hold; `hint`, which is added to the error where the column is missing.
+    """
+
+    parse: Callable[[object], Any]
+    hint: str = ""
+
+
+COLUMNS = {"text": Column(_text), "label": Column(_label, f" {WITHOUT_LABELS}")}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: `place`, where it stands, for messages; `values`, by column."""
+
+    place: str
+    values: dict[str, Any]
+
+
+class Source:
+    """Rows of a file or a folder, as often as wanted in the same order; make one with `open_source`.
+
+    Attributes: `path`; `columns`; `bytes`, the size of all that is read; `argument`, what messages call the path.
+
+    Args:
+        path, columns, argument: See above.
+        read: Reads the rows; called with a function that says whether a row is wanted.
+        bytes: See above.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], argument: str, read: Callable, bytes: int):
+        self.path = path
+        self.columns = columns
+        self.argument = argument
+        self.bytes = bytes
+        self._read = read
+
+    def rows(self, wanted: Callable[[dict], bool] = lambda values: True) -> Iterator[Row]:
+        """Read the rows.
+
+        Args:
+            wanted: Called once for every row, with its values; those of a folder lack the text, which is not read where
+                this returns False.
+
+        Raises:
+            ValueError: For what cannot be read, is not valid UTF-8, CSV or JSON, lacks a column, or holds a value that
+                its column does not take; names the file or the row.
+        """
+        must = f"`{self.argument}` must"
+        try:
+            yield from self._read(wanted)
+        except OSError as error:
+            place = error.filename or self.path
+            raise ValueError(f"{must} be a readable file ({error.strerror}). Received: {place}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{must} hold valid UTF-8 ({error.reason}). Received: {self.path}") from error
+        except csv.Error as error:
+            raise ValueError(f"{must} be valid CSV ({error}). Received: {self.path}") from error
+
+
+def open_source(
+    path: str | Path,
+    columns: Iterable[str],
+    names: Mapping[str, str] | None = None,
+    *,
+    argument: str = "path",
+    seed: int | None = None,
+) -> Source:
+    """Open a user's documents.
+
+    Args:
+        path: A .csv file with a header, a .jsonl file with an object per line, or a folder of .txt files, at any depth;
+            for labels with one subfolder for each, and no deeper (hidden ones are skipped). All UTF-8.
+        columns: Which columns to read, of `COLUMNS`; a folder has "text" and "label".
+        names: What the file calls its columns, where it is another name: `{"text": "body"}`.
+        argument: What messages call the path.
+        seed: Take a folder's files in random order; None for the order of their sorted paths. A file's rows are taken
+            as they stand.
+
+    Raises:
+        ValueError: For a path that is missing, or has an unknown extension.
+    """
+    path, columns = Path(path), tuple(columns)
+    names = {column: (names or {}).get(column, column) for column in columns}
+    if path.is_dir():
+        files = find_texts(path)
+        if "label" in columns:
+            files = [(file, parts) for file, parts in files if len(parts) == 2]
+        if seed is not None:
+            files = [files[place] for place in np.random.default_rng([seed, 0]).permutation(len(files))]
+        size = sum(file.stat().st_size for file, _ in files)
+        return Source(path, columns, argument, lambda wanted: _folder_rows(files, columns, argument, wanted), size)
+    if not path.is_file():
+        raise ValueError(f"`{argument}` must be a file or a folder that exists. Received: {argument}={str(path)!r}")
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(
+            f"`{argument}` must be a .csv file, a .jsonl file or a folder. Received: {argument}={str(path)!r}"
+        )
+    read = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
+
+    def rows(wanted: Callable[[dict], bool]) -> Iterator[Row]:
+        for place, found in read(path, names, argument):
+            row = Row(place, {column: _parsed(column, found[name], place, argument) for column, name in names.items()})
+            wanted(row.values)
+            yield row
+
+    return Source(path, columns, argument, rows, path.stat().st_size)
+
+
+def find_texts(path: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    """List the .txt files of a folder, sorted, each with the parts of its path below; hidden ones are skipped."""
+    found = [(file, file.relative_to(path).parts) for file in sorted(path.rglob("*.txt"))]
+    return [(file, parts) for file, parts in found if file.is_file() and not any(p.startswith(".") for p in parts)]
 
 
 def load_labelled_texts(path: str | Path, text_column: str = "text", label_column: str = "label") -> LabelledTexts:
@@ -39,87 +182,84 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
             column, no rows, a row with an empty text or label (rows count from 1, header and blank lines aside), or
             fewer than two labels.
     """
-    path = Path(path)
-    if path.is_dir():
-        rows = _folder_rows(path)
-    elif not path.is_file():
-        raise ValueError(f"path must be a file or a folder that exists. Received: path={str(path)!r}")
-    elif path.suffix.lower() == ".csv":
-        rows = _csv_rows(path, text_column, label_column)
-    elif path.suffix.lower() == ".jsonl":
-        rows = _jsonl_rows(path, text_column, label_column)
-    else:
-        raise ValueError(f"path must be a .csv file, a .jsonl file or a folder. Received: path={str(path)!r}")
-
+    source = open_source(path, ("text", "label"), {"text": text_column, "label": label_column})
     texts, labels = [], []
-    try:
-        for name, text, label in rows:
-            for column, value in (("text", text), ("label", label)):
-                if not value or value.isspace():
-                    raise ValueError(f"path must hold no row with an empty {column}. Received: {name}")
-            texts.append(text)
-            labels.append(label.strip())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: path={str(path)!r}") from error
+    for row in source.rows():
+        if not row.values["text"].strip():
+            raise ValueError(f"`path` must hold no row with an empty text. Received: {row.place}")
+        texts.append(row.values["text"])
+        labels.append(row.values["label"])
     if not texts:
-        if path.is_file():
-            raise ValueError(f"path must hold texts, it has no rows. Received: path={str(path)!r}")
+        if source.path.is_file():
+            raise ValueError(f"`path` must hold texts, it has no rows. Received: path={str(path)!r}")
         raise ValueError(
-            f"path must hold texts, it has no .txt files in subfolders, one for each label. {WITHOUT_LABELS} "
+            f"`path` must hold texts, it has no .txt files in subfolders, one for each label. {WITHOUT_LABELS} "
             f"Received: path={str(path)!r}"
         )
-    if len(set(labels)) < 2:
+    labelled = LabelledTexts(texts, labels)
+    if len(labelled.classes) < 2:
         raise ValueError(
-            f"path must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} Received: path={str(path)!r}"
+            f"`path` must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} Received: path={str(path)!r}"
         )
-    return LabelledTexts(texts, labels)
+    return labelled
 
 
-def _folder_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    for file in sorted(path.glob("*/*.txt")):
-        if not file.parent.name.startswith(".") and not file.name.startswith("."):
+def _folder_rows(files: list, columns: tuple, argument: str, wanted: Callable[[dict], bool]) -> Iterator[Row]:
+    for file, parts in files:
+        values = {"label": parts[0]} if "label" in columns else {}
+        if wanted(values):
             try:
-                yield str(file), file.read_text(encoding="utf-8"), file.parent.name
+                values["text"] = file.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(f"path must hold valid UTF-8 ({error.reason}). Received: {str(file)!r}") from error
+                raise ValueError(
+                    f"`{argument}` must hold valid UTF-8 ({error.reason}). Received: {str(file)!r}"
+                ) from error
+        yield Row(str(file), values)
 
 
-def _csv_rows(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[str, str, str | None]]:
+def _csv_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tuple[str, dict]]:
     limit = csv.field_size_limit(2**31 - 1)  # Long documents pass the module's 128 KB; the limit is global.
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            _check_columns(path, reader.fieldnames or [], text_column, label_column)
+            _check_columns(path, reader.fieldnames or [], names)
             for number, row in enumerate(reader, 1):
+                place = f"row {number} of {path}"
                 if None in row:
-                    raise ValueError(f"path must hold rows as wide as the header. Received: row {number} of {path}")
-                yield f"row {number} of {path}", row[text_column], label_column and row[label_column]
-    except csv.Error as error:
-        raise ValueError(f"path must be valid CSV ({error}). Received: path={str(path)!r}") from error
+                    raise ValueError(f"`{argument}` must hold rows as wide as the header. Received: {place}")
+                yield place, row
     finally:
         csv.field_size_limit(limit)
 
 
-def _jsonl_rows(path: Path, text_column: str, label_column: str | None) -> Iterator[tuple[str, str, str | None]]:
+def _jsonl_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tuple[str, dict]]:
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate((line for line in file if not line.isspace()), 1):
-            name = f"row {number} of {path}"
+            place = f"row {number} of {path}"
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"path must hold a JSON object per line ({error}). Received: {name}") from error
+                raise ValueError(
+                    f"`{argument}` must hold a JSON object per line ({error}). Received: {place}"
+                ) from error
             if not isinstance(row, dict):
-                raise ValueError(f"path must hold a JSON object per line. Received: {name}")
-            _check_columns(name, row, text_column, label_column)
-            text, label = row[text_column], label_column and row[label_column]
-            if not isinstance(text, str) or not isinstance(label, (str, int, type(label_column))):
-                raise ValueError(f"path must hold a string as text, a string or integer as label. Received: {name}")
-            yield name, text, label_column and str(label)
+                raise ValueError(f"`{argument}` must hold a JSON object per line. Received: {place}")
+            _check_columns(place, row, names)
+            yield place, row
 
 
-def _check_columns(where: object, columns: Iterable[str], text_column: str, label_column: str | None) -> None:
-    columns = list(columns)
-    for argument, column in (("text_column", text_column), ("label_column", label_column)):
-        if column is not None and column not in columns:
-            hint = f" {WITHOUT_LABELS}" if argument == "label_column" else ""
-            raise ValueError(f"{argument} must be one of {columns} in {where}.{hint} Received: {argument}={column!r}")
+def _check_columns(place: object, found: Iterable[str], names: dict[str, str]) -> None:
+    found = list(found)
+    for column, name in names.items():
+        if name not in found:
+            raise ValueError(
+                f"`{column}_column` must be one of {found} in {place}.{COLUMNS[column].hint} "
+                f"Received: {column}_column={name!r}"
+            )
+
+
+def _parsed(column: str, value: object, place: str, argument: str) -> Any:
+    try:
+        return COLUMNS[column].parse(value)
+    except ValueError as error:
+        raise ValueError(f"`{argument}` must hold {error}. Received: {place}") from error

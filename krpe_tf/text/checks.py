@@ -2,10 +2,6 @@
 
 import unicodedata
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_texts(texts: Iterable[str | bytes]) -> list[str]:
@@ -24,28 +20,32 @@ def check_texts(texts: Iterable[str | bytes]) -> list[str]:
             with nothing but white space and invisible characters.
     """
     if isinstance(texts, (str, bytes)):
-        raise ValueError(f"texts must be a list of texts, not one text: wrap it in []. Received: texts={texts[:40]!r}")
+        raise ValueError(
+            f"`texts` must be a list of texts, not one text: wrap it in []. Received: texts={texts[:40]!r}"
+        )
     if not isinstance(texts, Iterable):
-        raise ValueError(f"texts must be a list of texts. Received: texts={texts!r}")
+        raise ValueError(f"`texts` must be a list of texts. Received: texts={texts!r}")
     checked = [_check_text(text, f"texts[{index}]") for index, text in enumerate(texts)]
     if not checked:
-        raise ValueError("texts must hold at least one text. Received: texts=[]")
+        raise ValueError("`texts` must hold at least one text. Received: texts=[]")
     return checked
 
 
 def _check_text(text: object, name: str) -> str:
     if not isinstance(text, (str, bytes)):
-        raise ValueError(f"texts must hold str or bytes only. Received: {name}={text!r} of type {type(text).__name__}")
+        raise ValueError(
+            f"`texts` must hold str or bytes only. Received: {name}={text!r} of type {type(text).__name__}"
+        )
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
         text.encode("utf-8")  # A str can hold lone surrogates, which no UTF-8 can.
     except UnicodeError as error:
-        raise ValueError(f"texts must be valid UTF-8 ({error.reason}). Received: {name}={text[:40]!r}") from error
+        raise ValueError(f"`texts` must be valid UTF-8 ({error.reason}). Received: {name}={text[:40]!r}") from error
     if not is_visible(text):
-        raise ValueError(f"texts must not hold empty texts. Received: {name}={text[:40]!r}")
+        raise ValueError(f"`texts` must not hold empty texts. Received: {name}={text[:40]!r}")
     return text
 
 
 def is_visible(text: str) -> bool:
-    """Whether a text holds more than white space and invisible characters."""
+    """Return whether a text holds more than white space and invisible characters."""
     return any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text)

@@ -1,15 +1,11 @@
-"""Reads a tokenizer of either kind."""
+"""A tokenizer of either kind from its file."""
 
 import json
 import os
-from typing import TYPE_CHECKING
 
+from .sentencepiece import SentencePieceTokenizer
 from .tokenizer import Tokenizer
 from .wordpiece import WordPieceTokenizer
-
-if TYPE_CHECKING:
-    pass
-from .sentencepiece import SentencePieceTokenizer
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:

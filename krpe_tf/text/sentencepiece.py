@@ -1,12 +1,15 @@
 """SentencePiece tokens, on tensorflow-text's own tool."""
 
 import base64
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf
+    import tensorflow_text as tf_text
 
 # The names that the tokens without text have, in models as SentencePiece and BERT call them.
 NAMES = {
@@ -40,50 +43,94 @@ class SentencePieceTokenizer(Tokenizer):
     Args:
         model: The bytes of a SentencePiece model of the unigram kind, with <pad>, <unk>, <s> and </s> ([PAD], [UNK],
             [CLS] and [SEP] in their place), and [MASK] or <mask> if it is to pretrain.
+        vocabulary: The model's pieces, as `save` wrote them: TensorFlow then reads and checks the model when a text is
+            first tokenized, and not before. None reads and checks it at once.
 
     Raises:
         ValueError: For bytes that are no such model, a model without those tokens, or one that the fast tokenizer would
             read as another than SentencePiece does: byte pairs (BPE), words, byte fallback.
     """
 
-    def __init__(self, model: bytes):
-        import tensorflow as tf
-        import tensorflow_text as tf_text
-
+    def __init__(self, model: bytes, vocabulary: Sequence[str] | None = None):
         if not isinstance(model, bytes):
-            raise ValueError(f"model must be the bytes of a SentencePiece model. Received: model={model!r:.80}")
-        try:
-            reference = tf_text.SentencepieceTokenizer(model)
-            size = int(reference.vocab_size())
-            self.pieces = tf_text.FastSentencepieceTokenizer(model)
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"model must be the bytes of a SentencePiece model ({error}). Received: {len(model)} bytes"
-            ) from error
+            raise ValueError(f"`model` must be the bytes of a SentencePiece model. Received: model={model!r:.80}")
         self.model = model
-        self.vocabulary = [piece.decode() for piece in reference.id_to_string(tf.range(size)).numpy()]
+        if vocabulary is None:
+            self.pieces, self.vocabulary = _read(model)
+        else:
+            self.vocabulary = list(vocabulary)
         ids = {token: index for index, token in enumerate(self.vocabulary)}
         for attribute, names in NAMES.items():
             found = [ids[name] for name in names if name in ids]
             if not found:
-                raise ValueError(f"model must hold {' or '.join(names)}. Received: model without")
+                raise ValueError(f"`model` must hold {' or '.join(names)}. Received: model without")
             setattr(self, attribute, found[0])
         self.mask_id = next((ids[name] for name in MASKS if name in ids), None)
-        # A text of the model's own pieces: where another algorithm is read as unigram, it comes apart differently.
-        text = "".join(p for i, p in enumerate(self.vocabulary) if i not in self.reserved_ids).replace("\u2581", " ")
-        texts = [text[:TRIED], text[-TRIED:], text[:TRIED].replace(" ", ""), "\u2603 \U0001f642 e\u0301 \ufb01"]
-        if self._pieces(texts).to_list() != reference.tokenize(texts).to_list():
+        if vocabulary is None:
+            _check_pieces(self.pieces, model, self.vocabulary, self.reserved_ids)
+
+    @cached_property
+    def pieces(self) -> "tf_text.FastSentencepieceTokenizer":
+        """The `FastSentencepieceTokenizer`, made when first used: the ids alone need no TensorFlow."""
+        pieces, vocabulary = _read(self.model)
+        if vocabulary != self.vocabulary:
             raise ValueError(
-                "model must be of the unigram kind, without byte fallback: tensorflow-text's fast tokenizer reads "
-                "others wrong. Received: a model that it gives other ids for than SentencePiece"
+                f"`vocabulary` must be the pieces of `model`, {len(vocabulary)}. Received: {len(self.vocabulary)} others"
             )
+        _check_pieces(pieces, self.model, vocabulary, self.reserved_ids)
+        return pieces
 
     def _pieces(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         return self.pieces.tokenize(texts)
 
-    def _config(self) -> dict:
-        return {"sentencepiece": base64.b64encode(self.model).decode()}
+    def get_config(self) -> dict:
+        """Return what `save` writes."""
+        return {"sentencepiece": base64.b64encode(self.model).decode(), "vocabulary": self.vocabulary}
 
     @classmethod
     def _arguments(cls, config: dict) -> dict:
-        return {"model": base64.b64decode(config["sentencepiece"], validate=True)}
+        # Files of 0.1 lack the vocabulary.
+        model, vocabulary = base64.b64decode(config["sentencepiece"], validate=True), config.get("vocabulary")
+        if vocabulary is not None and not all(isinstance(piece, str) for piece in vocabulary):
+            raise TypeError("pieces must be strings")
+        return {"model": model, "vocabulary": vocabulary}
+
+
+def _read(model: bytes) -> "tuple[tf_text.FastSentencepieceTokenizer, list[str]]":
+    """The fast tokenizer of a model, and the model's pieces."""
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    try:
+        with tf.init_scope():  # Its tables must not belong to a graph that happens to be traced.
+            reference = tf_text.SentencepieceTokenizer(model)
+            size = int(reference.vocab_size())
+            vocabulary = [piece.decode() for piece in reference.id_to_string(tf.range(size)).numpy()]
+            return tf_text.FastSentencepieceTokenizer(model), vocabulary
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"`model` must be the bytes of a SentencePiece model ({error}). Received: {len(model)} bytes"
+        ) from error
+
+
+def _check_pieces(
+    pieces: "tf_text.FastSentencepieceTokenizer", model: bytes, vocabulary: list[str], reserved_ids: set[int]
+) -> None:
+    """Raise a ValueError unless the fast tokenizer reads a model as SentencePiece does.
+
+    It is asked for a text of the model's own pieces: where another algorithm is read as unigram, it comes apart
+    differently.
+    """
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    text = "".join(p for i, p in enumerate(vocabulary) if i not in reserved_ids).replace("\u2581", " ")
+    texts = [text[:TRIED], text[-TRIED:], text[:TRIED].replace(" ", ""), "\u2603 \U0001f642 e\u0301 \ufb01"]
+    with tf.init_scope():
+        expected = tf_text.SentencepieceTokenizer(model).tokenize(texts).to_list()
+        found = pieces.tokenize(texts).to_list()
+    if found != expected:
+        raise ValueError(
+            "`model` must be of the unigram kind, without byte fallback: tensorflow-text's fast tokenizer reads "
+            "others wrong. Received: a model that it gives other ids for than SentencePiece"
+        )

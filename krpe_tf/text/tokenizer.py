@@ -1,6 +1,6 @@
-"""Text in, token ids out, on tensorflow-text's own tools; masked-LM batches come from `batches`.
+"""Text in, token ids out, on tensorflow-text's own tools.
 
-TensorFlow is imported where it is used: importing this module, and `check_texts`, need neither it nor tensorflow-text.
+TensorFlow is imported where it is used: neither importing this module nor reading a tokenizer for its ids needs it.
 """
 
 import json
@@ -12,10 +12,10 @@ import numpy as np
 
 from ..checks import check_at_least
 from ..files import write_text
+from .checks import check_texts
 
 if TYPE_CHECKING:
     import tensorflow as tf
-from .checks import check_texts
 
 
 class Tokenizer:
@@ -24,7 +24,7 @@ class Tokenizer:
     Attributes: `vocabulary` (list of tokens), `vocabulary_size`, the ids `pad_id`, `unknown_id`, `start_id`, `end_id`
     and `mask_id` (None where a vocabulary has no mask), and `reserved_ids`, all of these.
 
-    A subclass has `_pieces(texts)`, the texts' own ids, ragged int32; `_config()`, what is saved; and, of the class,
+    A subclass has `_pieces(texts)`, the texts' own ids, ragged int32; `get_config()`, what is saved; and, of the class,
     `_arguments(config)`, the constructor's arguments from it.
     """
 
@@ -62,7 +62,7 @@ class Tokenizer:
         return ids
 
     def tokenize_one(self, text: "tf.Tensor") -> "tf.Tensor":
-        """What `tokenize` does for one text, without joining ragged tensors, for which LiteRT has no op.
+        """Tokenize one text as `tokenize` does, without joining ragged tensors, for which LiteRT has no op.
 
         Args:
             text: String tensor `(1,)`, UTF-8.
@@ -87,7 +87,7 @@ class Tokenizer:
             0 on padding.
 
         Raises:
-            ValueError: For bad texts (see `check_texts`), or a text with more than `length` tokens: nothing is cut.
+            ValueError: For bad texts (see `check_texts`), or a text with more than `length` tokens: nothing is truncated.
         """
         if length is not None:
             check_at_least(1, length=length)
@@ -96,7 +96,7 @@ class Tokenizer:
         longest = int(counts.argmax())
         if length is not None and counts[longest] > length:
             raise ValueError(
-                f"length must hold every text, start and end included; texts[{longest}] has {counts[longest]} "
+                f"`length` must hold every text, start and end included; texts[{longest}] has {counts[longest]} "
                 f"tokens. Received: length={length}"
             )
         length = int(counts[longest]) if length is None else length
@@ -124,6 +124,10 @@ class Tokenizer:
             arrays += np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
         return arrays
 
+    def get_config(self) -> dict:
+        """Return what `save` writes."""
+        raise NotImplementedError
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the tokenizer to one JSON file, whole or not at all.
 
@@ -132,9 +136,9 @@ class Tokenizer:
             OSError: If the disk is full or fails.
         """
         try:
-            write_text(path, json.dumps(self._config(), ensure_ascii=False))
+            write_text(path, json.dumps(self.get_config(), ensure_ascii=False))
         except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
-            raise ValueError(f"path must be a writable file ({error.strerror}). Received: {path=}") from error
+            raise ValueError(f"`path` must be a writable file ({error.strerror}). Received: {path=}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
@@ -148,7 +152,7 @@ class Tokenizer:
                 saved = json.load(file)
             arguments = cls._arguments(saved)
         except OSError as error:
-            raise ValueError(f"path must be a readable file ({error.strerror}). Received: {path=}") from error
+            raise ValueError(f"`path` must be a readable file ({error.strerror}). Received: {path=}") from error
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"path must be a file written by save(). Received: {path=}") from error
+            raise ValueError(f"`path` must be a file written by save(). Received: {path=}") from error
         return cls(**arguments)

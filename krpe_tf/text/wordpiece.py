@@ -1,14 +1,16 @@
 """WordPiece: a vocabulary learned from texts, and its tokenizer, on tensorflow-text's own tools."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..checks import check_at_least
+from .checks import check_texts
+from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf
-from .checks import check_texts
-from .tokenizer import Tokenizer
+    import tensorflow_text as tf_text
 
 RESERVED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -79,31 +81,40 @@ class WordPieceTokenizer(Tokenizer):
     """
 
     def __init__(self, vocabulary: Sequence[str], lowercase: bool = True):
-        import tensorflow as tf
-        import tensorflow_text as tf_text
-
         vocabulary = list(vocabulary)
         wrong = [token for token in vocabulary if not isinstance(token, str) or not token]
         if wrong:
-            raise ValueError(f"vocabulary must hold non-empty strings only. Received: {wrong[0]!r}")
+            raise ValueError(f"`vocabulary` must hold non-empty strings only. Received: {wrong[0]!r}")
         ids = {token: index for index, token in enumerate(vocabulary)}
         missing = [token for token in RESERVED_TOKENS if token not in ids]
         if missing:
-            raise ValueError(f"vocabulary must hold {RESERVED_TOKENS}. Received: vocabulary without {missing}")
+            raise ValueError(f"`vocabulary` must hold {RESERVED_TOKENS}. Received: vocabulary without {missing}")
         if len(ids) < len(vocabulary):
             twice = next(token for index, token in enumerate(vocabulary) if ids[token] != index)
-            raise ValueError(f"vocabulary must hold each token once. Received: {twice!r} more than once")
+            raise ValueError(f"`vocabulary` must hold each token once. Received: {twice!r} more than once")
         self.vocabulary = vocabulary
         self.lowercase = bool(lowercase)
         self.pad_id, self.unknown_id, self.start_id, self.end_id, self.mask_id = (ids[t] for t in RESERVED_TOKENS)
-        self.wordpieces = tf_text.FastBertTokenizer(
-            vocabulary, token_out_type=tf.int32, unknown_token="[UNK]", lower_case_nfd_strip_accents=self.lowercase
-        )
+
+    @cached_property
+    def wordpieces(self) -> "tf_text.FastBertTokenizer":
+        """The `FastBertTokenizer`, made when first used: the ids alone need no TensorFlow."""
+        import tensorflow as tf
+        import tensorflow_text as tf_text
+
+        with tf.init_scope():  # Its tables must not belong to a graph that happens to be traced.
+            return tf_text.FastBertTokenizer(
+                self.vocabulary,
+                token_out_type=tf.int32,
+                unknown_token="[UNK]",
+                lower_case_nfd_strip_accents=self.lowercase,
+            )
 
     def _pieces(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         return self.wordpieces.tokenize(texts)
 
-    def _config(self) -> dict:
+    def get_config(self) -> dict:
+        """Return what `save` writes."""
         return {"lowercase": self.lowercase, "vocabulary": self.vocabulary}
 
     @classmethod

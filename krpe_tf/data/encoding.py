@@ -1,0 +1,108 @@
+"""How rows become arrays: the token ids of a text, the class of a label."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from ..text import Tokenizer
+
+# What one call of the tokenizer takes. Several are under way at a time, which bounds memory.
+CHUNK_TEXTS, CHUNK_CHARACTERS = 64, 2**20
+
+THREADS = 4
+
+
+def _no_stratum(row: dict) -> str | None:
+    return None
+
+
+def _text(row: dict) -> str:
+    return row["text"]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the rows of a source become arrays.
+
+    Attributes:
+        columns: What a source must give, of `sources.COLUMNS`.
+        encode: `encode(rows, tokenizer, classes)` returns, by field name, a list with an integer array or an integer
+            for each row. Called from several threads.
+        label: `label(row)` returns the labels that a row has; the sorted set of all is `classes`. None: there are none.
+        text: `text(row)` returns what the vocabulary is learned from. A row whose text is invisible is left out.
+        stratum: `stratum(row)` returns what rows are held out by: of each stratum the same share.
+        ids: The fields that hold ids of the vocabulary.
+    """
+
+    columns: tuple[str, ...]
+    encode: Callable[[list[dict], Tokenizer, list[str] | None], dict[str, list]]
+    label: Callable[[dict], Iterable[str]] | None = None
+    text: Callable[[dict], str] = _text
+    stratum: Callable[[dict], str | None] = _no_stratum
+    ids: tuple[str, ...] = ("token_ids",)
+
+
+def _encode_texts(rows: list[dict], tokenizer: Tokenizer, classes: list[str] | None) -> dict[str, list]:
+    return {"token_ids": tokenizer.encode([row["text"] for row in rows])}
+
+
+def _encode_labelled_texts(rows: list[dict], tokenizer: Tokenizer, classes: list[str] | None) -> dict[str, list]:
+    class_ids = {label: index for index, label in enumerate(classes)}
+    return {**_encode_texts(rows, tokenizer, classes), "label": [class_ids[row["label"]] for row in rows]}
+
+
+TEXTS = Encoding(("text",), _encode_texts)
+
+LABELLED_TEXTS = Encoding(
+    ("text", "label"),
+    _encode_labelled_texts,
+    label=lambda row: (row["label"],),
+    stratum=lambda row: row["label"],
+)
+
+
+def encode_in_parallel(
+    rows: Iterable[tuple[dict, str]],
+    encoding: Encoding,
+    tokenizer: Tokenizer,
+    classes: list[str] | None,
+) -> Iterator[tuple[dict[str, list], list[str]]]:
+    """Encode rows in threads, a few at a time and in order; TensorFlow's tokenizers let go of Python's lock.
+
+    Args:
+        rows: Rows that have a visible text, each with the split that it belongs to. Read no faster than they are used.
+        encoding, tokenizer, classes: What makes arrays of them.
+
+    Yields:
+        What `encoding.encode` returned of some rows, and their splits.
+    """
+
+    def work(chunk: list[tuple[dict, str]]) -> tuple[dict[str, list], list[str]]:
+        found, splits = zip(*chunk, strict=True)
+        return encoding.encode(list(found), tokenizer, classes), list(splits)
+
+    chunks = _chunks(rows, encoding.text)
+    with ThreadPoolExecutor(THREADS, "encode") as pool:
+        # The first alone: it makes what the tokenizer makes once.
+        yield from map(work, islice(chunks, 1))
+        waiting = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _chunks(rows: Iterable[tuple[dict, str]], text: Callable[[dict], str]) -> Iterator[list[tuple[dict, str]]]:
+    chunk, characters = [], 0
+    for row, split in rows:
+        chunk.append((row, split))
+        characters += len(text(row))
+        if len(chunk) == CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
