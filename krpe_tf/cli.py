@@ -75,7 +75,10 @@ def _train(options):
     restart = options.restart or options.from_checkpoint or False
     train_run(data, options.output, task=options.task, restart=restart, distribution=distribution, **settings)
     if distribution.is_chief:
-        print(f"{options.output}: model.keras, tokenizer.json, task.json, training.json; logs/ is for TensorBoard")
+        names = ("model.keras", "tokenizer.json", "task.json", "labels.json", "training.json")
+        found = ", ".join(name for name in names if os.path.isfile(os.path.join(options.output, name)))
+        logs = "; logs/ is for TensorBoard" if os.path.isdir(os.path.join(options.output, "logs")) else ""
+        print(f"{options.output}: {found}{logs}")
 
 
 def _leave_gpus_to_keras():

@@ -33,6 +33,36 @@ def fixed_seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A run that was trained and exported by the command line, see tests/trained_run.py. Only read it."""
+    from trained_run import train_and_export
+
+    return train_and_export(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def words_tokenizer():
+    """Knows the words of tests/prepared_texts.py."""
+    from prepared_texts import WORDS
+
+    from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
+
+    return WordPieceTokenizer([*RESERVED_TOKENS, *WORDS])
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, words_tokenizer):
+    """60 labelled documents as `prepare` writes them; not to be written to."""
+    from prepared_texts import SIZES, make_documents, write_jsonl
+
+    from krpe_tf.data import prepare
+
+    folder = tmp_path_factory.mktemp("prepared")
+    source = write_jsonl(folder / "a.jsonl", make_documents(60))
+    return prepare(source, folder / "out", tokenizer=words_tokenizer, **SIZES)
+
+
 @pytest.fixture
 def optimized():
     """Compiles as a user does. XLA on CPU has rewritten correct graphs into wrong ones, so some tests must."""

@@ -1,13 +1,32 @@
-"""Texts to prepare, and what lies in the shards of them."""
+"""Texts to prepare, and what lies in the arrays of them."""
 
 import json
 
 import numpy as np
-import tensorflow as tf
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 PAD, UNK, CLS, SEP, MASK = range(5)
-SIZES = {"validation_fraction": 0.2, "num_shards": 4, "progress": False}
+SIZES = {"validation_fraction": 0.2, "progress": False}
+
+
+def make_text(words, seed):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words))
+
+
+def ids_of(text):
+    """The ids of a text of `WORDS` between [CLS] and [SEP], by looking words up."""
+    return [CLS, *(5 + WORDS.index(word) for word in text.split()), SEP]
+
+
+def windows_of(documents, length):
+    """Every window of documents of ids, in order, by cutting lists."""
+    windows = []
+    for ids in documents:
+        for start in range(0, len(ids), length):
+            window = list(ids[start : start + length])
+            if window != [SEP]:
+                windows.append(tuple(window + [PAD] * (length - len(window))))
+    return windows
 
 
 def make_documents(count):
@@ -30,13 +49,15 @@ def write_folder(path, documents):
 
 
 def stored(prepared, split):
-    """(ids, label) of every document of every shard, read by nothing of ours."""
-    shards = []
-    for shard in prepared.manifest["splits"][split]["shards"]:
-        found = []
-        for record in tf.data.TFRecordDataset(str(prepared.path / shard["file"])).as_numpy_iterator():
-            features = tf.train.Example.FromString(record).features.feature
-            found.append((list(features["token_ids"].int64_list.value), *features["label"].int64_list.value))
-        assert (shard["documents"], shard["tokens"]) == (len(found), sum(len(ids) for ids, *_ in found))
-        shards.append(found)
-    return shards
+    """(ids, label) of every document, or (ids,), read by nothing of ours."""
+    folder, manifest = prepared.path / split, prepared.manifest["splits"][split]
+    starts = np.fromfile(folder / "token_ids.starts.bin", "<i8")
+    ids = np.fromfile(
+        folder / "token_ids.bin", {"uint16": "<u2", "int32": "<i4"}[manifest["fields"]["token_ids"]["dtype"]]
+    )
+    documents = [part.tolist() for part in np.split(ids, starts[1:-1])] if len(starts) > 1 else []
+    assert (starts[0], starts[-1]) == (0, len(ids))
+    assert (manifest["documents"], manifest["tokens"]) == (len(documents), len(ids))
+    if "label" not in manifest["fields"]:
+        return [(ids,) for ids in documents]
+    return list(zip(documents, np.fromfile(folder / "label.bin", "<i4").tolist(), strict=True))

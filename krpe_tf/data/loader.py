@@ -4,7 +4,11 @@ Keras' own adapters fix a batch's shapes on TensorFlow by the first two batches:
 another, end in an error. So TensorFlow gets a dataset with a signature; JAX and torch take iterators as they are.
 """
 
+import atexit
+import contextlib
 import itertools
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +33,60 @@ def dataset(batches: Callable[[], Iterator[Any]], signature: Any, count: int | N
     """
     import tensorflow as tf
 
+    def until_exit() -> Iterator[Any]:
+        iterator = batches()
+        while True:
+            with _READERS.working():
+                if _READERS.stopped.is_set():
+                    return
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            yield batch
+
     signature = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), signature)
     known = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY if count is None else count)
-    return tf.data.Dataset.from_generator(batches, output_signature=signature).apply(known).prefetch(tf.data.AUTOTUNE)
+    made = tf.data.Dataset.from_generator(until_exit, output_signature=signature)
+    return made.apply(known).prefetch(tf.data.AUTOTUNE)
+
+
+class _Readers:
+    """The threads of TensorFlow that make batches ahead.
+
+    Where Python ends while one of them is at work, TensorFlow waits for the thread, and the thread for Python's lock:
+    so none may start a batch after `stop`, and the one at work must finish it.
+    """
+
+    def __init__(self):
+        self.stopped = threading.Event()
+        self._busy = 0
+        self._used = False
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a thread as at work."""
+        with self._lock:
+            self._busy += 1
+            self._used = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def stop(self) -> None:
+        """Wait until no thread makes a batch, and let none start another."""
+        self.stopped.set()
+        while self._busy:
+            time.sleep(0.001)
+        if self._used:
+            time.sleep(0.05)  # What TensorFlow does between two batches, and at the end.
+
+
+_READERS = _Readers()
+atexit.register(_READERS.stop)
 
 
 class Sequence(keras.utils.PyDataset):

@@ -31,8 +31,6 @@ class LabelledTexts:
 
 
 def _text(value: object) -> str:
-    if value is None:
-        raise ValueError("rows as wide as the header")
     if not isinstance(value, str):
         raise ValueError("a string as text, a string or integer as label")
     try:
@@ -43,7 +41,7 @@ def _text(value: object) -> str:
 
 
 def _label(value: object) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if isinstance(value, str) and not value.strip():
         raise ValueError("no row with an empty label")
     if not isinstance(value, (str, int)):
         raise ValueError("a string as text, a string or integer as label")
@@ -279,7 +277,7 @@ def _csv_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tupl
             _check_columns(path, reader.fieldnames or [], names)
             for number, row in enumerate(reader, 1):
                 place = f"row {number} of {path}"
-                if None in row:
+                if None in row or any(row[name] is None for name in names.values()):
                     raise ValueError(f"`{argument}` must hold rows as wide as the header. Received: {place}")
                 yield place, row
     finally:

@@ -209,6 +209,9 @@ def _models(recipe, corpus: Corpus, batches: dict, settings: RunSettings, initia
 
 def _fit(models: dict, batches: dict, settings: RunSettings, state: RunState, distribution: Distribution) -> dict:
     """Train all phases, and return their histories."""
+    with_logs = importlib.util.find_spec("tensorflow") is not None
+    if not with_logs:
+        logger.info("TensorFlow is not installed: no logs for TensorBoard")
     histories = {}
     for phase, model in models.items():
         distribution.wait()  # Until the chief has written the checkpoint that the others look for.
@@ -225,7 +228,7 @@ def _fit(models: dict, batches: dict, settings: RunSettings, state: RunState, di
                 validation,
                 state.checkpoints,
                 distribution,
-                _tensorboard(state.output / "logs" / phase.phase) if distribution.is_chief else (),
+                _tensorboard(state.output / "logs" / phase.phase) if distribution.is_chief and with_logs else (),
             )
         except DivergedError:
             newest = state.checkpoints.paths[-1:]
@@ -239,11 +242,8 @@ def _fit(models: dict, batches: dict, settings: RunSettings, state: RunState, di
     return histories
 
 
-def _tensorboard(directory: Path) -> tuple:
-    """Return the callback that writes logs for TensorBoard; none where TensorFlow, which writes them, is missing."""
-    if importlib.util.find_spec("tensorflow") is None:
-        logger.info("TensorFlow is not installed: no logs for TensorBoard")
-        return ()
+def _tensorboard(directory: Path) -> list[keras.callbacks.Callback]:
+    """Return the callback that writes logs for TensorBoard, through TensorFlow."""
     callback = keras.callbacks.TensorBoard(str(directory), write_graph=False)
-    callback.async_safe = True  # Once an epoch it reads what Keras has computed by then; of a step it reads nothing.
-    return (callback,)
+    callback.async_safe = True  # It writes once an interval; of single steps it reads nothing.
+    return [callback]

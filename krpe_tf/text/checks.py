@@ -20,9 +20,7 @@ def check_texts(texts: Iterable[str | bytes]) -> list[str]:
             with nothing but white space and invisible characters.
     """
     if isinstance(texts, (str, bytes)):
-        raise ValueError(
-            f"`texts` must be a list of texts, not one text: wrap it in []. Received: texts={texts[:40]!r}"
-        )
+        raise ValueError(f"`texts` must be a list of texts: wrap one text in []. Received: texts={texts[:40]!r}")
     if not isinstance(texts, Iterable):
         raise ValueError(f"`texts` must be a list of texts. Received: texts={texts!r}")
     checked = [_check_text(text, f"texts[{index}]") for index, text in enumerate(texts)]
@@ -33,9 +31,7 @@ def check_texts(texts: Iterable[str | bytes]) -> list[str]:
 
 def _check_text(text: object, name: str) -> str:
     if not isinstance(text, (str, bytes)):
-        raise ValueError(
-            f"`texts` must hold str or bytes only. Received: {name}={text!r} of type {type(text).__name__}"
-        )
+        raise ValueError(f"`texts` must hold str or bytes. Received: {name}={text!r} of type {type(text).__name__}")
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
         text.encode("utf-8")  # A str can hold lone surrogates, which no UTF-8 can.

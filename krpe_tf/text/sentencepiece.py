@@ -74,9 +74,7 @@ class SentencePieceTokenizer(Tokenizer):
         """The `FastSentencepieceTokenizer`, made when first used: the ids alone need no TensorFlow."""
         pieces, vocabulary = _read(self.model)
         if vocabulary != self.vocabulary:
-            raise ValueError(
-                f"`vocabulary` must be the pieces of `model`, {len(vocabulary)}. Received: {len(self.vocabulary)} others"
-            )
+            raise ValueError(f"`vocabulary` must be the pieces of `model`. Received: {len(self.vocabulary)} others")
         _check_pieces(pieces, self.model, vocabulary, self.reserved_ids)
         return pieces
 

@@ -87,7 +87,7 @@ class Tokenizer:
             0 on padding.
 
         Raises:
-            ValueError: For bad texts (see `check_texts`), or a text with more than `length` tokens: nothing is truncated.
+            ValueError: For bad texts (see `check_texts`), or a text of more than `length` tokens: none is truncated.
         """
         if length is not None:
             check_at_least(1, length=length)

@@ -12,37 +12,20 @@ import keras
 
 from ..checks import check_at_least
 
-# Weights of `Encoder`, `MaskedLM` and `TextClassifier` that are cut over the devices of a model, by path, and on which
-# axis. Heads and the inside of the feed-forward block are cut, as in Megatron-LM (arXiv 1909.08053); what is small, or
-# meets all heads, is whole on each device.
-_CUT_WEIGHTS = {
-    r"(.*/)?layer_\d+_attention/(query|key|value)/kernel": (None, "model", None),
-    r"(.*/)?layer_\d+_attention/(query|key|value)/bias": ("model", None),
-    r"(.*/)?layer_\d+_attention/attention_output/kernel": ("model", None, None),
-    r"(.*/)?layer_\d+_feed_forward_in/kernel": (None, "model"),
-    r"(.*/)?layer_\d+_feed_forward_in/bias": ("model",),
-    r"(.*/)?layer_\d+_feed_forward_out/kernel": ("model", None),
-    r"(.*/)?token_embedding/embeddings": (None, "model"),
-    r"(.*/)?transform/kernel": (None, "model"),
-    r"(.*/)?transform/bias": ("model",),
-}
-
 
 def encoder_layout(mesh: "keras.distribution.DeviceMesh") -> "keras.distribution.LayoutMap":
-    """Return how the weights of an encoder and its heads lie on a mesh, for `keras.distribution.ModelParallel`.
+    """Return the layout map of an encoder and its heads: `MaskedLM.get_layout_map` under its name of 0.1.
 
     Args:
         mesh: Has an axis "model", whose size divides the encoder's num_heads, hidden_dim and intermediate_dim.
 
     Raises:
-        ValueError: For a mesh without that axis.
+        ValueError: For a mesh without that axis, or where krpe_tf.models, which knows its weights, is not imported.
     """
-    if "model" not in mesh.axis_names:
-        raise ValueError(f'mesh must have an axis "model". Received: mesh with axes {tuple(mesh.axis_names)}')
-    layout = keras.distribution.LayoutMap(mesh)
-    for path, axes in _CUT_WEIGHTS.items():
-        layout[path] = axes
-    return layout
+    masked_lm = keras.saving.get_registered_object("krpe_tf>MaskedLM")
+    if masked_lm is None:
+        raise ValueError("krpe_tf.models must be imported first, or `layout_map` given. Received: neither")
+    return masked_lm.get_layout_map(mesh)
 
 
 class Distribution:

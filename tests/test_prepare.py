@@ -1,6 +1,7 @@
 """Prepared texts against the texts themselves: what is written, and what is refused."""
 
 import errno
+import importlib
 import os
 import re
 import resource
@@ -8,70 +9,49 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from prepared_texts import SIZES, WORDS, make_documents, stored, write_folder, write_jsonl
+from prepared_texts import SIZES, WORDS, ids_of, make_documents, stored, write_folder, write_jsonl
 
 from krpe_tf.cli import main
-from krpe_tf.data import is_prepared, lanes, load_prepared
-from krpe_tf.data import prepare as shards
-from krpe_tf.data.prepare import _holdout, prepare
+from krpe_tf.data import Encoding, is_prepared, load_corpus, prepare
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Many blocks and pools out of few documents."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "BLOCK_TOKENS", 64)
-        yield
+# The module, which the function of its name hides.
+module = importlib.import_module("krpe_tf.data.prepare")
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return WordPieceTokenizer([*RESERVED_TOKENS, *WORDS])
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("prepared")
-    return prepare(write_jsonl(folder / "a.jsonl", make_documents(60)), folder / "out", tokenizer=tokenizer, **SIZES)
-
-
-def test_every_document_is_stored_once_with_its_label(prepared, tokenizer):
-    texts, labels = zip(*make_documents(60), strict=True)
-    ids = [tuple(each.tolist()) for each in tokenizer.encode(texts)]
-    expected = Counter(zip(ids, map("abc".index, labels), strict=True))
-    shards = {split: stored(prepared, split) for split in ("train", "validation")}
-    found = Counter((tuple(ids), label) for split in shards.values() for shard in split for ids, label in shard)
-    assert found == expected
+def test_every_document_is_stored_once_with_its_label(prepared):
+    expected = Counter((tuple(ids_of(text)), "abc".index(label)) for text, label in make_documents(60))
+    documents = {split: stored(prepared, split) for split in ("train", "validation")}
+    assert Counter((tuple(ids), label) for split in documents.values() for ids, label in split) == expected
     assert prepared.classes == ["a", "b", "c"]
-    # A fifth of each label's twenty, and shards that differ by no more than a document.
-    assert Counter(label for shard in shards["validation"] for _, label in shard) == {0: 4, 1: 4, 2: 4}
-    tokens = [sum(len(ids) for ids, _ in shard) for shard in shards["train"]]
-    assert max(tokens) - min(tokens) <= max(len(ids) for ids, _ in expected)
+    # A fifth of each label's twenty, and the rows' order.
+    assert Counter(label for _, label in documents["validation"]) == {0: 4, 1: 4, 2: 4}
+    order = [ids_of(text) for text, _ in make_documents(60)]
+    for split in documents.values():
+        places = [order.index(ids) for ids, _ in split]
+        assert places == sorted(places)
     assert prepared.documents() == 48
-    assert prepared.tokens() == sum(tokens)
+    assert prepared.tokens() == sum(len(ids) for ids, _ in documents["train"])
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(fraction=st.floats(0.01, 0.95), count=st.integers(1, 300), seed=st.integers(0, 9))
-def test_held_out_are_a_fraction_of_every_label_and_never_its_first(fraction, count, seed):
-    held_out = _holdout(fraction, seed)
-    held = [[held_out(label) for label in "ab"] for _ in range(count)]
-    for chosen in zip(*held, strict=True):
-        assert not chosen[0]
-        assert abs(sum(chosen) - fraction * count) <= 2
-    again = _holdout(fraction, seed)
-    assert held == [[again(label) for label in "ab"] for _ in range(count)]
-    assert not any(map(_holdout(0, seed), "ab"))
+def test_ids_take_two_bytes_where_the_vocabulary_allows_it(tmp_path, prepared):
+    assert prepared.manifest["splits"]["train"]["fields"]["token_ids"]["dtype"] == "uint16"
+    vocabulary = [*RESERVED_TOKENS, *(f"x{number}" for number in range(2**16)), *WORDS]
+    source = write_jsonl(tmp_path / "a.jsonl", make_documents(12))
+    large = prepare(source, tmp_path / "out", tokenizer=WordPieceTokenizer(vocabulary), **SIZES)
+    assert large.manifest["splits"]["train"]["fields"]["token_ids"]["dtype"] == "int32"
+    moved = {5 + number: 5 + 2**16 + number for number in range(len(WORDS))}
+    expected = [[moved.get(token, token) for token in ids_of(text)] for text, _ in make_documents(12)]
+    found = [ids for split in ("train", "validation") for ids, _ in stored(large, split)]
+    assert sorted(found) == sorted(expected)
 
 
-def test_the_same_source_and_seed_give_the_same_bytes(tmp_path, tokenizer):
+def test_the_same_source_and_seed_give_the_same_bytes(tmp_path, words_tokenizer):
     source = write_folder(tmp_path / "texts", make_documents(20))
     folders = [
-        prepare(source, tmp_path / name, tokenizer=tokenizer, seed=seed, **SIZES).path
+        prepare(source, tmp_path / name, tokenizer=words_tokenizer, seed=seed, **SIZES).path
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     content = [
@@ -79,11 +59,11 @@ def test_the_same_source_and_seed_give_the_same_bytes(tmp_path, tokenizer):
         for each in folders
     ]
     assert content[0] == content[1]
-    assert len(content[0]) == 2 + 2 * 5
+    assert len(content[0]) == 2 + 2 * 6  # Three arrays a split, and the checksums of each.
     assert content[0] != content[2]
 
 
-def test_folders_and_files_with_and_without_labels(tmp_path, tokenizer):
+def test_folders_and_files_with_and_without_labels(tmp_path, words_tokenizer):
     documents = list(make_documents(12))
     by_label = write_folder(tmp_path / "labelled", documents)
     flat = tmp_path / "flat" / "deep"
@@ -94,19 +74,19 @@ def test_folders_and_files_with_and_without_labels(tmp_path, tokenizer):
     (flat / "other.md").write_text("alpha", "utf-8")
     rows = tmp_path / "rows.csv"
     rows.write_text("body\n" + "".join(f"{text}\n" for text, _ in documents), "utf-8")
-    expected = Counter(tuple(ids.tolist()) for ids in tokenizer.encode([text for text, _ in documents]))
+    expected = Counter(tuple(ids_of(text)) for text, _ in documents)
     for name, source, arguments, classes in (
         ("1", by_label, {}, ["a", "b", "c"]),
         ("2", by_label, {"labelled": False}, None),
         ("3", flat.parent, {}, None),
         ("4", rows, {"labelled": False, "text_column": "body"}, None),
     ):
-        prepared = prepare(source, tmp_path / name, tokenizer=tokenizer, **SIZES, **arguments)
+        prepared = prepare(source, tmp_path / name, tokenizer=words_tokenizer, **SIZES, **arguments)
         assert prepared.classes == classes
-        found = [each for split in ("train", "validation") for shard in stored(prepared, split) for each in shard]
+        found = [each for split in ("train", "validation") for each in stored(prepared, split)]
         assert Counter(tuple(ids) for ids, *_ in found) == expected
         assert all(len(each) == (1 if classes is None else 2) for each in found)
-    with pytest.raises(ValueError, match="needs texts prepared with labels"):
+    with pytest.raises(ValueError, match="needs documents with labels"):
         prepared.classification_batches(32, 64)
     with pytest.raises(ValueError, match="two subfolders or more"):
         prepare(flat.parent, tmp_path / "5", labelled=True)
@@ -115,8 +95,9 @@ def test_folders_and_files_with_and_without_labels(tmp_path, tokenizer):
 def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys):
     source = write_folder(tmp_path / "texts", [*make_documents(30), ("\u200b \n", "a")])
     arguments = ["prepare", str(source), "--output", str(tmp_path / "new" / "out"), "--vocabulary-size", "100"]
-    assert main([*arguments, "--num-shards", "2"]) == 0
-    prepared = load_prepared(tmp_path / "new" / "out")
+    with pytest.warns(DeprecationWarning, match="`num_shards` has no effect since 0.2"):
+        assert main([*arguments, "--num-shards", "2"]) == 0
+    prepared = load_corpus(tmp_path / "new" / "out")
     assert is_prepared(prepared.path)
     assert set(WORDS) <= set(prepared.tokenizer.vocabulary)
     assert prepared.manifest["left_out"] == 1
@@ -125,12 +106,14 @@ def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, cap
     assert f"train: {prepared.documents()} documents, {prepared.tokens():,} tokens" in said
     prepared.verify()
     assert main(arguments) == 2
-    assert "output must be free, or a folder to overwrite, with overwrite=True (--overwrite)" in capsys.readouterr().err
+    assert (
+        "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite)" in capsys.readouterr().err
+    )
     assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0"]) == 0
-    prepared = load_prepared(prepared.path)
+    prepared = load_corpus(prepared.path)
     assert (prepared.classes, prepared.documents(), prepared.documents("validation")) == (None, 30, 0)
     prepared.verify()
-    with pytest.raises(ValueError, match=r"split must hold documents.*split='validation'"):
+    with pytest.raises(ValueError, match=r"`split` must hold documents.*split='validation'"):
         prepared.masked_lm_batches(16, 2, split="validation")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out"]
 
@@ -139,8 +122,8 @@ def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what
     documents = [(f"{text} held{number}", label) for number, (text, label) in enumerate(make_documents(200))]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     learned = []
-    original = shards.train_wordpiece
-    monkeypatch.setattr(shards, "train_wordpiece", lambda texts, size: learned.append(texts) or original(texts, size))
+    original = module.train_wordpiece
+    monkeypatch.setattr(module, "train_wordpiece", lambda texts, size: learned.append(texts) or original(texts, size))
     prepare(source, tmp_path / "out", vocabulary_size=100, vocabulary_bytes=10_000, **SIZES)
     total = sum(map(len, learned[0]))
     assert 5_000 < total <= 10_000
@@ -156,17 +139,17 @@ def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what
     [
         ('{"text": "alpha", "label": "a"}\n' * 3, {}, "two labels or more, all are 'a'"),
         ('{"text": "alpha", "label": "a"}\n{"text": "beta", "label": " "}\n', {}, "empty label. Received: row 2"),
-        ('{"text": "alpha"}\n', {}, "label_column must be one of"),
+        ('{"text": "alpha"}\n', {}, "`label_column` must be one of"),
         ('{"text": "alpha", "label": "a"}\n{"text": "b\\ud800", "label": "b"}\n', {}, "valid UTF-8.*row 2"),
         (b'{"text": "alpha\xff", "label": "a"}\n', {}, "valid UTF-8.*jsonl"),
-        ('{"text": " ", "label": "a"}\n', {}, "source must hold texts"),
-        ("", {}, "source must hold texts"),
+        ('{"text": " ", "label": "a"}\n', {}, "`source` must hold texts"),
+        ("", {}, "`source` must hold texts"),
         ('{"text": "alpha"}\n', {"labelled": False}, "enough texts to hold some out"),
-        ("", {"validation_fraction": 1.0}, r"validation_fraction must lie in \[0, 1\).*1.0"),
-        ("", {"num_shards": 0}, "num_shards must be"),
-        ("", {"vocabulary_size": 8}, "vocabulary_size must be"),
-        ("", {"seed": -1}, "seed must be"),
-        ("", {"vocabulary_bytes": 0}, "vocabulary_bytes must be"),
+        ("", {"validation_fraction": 1.0}, r"`validation_fraction` must lie in \[0, 1\).*1.0"),
+        ("", {"num_shards": 0}, "`num_shards` must be"),
+        ("", {"vocabulary_size": 8}, "`vocabulary_size` must be"),
+        ("", {"seed": -1}, "`seed` must be"),
+        ("", {"vocabulary_bytes": 0}, "`vocabulary_bytes` must be"),
     ],
 )
 def test_bad_sources_and_numbers_leave_nothing(tmp_path, content, arguments, message):
@@ -177,16 +160,16 @@ def test_bad_sources_and_numbers_leave_nothing(tmp_path, content, arguments, mes
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
-def test_bad_places_are_refused_before_any_work(tmp_path, tokenizer):
+def test_bad_places_are_refused_before_any_work(tmp_path, words_tokenizer):
     source = write_folder(tmp_path / "texts", make_documents(6))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("alpha")
     (tmp_path / "file").write_text("alpha")
     for output, arguments, message in (
-        (tmp_path / "taken", {}, "output must be free"),
+        (tmp_path / "taken", {}, "`output` must be free"),
         (tmp_path / "taken", {"overwrite": True}, "other things in it"),
-        (tmp_path / "file", {"overwrite": True}, "output must be free"),
-        (tmp_path / "file" / "out", {}, "output must be a folder that can be written"),
+        (tmp_path / "file", {"overwrite": True}, "`output` must be free"),
+        (tmp_path / "file" / "out", {}, "`output` must be a folder that can be written"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(source, output, **arguments)
@@ -196,19 +179,19 @@ def test_bad_places_are_refused_before_any_work(tmp_path, tokenizer):
             prepare(path, tmp_path / "out")
     (tmp_path / "texts" / "a" / "x.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"valid UTF-8.*x\.txt"):
-        prepare(tmp_path / "texts", tmp_path / "out", tokenizer=tokenizer)
-    with pytest.raises(ValueError, match=r"path must be a folder that `prepare` wrote"):
-        load_prepared(tmp_path / "taken")
+        prepare(tmp_path / "texts", tmp_path / "out", tokenizer=words_tokenizer)
+    with pytest.raises(ValueError, match=r"`path` must be a folder that `prepare` wrote"):
+        load_corpus(tmp_path / "taken")
 
 
-@pytest.mark.parametrize("limit", [100, 3000])  # The first file of all, and a shard.
+@pytest.mark.parametrize("limit", [100, 3000])  # The first file of all, and an array.
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, capsys, limit):
     source = write_jsonl(tmp_path / "a.jsonl", list(make_documents(60)) * 3)
     command = ["prepare", str(source), "--output", str(tmp_path / "out"), "--vocabulary-size", "64"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
     try:
-        code = main([*command, "--num-shards", "2"])
+        code = main(command)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = capsys.readouterr().err
@@ -220,14 +203,56 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, capsys, limit):
 def test_a_source_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     source = write_jsonl(tmp_path / "a.jsonl", make_documents(6))
 
-    def refused(*arguments):
+    def refused(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied", str(source))
-        yield
 
-    monkeypatch.setattr(shards, "_jsonl_rows", refused)  # Permissions do not stop a superuser.
-    with pytest.raises(ValueError, match=r"source must be a readable file \(Permission denied\).*a\.jsonl"):
+    # Permissions do not stop a superuser.
+    monkeypatch.setattr("krpe_tf.data.sources.open", refused, raising=False)
+    with pytest.raises(ValueError, match=r"`source` must be a readable file \(Permission denied\).*a\.jsonl"):
         prepare(source, tmp_path / "out", **SIZES)
     assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_an_error_in_the_middle_leaves_nothing(tmp_path, words_tokenizer):
+    """Raised in a thread, while others are at work."""
+
+    def encode(rows, tokenizer, classes):
+        if any("broken" in row["text"] for row in rows):
+            raise RuntimeError("a bug")
+        return {"token_ids": tokenizer.encode([row["text"] for row in rows])}
+
+    source = write_jsonl(tmp_path / "a.jsonl", [*make_documents(600), ("broken", "a"), *make_documents(600)])
+    with pytest.raises(RuntimeError, match="a bug"):
+        prepare(source, tmp_path / "out", tokenizer=words_tokenizer, encoding=Encoding(("text",), encode), **SIZES)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_an_encoding_of_ones_own(tmp_path, words_tokenizer):
+    """Two ragged fields and a number, with labels that a row has two of."""
+
+    def encode(rows, tokenizer, classes):
+        ids = tokenizer.encode([row["text"] for row in rows])
+        return {
+            "token_ids": ids,
+            "tags": [np.arange(len(each)) - 1 for each in ids],
+            "label": [classes.index(row["label"] + "!") for row in rows],
+        }
+
+    encoding = Encoding(("text", "label"), encode, label=lambda row: (row["label"], row["label"] + "!"))
+    source = write_jsonl(tmp_path / "a.jsonl", make_documents(200))
+    corpus = prepare(source, tmp_path / "out", tokenizer=words_tokenizer, encoding=encoding, **SIZES)
+    assert corpus.classes == ["a", "a!", "b", "b!", "c", "c!"]
+    corpus.verify()
+    texts = {tuple(ids_of(text)): label for text, label in make_documents(200)}
+    count = 0
+    for split in ("train", "validation"):
+        fields = corpus[split]
+        for index, label in enumerate(fields["label"]):
+            ids = fields["token_ids"][index].tolist()
+            assert corpus.classes[label] == texts[tuple(ids)] + "!"
+            assert fields["tags"][index].tolist() == list(range(-1, len(ids) - 1))
+            count += 1
+    assert count == 200
 
 
 MEMORY = """
@@ -251,7 +276,7 @@ def run(name, megabytes):
         for _ in range(megabytes * 10**6 // len(text)):
             file.write('{"text": "' + text + '"}' + chr(10))
     prepared = prepare(
-        source, Path(sys.argv[1], name), tokenizer=tokenizer, labelled=False, num_shards=8, progress=False
+        source, Path(sys.argv[1], name), tokenizer=words_tokenizer, labelled=False, num_shards=8, progress=False
     )
     after_preparing = peak()
     batches = prepared.masked_lm_batches(512, 16, shuffle_tokens=2**18)

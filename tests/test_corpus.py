@@ -1,0 +1,429 @@
+"""Corpora in memory and on disk: the same batches bit by bit, what is kept in memory, and what damage is named."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+from batch_checks import joined, real_rows, same, taken
+from prepared_texts import SEP, SIZES, ids_of, make_documents, stored, windows_of, write_folder, write_jsonl
+
+from krpe_tf.data import (
+    LABELLED_TEXTS,
+    TEXTS,
+    LabelledTexts,
+    Ragged,
+    build_corpus,
+    load_corpus,
+    load_prepared,
+    open_source,
+    prepare,
+    store,
+)
+
+
+@pytest.fixture(scope="module")
+def masked_lm(prepared):
+    return prepared.masked_lm_batches(16, 8, seed=3)
+
+
+@pytest.fixture(scope="module")
+def classification(prepared):
+    return prepared.classification_batches(64, 256, 16, seed=3, batch_multiple=2)[0]
+
+
+@pytest.fixture(params=["masked_lm", "classification"])
+def batches(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_every_window_comes_exactly_once_an_epoch(prepared, masked_lm):
+    expected = Counter(windows_of([ids for ids, _ in stored(prepared, "train")], 16))
+    steps = masked_lm.steps_per_epoch
+    orders = [real_rows(taken(masked_lm.steps(epoch * steps), steps)) for epoch in range(2)]
+    assert Counter(orders[0]) == Counter(orders[1]) == expected
+    assert orders[0] != orders[1]
+    assert 0 <= 8 * steps - expected.total() < 8
+
+
+def test_every_document_comes_once_an_epoch(prepared, classification):
+    expected, cut = Counter(), 0
+    for ids, label in stored(prepared, "train"):
+        cut += max(0, len(ids) - 64)
+        expected[tuple(ids if len(ids) <= 64 else [*ids[:63], SEP]), label] += 1
+    _, report = prepared.classification_batches(64, 256)
+    assert (report.cut_tokens, report.documents) == (cut, 48)
+    steps = classification.steps_per_epoch
+    found = taken(classification, 2 * steps)
+    for epoch in (found[:steps], found[steps:]):
+        seen = Counter()
+        for inputs, label, weight in epoch:
+            rows, bucket = inputs["token_ids"].shape
+            assert rows == {16: 16, 32: 8, 64: 4}[bucket]
+            for ids, mask, number, real in zip(*inputs.values(), label, weight, strict=True):
+                assert mask.any() == real
+                assert bucket == 16 or not real or mask.sum() > bucket // 2
+                if real:
+                    seen[tuple(ids[mask == 1].tolist()), number] += 1
+        assert seen == expected
+    assert not same(found[:steps], found[steps:])
+
+
+def test_a_step_is_the_same_from_any_start_and_in_any_number_of_processes(batches, prepared):
+    steps = batches.steps_per_epoch
+    whole = taken(batches, 2 * steps + 2)
+    again = load_corpus(prepared.path)
+    if len(batches.signature[0]) == 3:
+        other = again.masked_lm_batches(16, 8, seed=3)
+    else:
+        other, _ = again.classification_batches(64, 256, 16, seed=3, batch_multiple=2)
+    for start in (2 * steps, 1, steps // 2, steps - 1, steps):
+        assert same(taken(other.steps(start), 2), whole[start : start + 2])
+    for count in (2, 4):
+        if batches.batch_multiple % count == 0:
+            parts = [taken(batches.steps(steps - 2, index, count), 5) for index in range(count)]
+            for step in range(4):
+                assert same(joined([part[step] for part in parts]), whole[steps - 2 + step])
+
+
+def test_memory_and_disk_give_the_same_batches(tmp_path, words_tokenizer):
+    """From a file, and from a folder in random order; the documents held out too."""
+    for number, source in enumerate(
+        (
+            write_jsonl(tmp_path / "a.jsonl", [*make_documents(40), (" ", "a")]),
+            write_folder(tmp_path / "texts", [*make_documents(40), (" ", "a")]),
+        )
+    ):
+        disk = prepare(source, tmp_path / f"out{number}", tokenizer=words_tokenizer, seed=4, **SIZES)
+        opened = open_source(source, LABELLED_TEXTS.columns, seed=4)
+        memory = build_corpus(opened, tokenizer=words_tokenizer, validation=SIZES["validation_fraction"], seed=4)
+        assert memory.classes == disk.classes
+        for split in ("train", "validation"):
+            assert memory.documents(split) == disk.documents(split)
+            assert memory.tokens(split) == disk.tokens(split)
+            pairs = [
+                [each.masked_lm_batches(16, 8, seed=2, split=split) for each in (memory, disk)],
+                [each.classification_batches(64, 256, 16, split=split)[0] for each in (memory, disk)],
+            ]
+            for left, right in pairs:
+                assert left.steps_per_epoch == right.steps_per_epoch
+                steps = 2 * left.steps_per_epoch
+                keras.utils.set_random_seed(number)
+                found = taken(left, steps)
+                keras.utils.set_random_seed(number + 7)
+                assert same(found, taken(right, steps))
+                assert same(found[3], joined([right.rows(3, 0, 1)]))
+
+
+def test_validation_is_deterministic_and_whole(prepared):
+    batches = prepared.masked_lm_batches(16, 4, shuffle=False, split="validation")
+    epoch = batches.epoch()
+    assert int(epoch.cardinality()) == batches.steps_per_epoch
+    first = taken(epoch)
+    assert same(first, taken(epoch))
+    assert same(first, taken(batches.steps(batches.steps_per_epoch), len(first)))
+    documents = [ids for ids, _ in stored(prepared, "validation")]
+    assert real_rows(first) == windows_of(documents, 16)
+    labelled, _ = prepared.classification_batches(64, 256, 16, shuffle=False, split="validation")
+    assert sum(weight.sum() for _, _, weight in taken(labelled.epoch())) == len(documents)
+
+
+def test_arrays_are_read_one_by_one(prepared):
+    fields = prepared["train"]
+    documents = stored(prepared, "train")
+    assert len(fields["token_ids"]) == len(documents)
+    assert fields["token_ids"].lengths.tolist() == [len(ids) for ids, _ in documents]
+    for index in (0, 5, -1):
+        assert fields["token_ids"][index].tolist() == documents[index][0]
+        assert fields["token_ids"][index].dtype == np.int32
+    assert fields["label"].tolist() == [label for _, label in documents]
+    with pytest.raises(IndexError):
+        fields["token_ids"][len(documents)]
+    with pytest.raises(ValueError, match="`split` must be one of 'train', 'validation'"):
+        prepared["test"]
+
+
+# build_corpus
+
+
+def test_a_corpus_of_labelled_texts(words_tokenizer):
+    texts, labels = zip(*make_documents(12), strict=True)
+    train, validation = LabelledTexts([*texts[:9]], [*labels[:9]]), LabelledTexts([*texts[9:]], [*labels[9:]])
+    corpus = build_corpus(train, validation=validation, tokenizer=words_tokenizer)
+    assert (corpus.classes, corpus.columns) == (["a", "b", "c"], ("text", "label"))
+    for split, part in (("train", train), ("validation", validation)):
+        assert [ids.tolist() for ids in map(corpus[split]["token_ids"].__getitem__, range(len(part.texts)))] == [
+            ids_of(text) for text in part.texts
+        ]
+        assert corpus[split]["label"].tolist() == ["abc".index(label) for label in part.labels]
+    corpus.verify()
+    alone = build_corpus(train, tokenizer=words_tokenizer)
+    assert alone.documents("validation") == alone.tokens("validation") == 0
+    with pytest.raises(ValueError, match=r"`split` must hold documents.*split='validation'"):
+        alone.masked_lm_batches(16, 4, split="validation")
+
+
+def test_a_vocabulary_is_learned_from_what_is_trained_on(words_tokenizer):
+    rows = [{"text": f"{text} seen"} for text, _ in make_documents(20)]
+    corpus = build_corpus(rows, TEXTS, validation=[{"text": "held alpha held"}] * 9, vocabulary_size=80)
+    assert corpus.classes is None
+    assert "seen" in corpus.tokenizer.vocabulary
+    assert "held" not in corpus.tokenizer.vocabulary
+    assert (corpus.documents(), corpus.documents("validation")) == (20, 9)
+    with pytest.raises(ValueError, match="needs documents with labels"):
+        corpus.classification_batches(32, 64)
+
+
+def test_fingerprints_tell_corpora_apart(words_tokenizer, prepared):
+    texts, labels = zip(*make_documents(12), strict=True)
+    others = [
+        (LabelledTexts([*texts], [*labels]), {}),
+        (LabelledTexts([*texts[::-1]], [*labels[::-1]]), {}),
+        (LabelledTexts([*texts], [*labels[::-1]]), {}),
+        (LabelledTexts([*texts[:-1]], [*labels[:-1]]), {"validation": LabelledTexts([texts[-1]], [labels[-1]])}),
+    ]
+    found = [build_corpus(data, tokenizer=words_tokenizer, **arguments).fingerprint for data, arguments in others]
+    assert len(set(found)) == len(found)
+    assert found[0] == build_corpus(others[0][0], tokenizer=words_tokenizer).fingerprint
+    assert load_prepared(prepared.path).fingerprint == prepared.fingerprint not in found
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "message"),
+    [
+        ([], {}, "`data` must hold documents"),
+        (LabelledTexts(["alpha", "beta"], ["a", "a"]), {}, "two labels or more.*'a'"),
+        ([{"text": " ", "label": "a"}, {"text": "beta", "label": "b"}], {}, "empty"),
+        (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"validation": 0.5}, "share of a source.*0.5"),
+        (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"seed": -1}, "`seed` must be"),
+    ],
+)
+def test_bad_data_are_refused(words_tokenizer, data, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_corpus(data, tokenizer=words_tokenizer, **arguments)
+
+
+def test_too_few_documents_to_hold_some_out(tmp_path, words_tokenizer):
+    source = open_source(write_jsonl(tmp_path / "a.jsonl", make_documents(3)), ("text", "label"))
+    with pytest.raises(ValueError, match="enough documents to hold some out. Received: 3 documents"):
+        build_corpus(source, tokenizer=words_tokenizer, validation=0.2)
+
+
+# memory
+
+
+def test_few_bytes_a_document_stay_in_memory(words_tokenizer):
+    count = 100_000
+    lengths = np.random.default_rng(0).integers(20, 1000, count)
+    fields = {
+        "token_ids": Ragged(np.zeros(lengths.sum(), "uint16"), np.concatenate([[0], np.cumsum(lengths)])),
+        "label": np.zeros(count, "int32"),
+    }
+    from krpe_tf.data import buckets, windows
+
+    windows_count = (-(-(lengths - 1) // 512)).sum()
+    for make, kept, reading in (
+        (lambda: windows(fields["token_ids"], 512, 16, pad_id=0), 8.5 * count, 4.5 * windows_count),
+        (lambda: buckets(fields, 512, 8192, tokenizer=words_tokenizer)[0], 1.5 * count, 4.5 * count),
+    ):
+        tracemalloc.start()
+        try:
+            batches = make()
+            assert tracemalloc.get_traced_memory()[0] < kept
+            batches[0]
+            assert tracemalloc.get_traced_memory()[0] < kept + reading
+        finally:
+            tracemalloc.stop()
+
+
+# damage
+
+
+@pytest.fixture
+def copy(tmp_path, words_tokenizer):
+    source = write_jsonl(tmp_path / "a.jsonl", make_documents(30))
+    return prepare(source, tmp_path / "out", tokenizer=words_tokenizer, **SIZES)
+
+
+def flip_a_bit(path, place=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+NAMES = ["token_ids.bin", "token_ids.starts.bin", "label.bin", "token_ids.bin.crc32", "label.bin.crc32"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_or_missing_file_is_named(copy, name):
+    path = copy.path / "train" / name
+    place = f"Received: .*train/{name}$"
+    copy.verify()
+    for share in (0.0, 0.3, 0.9):
+        flip_a_bit(path, share)
+        with pytest.raises(ValueError, match=f"a file differs from its SHA-256.*{place}"):
+            copy.verify()
+        with pytest.raises(ValueError, match=rf"must hold what `prepare` wrote, but a file differs.*{place}"):
+            taken(load_corpus(copy.path).classification_batches(64, 256)[0], 30)
+        flip_a_bit(path, share)
+    copy.verify()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=f"has .* bytes instead of .*{place}"):
+        load_corpus(copy.path)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"is missing.*{place}"):
+        load_corpus(copy.path)
+    with pytest.raises(ValueError, match=f"cannot be read.*{place}"):
+        copy.verify()
+
+
+def test_damage_is_met_in_the_middle_of_training_and_not_before_its_block(tmp_path, words_tokenizer, monkeypatch):
+    monkeypatch.setattr(store, "BLOCK_BYTES", 256)
+    source = write_jsonl(tmp_path / "a.jsonl", make_documents(60))
+    copy = prepare(source, tmp_path / "out", tokenizer=words_tokenizer, **SIZES)
+    path = copy.path / "train" / "token_ids.bin"
+    flip_a_bit(path, 0.5)
+    batches = load_corpus(copy.path).masked_lm_batches(16, 4, shuffle=False)
+    damaged = batches.steps_per_epoch // 2
+    before = taken(batches, damaged - 8)
+    with pytest.raises(ValueError, match=r"in block \d+. Received: .*token_ids\.bin"):
+        taken(batches, damaged + 8)
+    assert batches[batches.steps_per_epoch - 1]
+    flip_a_bit(path, 0.5)
+    assert same(taken(batches, damaged - 8), before)
+    assert len(taken(batches, damaged + 8)) == damaged + 8
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(copy):
+    batches = load_corpus(copy.path).masked_lm_batches(16, 4)
+    path = copy.path / "train" / "token_ids.bin"
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"has .* bytes instead of .*token_ids\.bin"):
+        taken(batches, 30)
+
+
+def test_damage_reaches_fit_with_its_name(copy):
+    path = copy.path / "train" / "token_ids.bin"
+    flip_a_bit(path)
+    dataset = load_corpus(copy.path).masked_lm_batches(16, 4).dataset()
+    with pytest.raises(Exception, match=r"ValueError: `path` must hold what `prepare` wrote.*token_ids\.bin"):
+        taken(dataset, 30)
+
+
+def test_files_that_changed_places_are_noticed(copy):
+    first, second = copy.path / "train" / "label.bin", copy.path / "validation" / "label.bin"
+    first.rename(first.with_suffix(".x"))
+    second.rename(first)
+    first.with_suffix(".x").rename(second)
+    with pytest.raises(ValueError, match=r"bytes instead of .*label\.bin"):
+        load_corpus(copy.path)
+    with pytest.raises(ValueError, match=r"differs from its SHA-256.*label\.bin"):
+        copy.verify()
+
+
+def test_damaged_tokenizers_and_manifests_are_named(copy):
+    tokenizer, manifest = copy.path / "tokenizer.json", copy.path / "manifest.json"
+    flip_a_bit(tokenizer)
+    with pytest.raises(ValueError, match=r"differs from its SHA-256.*tokenizer\.json"):
+        load_corpus(copy.path)
+    for text in ("{", "{}", "[]", '{"format": 99}', '{"format": 2, "files": 3}'):
+        manifest.write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json cannot be read"):
+            load_corpus(copy.path)
+
+
+def test_a_folder_of_0_1_is_refused_with_what_to_do(tmp_path, words_tokenizer):
+    source = write_jsonl(tmp_path / "a.jsonl", make_documents(30))
+    folder = tmp_path / "out"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "00000.tfrecord").write_bytes(b"records")
+    words_tokenizer.save(folder / "tokenizer.json")
+    manifest = {"format": 1, "settings": {"source": str(source)}, "classes": None, "splits": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    command = rf"krpe_tf prepare {source} --output {folder} --overwrite"
+    with pytest.raises(ValueError, match=rf"prepared by krpe_tf 0\.1.*: python -m {command}"):
+        load_corpus(folder)
+    prepared = prepare(source, folder, tokenizer=words_tokenizer, overwrite=True, **SIZES)
+    assert prepared.documents() == 24
+    assert not (folder / "train" / "00000.tfrecord").exists()
+
+
+def test_bad_numbers_are_refused(prepared):
+    for arguments, message in (
+        ({"length": 2}, "`length` must be"),
+        ({"split": "test"}, "`split` must be one of 'train', 'validation'"),
+        ({"seed": -1}, "`seed` must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepared.masked_lm_batches(**{"length": 16, "batch_size": 4, **arguments})
+    with pytest.warns(DeprecationWarning, match="`shuffle_tokens` has no effect"):
+        prepared.masked_lm_batches(16, 4, shuffle_tokens=800)
+    with pytest.warns(DeprecationWarning, match="`shuffle_tokens` has no effect"):
+        prepared.classification_batches(64, 256, shuffle_tokens=800)
+
+
+# Without TensorFlow
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_text"] = None
+import numpy as np
+from krpe_tf.data import load_corpus
+from krpe_tf.models import Encoder, MaskedLM, TextClassifier
+
+corpus = load_corpus(sys.argv[1])
+corpus.verify()
+encoder = Encoder(
+    corpus.tokenizer.vocabulary_size, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8, seed=0
+)
+
+class Seen:
+    "Batches that note which of them are made."
+    def __init__(self, batches):
+        self.batches, self.steps, make = batches, [], batches._make
+        batches._make = lambda step, *processes: self.steps.append(step) or make(step, *processes)
+
+def fit(model, train, validation, loss):
+    train, validation = Seen(train), Seen(validation)
+    model.compile("adam", loss)
+    history = model.fit(
+        train.batches.training_data(5), steps_per_epoch=3, epochs=4, initial_epoch=1, shuffle=False, verbose=0,
+        validation_data=validation.batches.validation_data(steps=2),
+    )
+    assert np.isfinite(history.history["loss"] + history.history["val_loss"]).all()
+    assert validation.steps == [0, 1] * 3, validation.steps
+    taken = train.steps[:9]
+    assert taken == list(range(5, 14)), train.steps
+    return history.history
+
+import keras
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+batches = [corpus.masked_lm_batches(16, 4, shuffle=split == "train", split=split) for split in ("train", "validation")]
+fit(MaskedLM(encoder, at_positions=True), *batches, loss)
+pairs = [
+    corpus.classification_batches(64, 256, 16, shuffle=split == "train", split=split)[0]
+    for split in ("train", "validation")
+]
+fit(TextClassifier(encoder, 3), *pairs, loss)
+print(keras.backend.backend(), *(name for name in sys.modules if name.split(".")[0] == "tensorflow"))
+print(*(int(sum(np.asarray(x, "int64").sum() for x in keras.tree.flatten(batches[0][step]))) for step in range(20)))
+"""
+
+
+def test_a_prepared_corpus_trains_on_jax_where_tensorflow_is_not_installed(prepared):
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", textwrap.dedent(WITHOUT_TENSORFLOW), str(prepared.path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    modules, sums = done.stdout.splitlines()
+    assert modules == "jax tensorflow"  # The one entry that blocks it.
+    here = [prepared.masked_lm_batches(16, 4)[step] for step in range(20)]
+    expected = [int(sum(np.asarray(x, "int64").sum() for x in keras.tree.flatten(batch))) for batch in here]
+    assert [*map(int, sums.split())] == expected
