@@ -26,10 +26,31 @@ elif keras.backend.backend() == "tensorflow":
 
 # The modules that take longest, longest first, by CPU seconds on TensorFlow. Two workers that take a module at a time
 # begin with these, so that neither is left with a long one at the end.
-LONGEST = """
-distributed_runs kill_and_resume colab litert benchmarks distribution demo saved_model garden tpu_compile main toeplitz
-backends compression attention litert_model litert_any_length report litert_text long quantization recipes packaging
-""".split()
+LONGEST = [
+    "distributed_runs",
+    "kill_and_resume",
+    "colab",
+    "litert",
+    "benchmarks",
+    "distribution",
+    "demo",
+    "saved_model",
+    "garden",
+    "tpu_compile",
+    "main",
+    "toeplitz",
+    "backends",
+    "compression",
+    "attention",
+    "litert_model",
+    "litert_any_length",
+    "report",
+    "litert_text",
+    "long",
+    "quantization",
+    "recipes",
+    "packaging",
+]
 
 
 def pytest_collection_modifyitems(config, items):

@@ -14,8 +14,7 @@ import keras
 import numpy as np
 
 from ..data import Batches, LabelledTexts, classification_batches
-from ..export import LiteRTModel, LiteRTReport, export_tflite
-from ..export.report import comparison_table, weights_name
+from ..export import LiteRTModel, LiteRTReport, comparison_table, export_tflite, weights_name
 from ..files import make_directory, write_json
 from ..runs import export_run, load_run, train_run
 from ..text import Tokenizer

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from ..export import LiteRTReport
-from ..export.report import comparison_table
+from ..export import LiteRTReport, comparison_table
 from ..files import companion, write_json
 from .plots import CAPTIONS, plot_biases, plot_scaling, plot_training
 
