@@ -26,10 +26,31 @@ elif keras.backend.backend() == "tensorflow":
 
 # The modules that take longest, longest first, by CPU seconds on TensorFlow. Two workers that take a module at a time
 # begin with these, so that neither is left with a long one at the end.
-LONGEST = """
-distributed_runs kill_and_resume colab litert benchmarks distribution demo saved_model garden tpu_compile main toeplitz
-backends compression attention litert_model litert_any_length report litert_text long quantization recipes packaging
-""".split()
+LONGEST = [
+    "distributed_runs",
+    "kill_and_resume",
+    "colab",
+    "litert",
+    "benchmarks",
+    "distribution",
+    "demo",
+    "saved_model",
+    "garden",
+    "tpu_compile",
+    "main",
+    "toeplitz",
+    "backends",
+    "compression",
+    "attention",
+    "litert_model",
+    "litert_any_length",
+    "report",
+    "litert_text",
+    "long",
+    "quantization",
+    "recipes",
+    "packaging",
+]
 
 
 def pytest_collection_modifyitems(config, items):
@@ -46,11 +67,11 @@ def fixed_seed():
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """A classifier and its exports, each made when a test first asks for it: see `export_models.Shared`."""
-    from export_models import Shared
+def run_folder(tmp_path_factory):
+    """A run that was trained and exported by the command line, see tests/trained_run.py. Only read it."""
+    from trained_run import train_and_export
 
-    return Shared(tmp_path_factory.mktemp("shared"))
+    return train_and_export(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +94,14 @@ def prepared(tmp_path_factory, words_tokenizer):
     folder = tmp_path_factory.mktemp("prepared")
     source = write_jsonl(folder / "a.jsonl", make_documents(60))
     return prepare(source, folder / "out", tokenizer=words_tokenizer, **SIZES)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A classifier and its exports, each made when a test first asks for it: see `export_models.Shared`."""
+    from export_models import Shared
+
+    return Shared(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture

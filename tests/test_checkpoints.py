@@ -86,7 +86,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path, caplog, da
     damage(newest)
     with caplog.at_level(logging.WARNING):
         assert_whole(checkpoints.restore(), 2)
-    assert f"{newest} is damaged (its checksum differs): going back to the checkpoint before it" in caplog.text
+    assert f"{newest} is damaged (its checksum differs); falling back to the checkpoint before it" in caplog.text
     # What is damaged does not count among those that are kept.
     save(checkpoints, 4)
     assert [int(path.name[:6]) for path in checkpoints.paths] == [1, 2, 4]
@@ -115,7 +115,7 @@ def test_where_all_are_damaged_nothing_starts_over_silently(tmp_path):
     for path in save(checkpoints, 1, 2):
         damage_one_bit(path, 100)
     with pytest.raises(
-        ValueError, match=r"directory must hold an undamaged checkpoint.*--restart.*Received: .* 2 damaged"
+        ValueError, match=r"`directory` must hold an undamaged checkpoint.*--restart.*Received: .* 2 damaged"
     ):
         checkpoints.restore()
 
@@ -126,7 +126,7 @@ def test_values_that_are_not_finite_are_never_saved(tmp_path, value):
     save(checkpoints, 1)
     for dtype in ("float32", ml_dtypes.bfloat16):
         bad = {**arrays(2), "a/0": np.array([1, value, value], dtype)}
-        with pytest.raises(ValueError, match=r"arrays must be finite\. Received: a/0, 2 are not"):
+        with pytest.raises(ValueError, match=r"`arrays` must be finite\. Received: a/0, 2 are not"):
             checkpoints.save(bad, {"step": 2}, "run")
     assert_whole(checkpoints.restore(), 1)
 
@@ -190,7 +190,7 @@ def test_a_full_disk_is_said_and_the_earlier_checkpoints_stay(tmp_path):
 
 @pytest.mark.parametrize("label", ["fine tuning", "a/b", ""])
 def test_a_label_that_is_no_part_of_a_name_is_refused(tmp_path, label):
-    with pytest.raises(ValueError, match=r'label must be letters, digits, "_" and "-"'):
+    with pytest.raises(ValueError, match=r'`label` must be letters, digits, "_" and "-"'):
         Checkpoints(tmp_path).save(arrays(), {}, label)
     assert not list(tmp_path.iterdir())
 
@@ -202,7 +202,7 @@ def test_looking_into_a_folder_leaves_a_write_alone(tmp_path):
 
 
 def test_keep_must_be_positive(tmp_path):
-    with pytest.raises(ValueError, match=r"keep must be an integer of at least 1\. Received: keep=0"):
+    with pytest.raises(ValueError, match=r"`keep` must be an integer of at least 1\. Received: keep=0"):
         Checkpoints(tmp_path, keep=0)
 
 

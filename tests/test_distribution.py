@@ -152,11 +152,11 @@ def test_two_processes_give_the_losses_of_one(processes, sharded):
     ("arguments", "message"),
     [
         ({"distribution": "mirrored"}, r'"none", "data" or "model=K".*distribution=\'mirrored\''),
-        ({"distribution": "model=0"}, r"distribution must be"),
+        ({"distribution": "model=0"}, r"`distribution` must be"),
         ({"distribution": "data", "coordinator": "host:1"}, r"together.*no num_processes, no process_index"),
         (
             {"distribution": "data", "coordinator": "host:1", "num_processes": 2, "process_index": 2},
-            r"KERAS_BACKEND=jax|below num_processes",
+            r"KERAS_BACKEND=jax|below `num_processes`",
         ),
     ],
 )
@@ -185,13 +185,13 @@ def test_one_device():
     assert distribution.is_chief
     distribution.check_batch_size(batch_size=3)
     distribution.check_encoder(3, 12, 5)
-    with pytest.raises(ValueError, match=r"num_heads must be an integer of at least 1. Received: num_heads='two'"):
+    with pytest.raises(ValueError, match=r"`num_heads` must be an integer of at least 1. Received: num_heads='two'"):
         distribution.check_encoder("two", 12, 5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's own")
 def test_model_parallel_names_what_does_not_fit():
-    with pytest.raises(ValueError, match="K of distribution must divide the 1 devices; XLA_FLAGS="):
+    with pytest.raises(ValueError, match="K of `distribution` must divide the 1 devices; XLA_FLAGS="):
         make_distribution("model=2")
     with pytest.raises(ValueError, match='axis "model"'):
         encoder_layout(keras.distribution.DeviceMesh((1,), ["batch"]))

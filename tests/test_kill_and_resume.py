@@ -1,4 +1,7 @@
-"""`python -m krpe_tf train`, killed and started again, gives what it gives undisturbed: every loss and every weight."""
+"""`python -m krpe_tf train`, killed and started again, gives what it gives undisturbed: every loss and every weight.
+
+The chain of kills runs on JAX, on a prepared corpus, where importing TensorFlow fails; one kill runs on TensorFlow.
+"""
 
 import json
 import logging
@@ -12,18 +15,21 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from test_checkpoints import stop_inside_a_write
-from test_main import _documents
+from trained_run import documents, write_csv
 
 from krpe_tf.cli import main
 from krpe_tf.export import LiteRTModel
-from krpe_tf.models import MaskedLM
-from krpe_tf.runs import load_run
-from krpe_tf.training import Checkpoints
+from krpe_tf.files import locked
+from krpe_tf.models import Encoder, MaskedLM
+from krpe_tf.runs import RunSettings, RunState, load_run, train_run
+from krpe_tf.tasks import MASKED_LM, TEXT_CLASSIFICATION
+from krpe_tf.training import Checkpoints, Distribution
 
 # Small, but with dropout, several shapes of batches, and checkpoints between validations.
 SETTINGS = {
@@ -38,39 +44,55 @@ SETTINGS = {
     "checkpoint_every": 2,
 }
 
+WITHOUT_TENSORFLOW = Path(__file__).with_name("without_tensorflow.py")
+
+NOT_CHIEF = Distribution("data", None, 1, 2, 1, 1)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with documents and a configuration file."""
+    """A folder with documents, what `prepare` makes of them, and a configuration file."""
     path = tmp_path_factory.mktemp("runs")
-    lines = ["text,label", *(f"{text},{label}" for text, label in _documents(80))]
-    (path / "documents.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_csv(path / "documents.csv", 80)
+    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0.2"]
+    assert main(["prepare", str(path / "documents.csv"), "--output", str(path / "prepared"), *sizes]) == 0
     (path / "config.json").write_text(json.dumps(SETTINGS))
     return path
 
 
 @pytest.fixture(scope="module")
+def whole_on_jax(folder):
+    """The run on JAX, without TensorFlow, that nothing disturbed."""
+    with open(folder / "whole_on_jax.log", "w") as log:
+        assert start(arguments(folder, "whole_on_jax", data="prepared"), log, on_jax=True).wait() == 0
+    return folder / "whole_on_jax"
+
+
+@pytest.fixture(scope="module")
 def whole(folder):
-    """The run that nothing disturbed."""
+    """The run on this backend that nothing disturbed."""
     assert main(arguments(folder, "whole")) == 0
     return folder / "whole"
 
 
-def arguments(folder, run, *more):
+def arguments(folder, run, *more, data="documents.csv"):
     config = ["--config", str(folder / "config.json")]
-    return ["train", str(folder / "documents.csv"), "--output", str(folder / run), *config, *more]
+    return ["train", str(folder / data), "--output", str(folder / run), *config, *more]
 
 
-def start(command, log):
-    command = [sys.executable, "-m", "krpe_tf", *command]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+def start(command, log, on_jax=False):
+    program = [str(WITHOUT_TENSORFLOW)] if on_jax else ["-m", "krpe_tf"]
+    # As in conftest.py, LLVM's optimizations cost more than they save here.
+    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if on_jax else {}
     # A shell's background job ignores Ctrl-C, and so would its children.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | jax
+    command = [sys.executable, *program, *command]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=heed)
 
 
 def wait_for(child, run, phase, step, timeout=120):
-    """Waits until the run has a checkpoint of this step or a later one."""
+    """Wait until the run has a checkpoint of this step or a later one."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and child.poll() is None:
         for path in Checkpoints(run / "checkpoints", chief=False).paths:
@@ -92,53 +114,70 @@ def assert_same_run(run, whole):
 
 
 @pytest.mark.slow
-def test_killed_three_times_and_once_inside_a_write(folder, whole, caplog):
+def test_killed_three_times_interrupted_and_once_killed_inside_a_write(folder, whole_on_jax, capsys):
     draw = random.Random(7)
     run, log = folder / "killed", folder / "killed.log"
     kills = [
-        ("pretraining", draw.randrange(2, 9, 2)),
-        ("pretraining", 10),
-        "inside a write",
-        ("fine_tuning", draw.randrange(2, 6, 2)),
+        ("pretraining", draw.randrange(2, 9, 2), signal.SIGKILL),
+        ("pretraining", 10, signal.SIGINT),
+        ("inside a write", None, signal.SIGKILL),
+        ("fine_tuning", draw.randrange(2, 6, 2), signal.SIGKILL),
     ]
-    for kill in kills:
+    for phase, step, kill in kills:
         with open(log, "a") as output:
-            child = start(arguments(folder, "killed"), output)
+            child = start(arguments(folder, "killed", data="prepared"), output, on_jax=True)
             try:
-                if kill == "inside a write":
+                if phase == "inside a write":
                     stop_inside_a_write(child, run / "checkpoints")
                 else:
-                    wait_for(child, run, *kill)
+                    wait_for(child, run, phase, step)
                     time.sleep(draw.uniform(0, 0.05))
+                child.send_signal(kill)
+                assert child.wait(60) == (130 if kill == signal.SIGINT else -signal.SIGKILL)
             finally:
                 child.kill()
-                assert child.wait() == -signal.SIGKILL
         assert (run / "checkpoints" / "run.json").is_file()
         assert not (run / "model.keras").exists()
-    caplog.set_level(logging.INFO)
-    assert main(arguments(folder, "killed")) == 0
-    assert "fine_tuning goes on after step" in caplog.text
     said = log.read_text()
-    assert said.count("learning a vocabulary") == 1
-    assert said.count("goes on after step") == 3
+    assert "Traceback" not in said
+    assert said.count("stopped; run the same command to resume") == 1
+    with open(log, "a") as output:
+        assert start(arguments(folder, "killed", data="prepared"), output, on_jax=True).wait() == 0
+    said = log.read_text()
+    assert len(re.findall(r"resuming pretraining at step \d+ from 00", said)) >= 2
+    assert len(re.findall(r"resuming fine_tuning at step \d+ from 00", said)) >= 1
+    assert said.count("resuming") == 4
     assert not (run / "checkpoints").exists()
-    assert_same_run(run, whole)
+    assert_same_run(run, whole_on_jax)
+
+    assert said.count("TensorFlow is not installed: no logs for TensorBoard") == 5
+    names = {"model.keras", "tokenizer.json", "task.json", "labels.json", "training.json"}
+    assert {path.name for path in run.iterdir()} == names
+    histories = json.loads((run / "training.json").read_text())["histories"]
+    assert histories["pretraining"]["val_step"] == [4, 8, 12, 16]
+    assert 1 <= len(histories["fine_tuning"]["val_step"]) <= 6
+    # What was trained without TensorFlow predicts with it.
+    assert main(["predict", str(run), "the old ship"]) == 0
+    assert "sea" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_interrupted_it_says_how_to_go_on(folder):
-    log = folder / "interrupted.log"
+def test_killed_once_on_tensorflow(folder, whole, caplog):
+    run, log = folder / "killed_once", folder / "killed_once.log"
     with open(log, "w") as output:
-        child = start(arguments(folder, "interrupted"), output)
+        child = start(arguments(folder, "killed_once"), output)
         try:
-            wait_for(child, folder / "interrupted", "pretraining", 4)
-            child.send_signal(signal.SIGINT)
-            assert child.wait(60) == 130
+            wait_for(child, run, "fine_tuning", 2)
         finally:
             child.kill()
-    said = log.read_text()
-    assert "Traceback" not in said
-    assert "\nstopped; called the same way, `train` goes on from its newest checkpoint" in said
+            assert child.wait() == -signal.SIGKILL
+    caplog.set_level(logging.INFO)
+    assert main(arguments(folder, "killed_once")) == 0
+    assert "resuming fine_tuning at step" in caplog.text
+    assert log.read_text().count("learning a vocabulary") == 1
+    assert "learning a vocabulary" not in caplog.text
+    assert not (run / "checkpoints").exists()
+    assert_same_run(run, whole)
 
 
 @pytest.mark.slow
@@ -170,7 +209,7 @@ def test_a_full_disk_other_settings_and_a_restart(folder, whole, capsys):
     ):
         assert main(arguments(folder, "full", *more)) == 2
         said = capsys.readouterr().err
-        assert "start over with restart (--restart)" in said
+        assert "changed settings need --restart, which drops it, or --from CHECKPOINT" in said
         assert message in said
     assert main(arguments(folder, "full", "--keep-checkpoints", "1")) == 0
     expected = json.loads((whole / "training.json").read_text())
@@ -179,137 +218,176 @@ def test_a_full_disk_other_settings_and_a_restart(folder, whole, capsys):
 
 
 @pytest.mark.slow
-def test_prepared_texts_train_both_phases(folder, capsys):
-    prepared, run = folder / "prepared", folder / "from_shards"
-    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0.2", "--num-shards", "2"]
-    assert main(["prepare", str(folder / "documents.csv"), "--output", str(prepared), *sizes]) == 0
-    config = ["--config", str(folder / "config.json"), "--pretrain-steps", "2", "--epochs", "2"]
-    assert main(["train", str(prepared), "--output", str(run), *config]) == 0
-    histories = json.loads((run / "training.json").read_text())["histories"]
-    assert histories["pretraining"]["val_step"] == [1, 2]
-    assert len(histories["fine_tuning"]["val_step"]) == 2
-    capsys.readouterr()
-    assert main(["predict", str(run), "the old ship"]) == 0
-    assert "sea" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_run_without_labels_diverges_goes_on_and_is_exported(folder, capsys, caplog):
+def test_a_run_without_labels_diverges_resumes_and_is_exported(folder, capsys, caplog):
     (folder / "texts").mkdir()
-    for index, (text, _) in enumerate(_documents(24)):
+    for index, (text, _) in enumerate(documents(24)):
         (folder / "texts" / f"{index}.txt").write_text(text)
     prepared, run = folder / "unlabelled", folder / "masked_lm"
     # A validation would stop the run a step earlier, before its weights are saved.
-    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0", "--num-shards", "2"]
+    sizes = ["--vocabulary-size", "200", "--validation-fraction", "0"]
     assert main(["prepare", str(folder / "texts"), "--output", str(prepared), *sizes]) == 0
-    config = ["--config", str(folder / "config.json"), "--checkpoint-every", "1", "--pretrain-steps"]
-    command = ["train", str(prepared), "--output", str(run), *config]
+    command = arguments(folder, "masked_lm", "--checkpoint-every", "1", "--pretrain-steps", data="unlabelled")
     assert main([*command, "0"]) == 2
-    assert "pretrain_steps must be at least 1 for texts without labels" in capsys.readouterr().err
+    assert "`pretrain_steps` must be at least 1 for the task 'masked_lm'" in capsys.readouterr().err
+    run.mkdir()
     (run / "labels.json").write_text("of an earlier run")
 
+    caplog.set_level(logging.INFO)
     wild = [*command, "4", "--pretrain-optimizer", "learning_rate=1e25", "clip_norm=1e25"]
     mild = [*command, "4", "--pretrain-optimizer", "learning_rate=0.002"]
-    assert main(wild) == 2
-    said = "loss and weights must stay finite, training has stopped. Received: loss=nan in pretraining at step 3"
-    assert said in capsys.readouterr().err
-    # The rate is zero at the first step; the second one makes weights that are huge, but finite.
-    paths = Checkpoints(run / "checkpoints").paths
-    assert [path.name.split(".")[0] for path in paths] == ["000001-pretraining-1", "000002-pretraining-2"]
-    for more in (wild, [*wild, "--seed", "3"]):
-        assert main(more) == 2
-        refused = capsys.readouterr().err
-        assert said in refused
-        assert "Lower learning_rate or clip_norm" in refused
-        assert "remove its file to go on from the one before it" in refused
-        assert "--restart" in refused
-    assert main([*mild, "--seed", "3"]) == 2
-    assert "seed=3 (the run has 0)" in capsys.readouterr().err
+    said = (
+        "loss and weights must stay finite; training has stopped. Received: loss=nan of phase 'pretraining' at step 3"
+    )
+    hint = "lower `learning_rate` or `clip_norm` of `pretrain_optimizer`, and resume with --from CHECKPOINT"
+    for _ in range(2):  # The same settings lead there again.
+        assert main(wild) == 2
+        assert said in capsys.readouterr().err
+        # The rate is zero at the first step; the second one makes weights that are huge, but finite.
+        paths = Checkpoints(run / "checkpoints").paths
+        assert [path.name.split(".")[0] for path in paths] == ["000001-pretraining-1", "000002-pretraining-2"]
+        assert f"{hint} (the newest is {paths[-1].name}) or start over with --restart" in caplog.text
+        caplog.clear()
+    for other in (mild, [*wild, "--seed", "3"]):
+        assert main(other) == 2
+        assert "changed settings need --restart" in capsys.readouterr().err
+    assert main([*mild, "--from", "000009-pretraining-9.npz"]) == 2
+    assert f"a checkpoint must be one of {paths[0].name}, {paths[1].name}. Received" in capsys.readouterr().err
     assert Checkpoints(run / "checkpoints").paths == paths
-    paths[-1].unlink()  # No rate mends those weights.
-    assert main(mild) == 0
+    # No rate mends the weights of the newest.
+    assert main([*mild, "--from", str(paths[0])]) == 0
+    assert f"resuming from {paths[0].name} with pretrain_optimizer.clip_norm=None (the run has 1e+25)" in caplog.text
+    assert "resuming pretraining at step 1 from 000003-pretraining-1" in caplog.text
     history = json.loads((run / "training.json").read_text())["histories"]["pretraining"]
     assert history["step"] == [1, 2, 3, 4]
     assert np.isfinite(history["loss"]).all()
 
-    assert {path.name for path in run.iterdir()} == {"model.keras", "tokenizer.json", "training.json", "logs"}
+    assert {path.name for path in run.iterdir()} == {
+        "model.keras",
+        "tokenizer.json",
+        "task.json",
+        "training.json",
+        "logs",
+    }
     model, _, labels = load_run(run)
     assert isinstance(model, MaskedLM)
     assert labels is None
     capsys.readouterr()
     assert main(["predict", str(run), "the old ship"]) == 2
-    assert "run must be of labelled texts" in capsys.readouterr().err
-    caplog.set_level(logging.INFO)
+    assert "`run` must be of a task that answers, 'masked_lm' does not" in capsys.readouterr().err
     assert main(["export", str(run), "--lengths", "16", "--no-measure"]) == 0
-    assert "what is exported is the encoder, one vector a token" in caplog.text
+    assert "exporting the encoder of this masked_lm run: one vector per token" in caplog.text
     inputs = {name: np.ones((1, 16), "int32") for name in ("token_ids", "padding_mask")}
     vectors = LiteRTModel(run / "model.tflite")(inputs)
     np.testing.assert_allclose(vectors, keras.ops.convert_to_numpy(model.encoder(inputs)), atol=1e-5)
 
 
-def test_two_processes_do_not_train_in_one_folder(folder, capsys):
-    from krpe_tf.files import locked
+@pytest.mark.slow
+def test_a_run_starts_from_an_encoder_a_tokenizer_and_its_own_validation_set(folder, whole):
+    from krpe_tf.data import LabelledTexts
 
+    given, tokenizer, _ = load_run(whole)
+    train, validation = (LabelledTexts(*map(list, zip(*part, strict=True))) for part in _halves())
+    sizes = {"preset": "tiny", "encoder": {"num_layers": 1, "feature_map": "softmax"}, "max_length": 32}
+    run = folder / "twin"
+    arguments = {"validation": validation, "tokenizer": tokenizer, "initial_encoder": given.encoder}
+    # With a rate that moves nothing, what comes out is what went in.
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0}
+    summary = train_run(train, run, pretrain_steps=0, epochs=1, fine_tune_optimizer=still, **sizes, **arguments)
+    assert list(summary["histories"]) == ["fine_tuning"]
+    assert summary["max_length"] == 32
+    twin, same_tokenizer, _ = load_run(run)
+    assert same_tokenizer.vocabulary == tokenizer.vocabulary
+    assert twin.encoder.feature_map == "softmax"
+    for mine, theirs in zip(twin.encoder.get_weights(), given.encoder.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    other = Encoder.from_preset("tiny", num_layers=2, vocabulary_size=tokenizer.vocabulary_size)
+    with pytest.raises(ValueError, match="weight"):
+        train_run(train, folder / "other", **{**arguments, "initial_encoder": other}, **sizes)
+
+
+def _halves():
+    pairs = list(documents(24))
+    return pairs[:16], pairs[16:]
+
+
+def test_two_processes_do_not_train_in_one_folder(folder, capsys):
     (folder / "locked").mkdir()
     with locked(folder / "locked"):
         assert main(arguments(folder, "locked")) == 2
     assert "`output` must be a folder that no other process trains in" in capsys.readouterr().err
 
 
-def test_restart_drops_what_is_there(folder, tmp_path):
-    from krpe_tf.runs import RunSettings, RunState
+def state(output, seed=0, data="data", task=TEXT_CLASSIFICATION, **arguments):
+    return RunState(output, task, RunSettings(seed=seed), data, **arguments)
 
-    first = RunState(tmp_path, RunSettings(), "data")
-    first.checkpoints.save({"x": np.ones(3)}, {}, "run")
-    assert RunState(tmp_path, RunSettings(), "data").resumed
+
+def test_restart_drops_what_is_there(tmp_path):
+    state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
+    assert state(tmp_path).resumed
     with pytest.raises(ValueError, match=r"Received: seed=1 \(the run has 0\), other data than the run has"):
-        RunState(tmp_path, RunSettings(seed=1), "other data")
-    again = RunState(tmp_path, RunSettings(seed=1), "other data", restart=True)
+        state(tmp_path, 1, "other data")
+    with pytest.raises(ValueError, match=r"Received: other task than the run has"):
+        state(tmp_path, task=MASKED_LM)
+    again = state(tmp_path, 1, "other data", restart=True)
     assert not again.resumed
     assert again.checkpoints.restore() is None
     # A run without a checkpoint has nothing to lose.
-    assert not RunState(tmp_path, RunSettings(seed=2), "data").resumed
-    # What is left of a folder that a kill removed half is no run to go on with.
-    RunState(tmp_path, RunSettings(), "data").checkpoints.save({"x": np.ones(3)}, {}, "run")
+    assert not state(tmp_path, 2).resumed
+    # What is left of a folder that a kill removed half is not an unfinished run.
+    state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
     (tmp_path / "checkpoints" / "run.json").unlink()
-    assert RunState(tmp_path, RunSettings(), "data").checkpoints.restore() is None
+    assert state(tmp_path).checkpoints.restore() is None
+
+
+def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    checkpoints = state(tmp_path).checkpoints
+    paths = [checkpoints.save({"x": np.full(3, number)}, {}, f"run-{number}") for number in (1, 2)]
+    with pytest.raises(ValueError, match="changed settings need --restart"):
+        state(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"other data need --restart.*Received: other data"):
+        state(tmp_path, data="other data", restart=paths[0].name)
+    resumed = state(tmp_path, seed=1, restart=paths[0].name)
+    assert resumed.resumed
+    assert f"resuming from {paths[0].name} with seed=1 (the run has 0)" in caplog.text
+    assert resumed.checkpoints.restore().arrays["x"].tolist() == [1, 1, 1]
+    assert set(paths) < set(resumed.checkpoints.paths)
+    assert state(tmp_path, seed=1).resumed
+    paths[1].write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a checkpoint must be one of .*its checksum differs"):
+        state(tmp_path, seed=1, restart=str(paths[1]))
+    with pytest.raises(ValueError, match="`restart` must be a checkpoint of an unfinished run"):
+        state(tmp_path / "elsewhere", restart="000001-run-1.npz")
 
 
 def test_every_process_must_have_the_settings_and_data_of_the_chief(tmp_path):
-    from krpe_tf.runs import RunSettings, RunState
-
-    RunState(tmp_path, RunSettings(), "data")
-    RunState(tmp_path, RunSettings(), "data", chief=False)
+    state(tmp_path)
+    state(tmp_path, distribution=NOT_CHIEF)
     with pytest.raises(ValueError, match=r"process 0. Received: seed=1 \(process 0 has 0\), other data than process 0"):
-        RunState(tmp_path, RunSettings(seed=1), "other data", chief=False)
-
-
-def test_only_the_optimizer_that_diverged_mends_a_run(tmp_path):
-    from krpe_tf.runs import RunSettings, RunState
-    from krpe_tf.training import DivergedError
-
-    state = RunState(tmp_path, RunSettings(), "data")
-    state.checkpoints.save({"x": np.ones(3)}, {}, "run")
-    state.diverged(DivergedError("fine_tuning", 3, "loss=nan"))
-    lower = {"learning_rate": 1e-4}
-    with pytest.raises(ValueError, match="that phase's optimizer"):
-        RunState(tmp_path, RunSettings(pretrain_optimizer=lower), "data")
-    assert RunState(tmp_path, RunSettings(fine_tune_optimizer=lower), "data").resumed
+        state(tmp_path, 1, "other data", distribution=NOT_CHIEF)
 
 
 def test_a_damaged_run_json_is_named(tmp_path):
-    from krpe_tf.runs import RunSettings, RunState
-
-    RunState(tmp_path, RunSettings(), "data").checkpoints.save({"x": np.ones(3)}, {}, "run")
+    state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
     (tmp_path / "checkpoints" / "run.json").write_text("")
     with pytest.raises(ValueError, match=r"has a damaged run.json .*--restart.*Received: .*run\.json"):
-        RunState(tmp_path, RunSettings(), "data")
-    assert not RunState(tmp_path, RunSettings(), "data", restart=True).resumed
+        state(tmp_path)
+    assert not state(tmp_path, restart=True).resumed
+
+
+def test_an_unfinished_run_of_0_1_is_resumed(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    first = state(tmp_path)
+    first.checkpoints.save({"x": np.ones(3)}, {}, "run")
+    path = tmp_path / "checkpoints" / "run.json"
+    content = json.loads(path.read_text())
+    del content["task"]  # As 0.1 wrote it.
+    path.write_text(json.dumps(content))
+    assert state(tmp_path).resumed
+    assert "resuming a run of krpe_tf 0.1; from here on its batches are drawn as 0.2 draws them" in caplog.text
 
 
 def test_data_of_another_kind_is_refused(tmp_path):
-    from krpe_tf.runs import train_run
-
-    with pytest.raises(ValueError, match=r"data must be LabelledTexts or PreparedTexts. Received: list"):
+    with pytest.raises(ValueError, match=r"`data` must be a path, LabelledTexts, .*Received: list"):
         train_run(["a text"], tmp_path / "run")
     assert not list(tmp_path.iterdir())

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from krpe_tf.cli import TRAIN_SETTINGS, main
+from krpe_tf.cli import main
 from krpe_tf.models import Encoder
 from krpe_tf.models.presets import preset_arguments
 from krpe_tf.runs import RunSettings, load_config
+from krpe_tf.tasks import TASKS
 from krpe_tf.training import make_optimizer
 
 PAPER = Path(__file__).parent.parent / "benchmarks" / "recipes" / "paper_masked_lm.json"
@@ -37,14 +38,14 @@ def test_the_paper_config_is_its_table_5():
     ("names", "message"),
     [
         ({"epoch": 3, "vocab": 2}, r"settings must be among preset, .*Received: epoch, vocab"),
-        ({"pretrain_optimizer": {"rate": 1}}, r"pretrain_optimizer must hold values for beta_1.*Received: .*'rate'"),
-        ({"fine_tune_optimizer": {"steps": 9}}, r"fine_tune_optimizer must hold values for .*Received: .*'steps'"),
-        ({"fine_tune_optimizer": {"learning_rate": 0}}, r"learning_rate must.*Received: learning_rate=0"),
-        ({"pretrain_optimizer": {"decay": "sudden"}}, r"decay must be one of .*Received: decay='sudden'"),
-        ({"encoder": {"seed": 3}}, r"encoder must hold values for .*Received: encoder={'seed': 3}"),
-        ({"encoder": 3}, r"encoder must hold values for .*Received: encoder=3"),
-        ({"checkpoint_every": 0}, r"checkpoint_every must.*Received: checkpoint_every=0"),
-        ({"validation_fraction": "0.2"}, r"validation_fraction must.*Received: validation_fraction=0.2"),
+        ({"pretrain_optimizer": {"rate": 1}}, r"`pretrain_optimizer` must hold values for beta_1.*Received: .*'rate'"),
+        ({"fine_tune_optimizer": {"steps": 9}}, r"`fine_tune_optimizer` must hold values for .*Received: .*'steps'"),
+        ({"fine_tune_optimizer": {"learning_rate": 0}}, r"`learning_rate` must.*Received: learning_rate=0"),
+        ({"pretrain_optimizer": {"decay": "sudden"}}, r"`decay` must be one of .*Received: decay='sudden'"),
+        ({"encoder": {"seed": 3}}, r"`encoder` must hold values for .*Received: encoder={'seed': 3}"),
+        ({"encoder": 3}, r"`encoder` must hold values for .*Received: encoder=3"),
+        ({"checkpoint_every": 0}, r"`checkpoint_every` must.*Received: checkpoint_every=0"),
+        ({"validation_fraction": "0.2"}, r"`validation_fraction` must.*Received: validation_fraction=0.2"),
     ],
 )
 def test_bad_settings(names, message):
@@ -54,7 +55,11 @@ def test_bad_settings(names, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "config must be valid JSON"), ("[1]", "config must be a JSON object"), (None, "config must be a readable")],
+    [
+        ("{", "`config` must be valid JSON"),
+        ("[1]", "`config` must be a JSON object"),
+        (None, "`config` must be a readable"),
+    ],
 )
 def test_bad_config_files(tmp_path, content, message):
     path = tmp_path / "config.json"
@@ -64,8 +69,40 @@ def test_bad_config_files(tmp_path, content, message):
         load_config(path)
 
 
-def test_every_setting_has_an_option():
-    assert list(TRAIN_SETTINGS) == [each.name for each in dataclasses.fields(RunSettings)]
+def test_every_setting_has_an_option_with_help_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(RunSettings):
+        assert f"--{field.name.replace('_', '-')} " in said
+        default = "" if field.default is dataclasses.MISSING else f" (default: {field.default})"
+        assert f"{field.metadata['help']}{default}" in said
+
+
+def test_a_name_means_the_same_in_every_task():
+    own = [vars(task.settings).get("__annotations__", {}) for task in TASKS.values()]
+    by_class = {task.settings: names for task, names in zip(TASKS.values(), own, strict=True)}
+    names = [name for each in by_class.values() for name in each]
+    assert len(set(names)) == len(names)
+    assert set(names) < {field.name for field in dataclasses.fields(RunSettings)}
+
+
+def test_the_settings_of_0_1_keep_their_names_and_defaults():
+    run = Path(__file__).parent / "saved_by_0_1" / "classifier" / "training.json"
+    settings = json.loads(run.read_text(encoding="utf-8"))["settings"]
+    assert RunSettings.from_names(settings).to_json() == settings
+    assert not RunSettings.from_names(settings).differences(settings)
+    # What a later version adds had its default.
+    del settings["keep_checkpoints"], settings["batch_tokens"]
+    assert RunSettings.from_names(settings).differences(settings) == []
+
+
+def test_no_optimizer_is_made_to_check_numbers(monkeypatch):
+    def refuse(*arguments, **more):
+        raise AssertionError("JAX must not compute before its processes have met")
+
+    monkeypatch.setattr("keras.optimizers.AdamW.__init__", refuse)
+    assert RunSettings(pretrain_optimizer={"clip_norm": 2.0}).pretrain_optimizer["clip_norm"] == 2.0
 
 
 @pytest.mark.parametrize("pair", ["learning_rate", "=3", "rate=3"])
@@ -73,7 +110,7 @@ def test_bad_options_for_an_optimizer(tmp_path, capsys, pair):
     (tmp_path / "documents.csv").write_text("text,label\na,b\nc,d\n")
     arguments = [str(tmp_path / "documents.csv"), "--output", str(tmp_path / "run"), "--pretrain-optimizer", pair]
     assert main(["train", *arguments]) == 2
-    assert "pretrain_optimizer must" in capsys.readouterr().err
+    assert "`pretrain_optimizer` must" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -59,7 +59,7 @@ def test_gradient_is_clipped_by_its_global_norm():
     ],
 )
 def test_bad_optimizer_arguments(arguments, name):
-    with pytest.raises(ValueError, match=rf"{name} must.*Received: {name}="):
+    with pytest.raises(ValueError, match=rf"`{name}` must.*Received: {name}="):
         make_optimizer(**arguments)
 
 

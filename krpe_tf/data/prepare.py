@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 CONTENTS = (MANIFEST, TOKENIZER, *SPLITS)
 
 
+# Long: the public arguments of 0.1, each of which the command line offers.
 def prepare(
     source: str | os.PathLike,
     output: str | os.PathLike,

@@ -1,13 +1,29 @@
 """A run: one folder with a trained model and all that is needed to use it.
 
-checkpoints/                                                          while `train_run` goes on
-model.keras  tokenizer.json  labels.json  training.json  logs/        written by `train_run`
-model.tflite  model.report.json  model.report.md  saved_model/        written by `export_run`
+checkpoints/                                                                      while `train_run` trains
+model.keras  tokenizer.json  task.json  labels.json  training.json  logs/         written by `train_run`
+model.tflite  model.report.json  model.report.md  saved_model/                    written by `export_run`
 """
 
-from .folder import load_run, save_run
+from .folder import load_run, load_task, save_run
+from .recipe import choose_task, make_recipe
 from .settings import RunSettings, load_config
-from .train import train_run
-from .use import export_run, predict_run
+from .state import RunState
+from .train import open_data, train_run
+from .use import export_run, predict_run, show_answers
 
-__all__ = ["RunSettings", "export_run", "load_config", "load_run", "predict_run", "save_run", "train_run"]
+__all__ = [
+    "RunSettings",
+    "RunState",
+    "choose_task",
+    "export_run",
+    "load_config",
+    "load_run",
+    "load_task",
+    "make_recipe",
+    "open_data",
+    "predict_run",
+    "save_run",
+    "show_answers",
+    "train_run",
+]

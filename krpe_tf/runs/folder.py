@@ -8,9 +8,9 @@ from pathlib import Path
 
 import keras
 
-from ..export.litert import COMPANIONS
+from ..export import COMPANIONS
 from ..files import companion, staged, write_json
-from ..models import MaskedLM, TextClassifier
+from ..tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Task
 from ..text import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -18,16 +18,31 @@ logger = logging.getLogger(__name__)
 
 def save_run(
     output: Path,
-    model: TextClassifier | MaskedLM,
+    model: keras.Model,
     tokenizer: Tokenizer,
     labels: list[str] | None,
     max_length: int,
     histories: dict,
     settings: dict | None = None,
+    task: Task | None = None,
 ) -> dict:
-    """Writes the files of a trained run and returns what training.json holds. Exports of an earlier model go."""
+    """Write the files of a trained run, and remove exports of an earlier model.
+
+    Args:
+        output: The run folder.
+        model, tokenizer: What was trained, and what makes its token ids.
+        labels: The classes in the order of their ids; None where the task has none.
+        max_length: Tokens that were trained on at most.
+        histories: A history for each phase.
+        settings: What `RunSettings.to_json` returned.
+        task: The task; None for text classification or, without labels, masked LM.
+
+    Returns:
+        What training.json holds.
+    """
+    output = Path(output)
     if (output / "model.tflite").exists() or (output / "saved_model").exists():
-        logger.info("%s: what an earlier run exported is of another model, and goes", output)
+        logger.info("%s: removing exports of an earlier model", output)
     for name in ("model.tflite", "model_float16.tflite", "model_int8.tflite"):
         for path in (output / name, *(companion(output / name, suffix) for suffix in COMPANIONS)):
             path.unlink(missing_ok=True)
@@ -39,6 +54,7 @@ def save_run(
         (output / "labels.json").unlink(missing_ok=True)
     else:
         write_json(output / "labels.json", labels)
+    write_json(output / "task.json", {"task": (task or _task_of(labels)).name})
     summary = {"max_length": max_length, "parameters": model.count_params(), "histories": histories}
     if settings is not None:
         summary["settings"] = settings
@@ -46,27 +62,47 @@ def save_run(
     return summary
 
 
-def load_run(run: str | os.PathLike) -> tuple[TextClassifier | MaskedLM, Tokenizer, list[str] | None]:
-    """The model, the tokenizer and the labels of a run folder; None for the labels of a run with masked LM alone.
+def load_run(run: str | os.PathLike) -> tuple[keras.Model, Tokenizer, list[str] | None]:
+    """Load the model, the tokenizer and the labels of a run folder; None for the labels of a task without any.
 
     Raises:
-        ValueError: if a file of the run is missing or damaged.
+        ValueError: If a file of the run is missing or damaged.
     """
     run = Path(run)
-    _check_run(run, "model.keras", "tokenizer.json", "training.json")
-    model = keras.saving.load_model(run / "model.keras")
-    if not isinstance(model, MaskedLM):
-        _check_run(run, "labels.json")
-    return model, load_tokenizer(run / "tokenizer.json"), None if isinstance(model, MaskedLM) else _labels(run)
+    check_run(run, "model.keras", "tokenizer.json", "training.json")
+    labels = load_labels(run)
+    return keras.saving.load_model(run / "model.keras"), load_tokenizer(run / "tokenizer.json"), labels
 
 
-def _labels(run: Path) -> list[str]:
-    return json.loads((run / "labels.json").read_text(encoding="utf-8"))
+def load_task(run: str | os.PathLike) -> Task:
+    """Return the task of a run folder.
+
+    Raises:
+        ValueError: If the folder is of no task that this version knows.
+    """
+    path = Path(run) / "task.json"
+    if not path.is_file():  # As krpe_tf 0.1 wrote it.
+        return _task_of(load_labels(Path(run)))
+    try:
+        return TASKS[json.loads(path.read_text(encoding="utf-8"))["task"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"`run` must be of a task among {', '.join(TASKS)}. Received: {path}") from error
 
 
-def _check_run(run: Path, *names: str) -> None:
+def load_labels(run: Path) -> list[str] | None:
+    """Return the labels of a run folder, in the order of their ids; None if it has none."""
+    path = run / "labels.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def check_run(run: Path, *names: str) -> None:
+    """Raise a ValueError unless a folder holds all of these files."""
     missing = [name for name in names if not (run / name).is_file()]
     if missing:
         raise ValueError(
-            f"run must be a folder that `train` wrote, it lacks {', '.join(missing)}. Received: run={str(run)!r}"
+            f"`run` must be a folder that `train` wrote, it lacks {', '.join(missing)}. Received: run={str(run)!r}"
         )
+
+
+def _task_of(labels: list[str] | None) -> Task:
+    return MASKED_LM if labels is None else TEXT_CLASSIFICATION

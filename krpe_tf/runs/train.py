@@ -1,147 +1,250 @@
-"""Trains a run, from texts to a run folder."""
+"""Train a run, from data to a run folder: one path for every task."""
 
 import contextlib
+import dataclasses
+import importlib.util
 import json
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import keras
+import numpy as np
 
-from ..data import LabelledTexts, PreparedTexts, split_holdout
-from ..files import locked, make_directory
-from ..models import Encoder
-from ..models.presets import preset_arguments
-from ..text import Tokenizer, WordPieceTokenizer, train_wordpiece
-from ..training import ONE_DEVICE, Distribution, DivergedError
-from .folder import save_run
-from .phases import classifier_model, fit_classifier, fit_masked_lm, masked_lm_model
-from .run_data import RunData, labelled_run_data, prepared_identity, prepared_run_data
+from ..data import (
+    Corpus,
+    LabelledTexts,
+    Source,
+    build_corpus,
+    is_prepared,
+    load_corpus,
+    load_labelled_texts,
+    open_source,
+    split_holdout,
+)
+from ..files import locked, make_directory, write_json
+from ..models import Encoder, preset_arguments
+from ..tasks import TEXT_CLASSIFICATION, Task
+from ..text import Tokenizer
+from ..training import (
+    ONE_DEVICE,
+    Distribution,
+    DivergedError,
+    compile_model,
+    fit,
+    make_optimizer,
+)
+from .folder import load_run, save_run
+from .recipe import choose_task, make_recipe
 from .settings import RunSettings
 from .state import RunState, fingerprint
 
 logger = logging.getLogger(__name__)
 
+Data = Corpus | LabelledTexts | Source
+
 
 def train_run(
-    data: LabelledTexts | PreparedTexts,
+    data: Data | str | os.PathLike,
     output: str | os.PathLike,
     *,
-    restart: bool = False,
+    task: str | None = None,
+    validation: LabelledTexts | Source | None = None,
+    tokenizer: Tokenizer | None = None,
+    initial_encoder: Encoder | None = None,
+    restart: bool | str = False,
     distribution: Distribution = ONE_DEVICE,
     **settings,
 ) -> dict:
-    """Trains a model from texts to a run folder: masked LM, then a classifier. Without labels, masked LM alone.
+    """Train a model from data to a run folder: pretraining with masked LM, then the task.
 
-    Called again with the same arguments after it was stopped, it goes on from the newest checkpoint; what comes out is
-    what would have come without the stop. checkpoints/ in the run folder goes when the run is finished; a finished run
-    that is trained again starts anew.
+    Called again with the same arguments after it was stopped, it resumes from the newest checkpoint, and the result is
+    that of a run that was never stopped. checkpoints/ in the run folder is removed when the run is finished; a finished
+    run that is trained again starts over.
 
     Args:
-        data: labelled texts, or what `prepare` wrote. `vocabulary_size` and `validation_fraction` are for the former.
-        output: the run folder.
-        restart: drop the unfinished run in the folder, and start over.
-        distribution: devices and processes, from `make_distribution`. All processes call with the same arguments, on a
+        data: Labelled texts, a source, a corpus, or the path of one: a folder that `prepare` wrote, a .csv or .jsonl
+            file, or a folder of .txt files. `vocabulary_size` and `validation_fraction` do not apply to a corpus.
+        output: The run folder.
+        task: A name of `krpe_tf.tasks.TASKS`. None for the task that a corpus was prepared for, masked LM for one
+            without labels, and text classification for all else.
+        validation: Data to validate by; None to hold out `validation_fraction` of `data`. A corpus has its own.
+        tokenizer: Makes the token ids; None to learn a vocabulary. A corpus has its own.
+        initial_encoder: Training starts from the weights of this encoder, whose shapes must be those of the run's.
+        restart: True: drop the unfinished run in the folder, and start over. The name of one of its checkpoints: resume
+            from there, with these settings even if they differ from the run's.
+        distribution: Devices and processes, from `make_distribution`. All processes call with the same arguments, on a
             disk that they share; the chief writes.
-        **settings: those of `RunSettings`, by name.
+        **settings: Those of `RunSettings`, by name.
 
     Returns:
-        What training.json holds: settings and histories.
+        What training.json holds: settings, histories, and the scores of a task that has some.
 
     Raises:
-        ValueError: for an output that cannot be written, bad texts or settings, or settings or texts that are not those
-            of the unfinished run in the folder.
-        DivergedError: a ValueError: the loss or the weights are not finite. The last checkpoint is from before.
-        OSError: if the disk is full or fails. The checkpoints before that stay.
+        ValueError: For an output that cannot be written, bad data or settings, or a task, settings or data that are not
+            those of the unfinished run in the folder.
+        DivergedError: A ValueError: the loss or the weights are not finite. The last checkpoint is from before.
+        OSError: If the disk is full or fails. The checkpoints before that stay.
     """
-    labelled = isinstance(data, LabelledTexts)
-    if not labelled and not isinstance(data, PreparedTexts):
-        raise ValueError(f"data must be LabelledTexts or PreparedTexts. Received: {type(data).__name__}")
     settings = RunSettings.from_names(settings)
-    if settings.pretrain_steps:
-        distribution.check_batch_size(pretrain_batch_size=settings.pretrain_batch_size)
-    sizes = {**preset_arguments(settings.preset), **settings.encoder}
-    distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
+    if isinstance(data, (str, os.PathLike)):
+        data = open_data(data, choose_task(task))
+    if not isinstance(data, Data):
+        raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
+    task = choose_task(task, data)
+    recipe = make_recipe(task, settings)
+    _check_distribution(distribution, settings)
     output = Path(output)
     with distribution.chief_first():
         if distribution.is_chief:
             make_directory(output)
     with locked(output) if distribution.is_chief else contextlib.nullcontext():
-        identity = [*data.texts, *data.labels] if labelled else prepared_identity(data)
+        identity = fingerprint(_identity(data, validation, tokenizer, initial_encoder))
         with distribution.chief_first():
-            state = RunState(
-                output,
-                settings,
-                fingerprint(identity),
-                restart,
-                chief=distribution.is_chief,
-                num_replicas=distribution.num_replicas,
-            )
+            state = RunState(output, task, settings, identity, restart, distribution)
+            corpus = _corpus(data, validation, tokenizer or state.tokenizer, task, settings)
+            state.keep_tokenizer(corpus.tokenizer)
         if distribution.is_chief and not state.resumed and (output / "model.keras").is_file():
-            logger.info("%s: a finished run is there; training starts anew and replaces it at the end", output)
-        if labelled:
-            train, validation = split_holdout(data, settings.validation_fraction, settings.seed)
-            with distribution.chief_first():
-                tokenizer = state.tokenizer(lambda: _learn_vocabulary(train.texts, settings.vocabulary_size))
-            run_data = labelled_run_data(tokenizer, train, validation, settings, state.batch_multiple)
-        else:
-            tokenizer = data.tokenizer
-            run_data = prepared_run_data(data, settings, state.batch_multiple)
-        try:
-            with distribution.scope():
-                model, histories = _train(run_data, tokenizer.vocabulary_size, output, settings, state, distribution)
-        except DivergedError as error:
-            state.diverged(error)
-            raise
-        max_length = settings.pretrain_length if run_data.classes is None else settings.max_length
+            logger.info("%s holds a finished run; training starts over and replaces it at the end", output)
+        batches = {phase: _batches(phase, corpus, settings, state.batch_multiple) for phase in recipe}
+        with distribution.scope():
+            models = _models(recipe, corpus, batches, settings, initial_encoder)
+            histories = _fit(models, batches, settings, state, distribution)
+            model = models[task].in_float32()
         with distribution.chief_first():
             if not distribution.is_chief:
                 return json.loads((output / "training.json").read_text(encoding="utf-8"))
-            summary = save_run(output, model, tokenizer, run_data.classes, max_length, histories, settings.to_json())
+            length = getattr(settings, task.length)
+            summary = save_run(
+                output, model, corpus.tokenizer, corpus.classes, length, histories, settings.to_json(), task
+            )
+            if task.scores is not None and batches[task][1] is not None:
+                summary["scores"] = task.scores(load_run(output)[0], batches[task][1], corpus.classes)
+                logger.info("validation: %s", ", ".join(f"{name} {v:.4f}" for name, v in summary["scores"].items()))
+                write_json(output / "training.json", summary)
             state.finish()
         return summary
 
 
-def _train(
-    data: RunData,
-    vocabulary_size: int,
-    output: Path,
-    settings: RunSettings,
-    state: RunState,
-    distribution: Distribution,
-):
-    """Trains both phases; returns the model that the run is for, and the histories."""
-    # All models are made before any is trained: what a resumed run makes is then the same.
+def open_data(path: str | os.PathLike, task: Task, names: Mapping[str, str] | None = None) -> Data:
+    """Open what the command line calls DATA: a folder that `prepare` wrote, or a file or folder of texts.
+
+    Args:
+        path: The path.
+        task: Its columns are read.
+        names: What a .csv or .jsonl file calls these columns, where it is another name: `{"text": "body"}`.
+
+    Raises:
+        ValueError: For a path that is missing, of an unknown kind, or without these columns.
+    """
+    if is_prepared(path):
+        return load_corpus(path)
+    if task.encoding is TEXT_CLASSIFICATION.encoding:
+        names = names or {}
+        return load_labelled_texts(path, names.get("text", "text"), names.get("label", "label"))
+    return open_source(path, task.encoding.columns, names)
+
+
+def _identity(data, validation, tokenizer, initial_encoder) -> Iterable[str]:
+    """Yield strings that tell what one run trains on from what another does."""
+    for part in (data, validation):
+        if isinstance(part, Corpus):
+            yield part.fingerprint
+        elif isinstance(part, LabelledTexts):
+            yield from [*part.texts, *part.labels]
+        elif part is not None:
+            yield from (json.dumps(row.values, sort_keys=True) for row in part.rows())
+    if tokenizer is not None:
+        yield json.dumps(tokenizer.get_config(), sort_keys=True)
+    if initial_encoder is not None:
+        yield from (np.asarray(weight).tobytes().hex() for weight in initial_encoder.get_weights())
+
+
+def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> Corpus:
+    if isinstance(data, Corpus):
+        if validation is not None:
+            raise ValueError("`validation` must be None for a corpus, which has its own. Received: a validation set")
+        return data
+    if validation is None and isinstance(data, LabelledTexts):
+        data, validation = split_holdout(data, settings.validation_fraction, settings.seed)
+    elif validation is None:
+        validation = settings.validation_fraction
+    return build_corpus(
+        data,
+        task.encoding,
+        validation=validation,
+        tokenizer=tokenizer,
+        vocabulary_size=settings.vocabulary_size,
+        seed=settings.seed,
+    )
+
+
+def _check_distribution(distribution: Distribution, settings: RunSettings) -> None:
+    if settings.pretrain_steps:
+        distribution.check_batch_size(pretrain_batch_size=settings.pretrain_batch_size)
+    sizes = {**preset_arguments(settings.preset), **settings.encoder}
+    distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
+
+
+def _batches(phase: Task, corpus: Corpus, settings: RunSettings, batch_multiple: int) -> tuple:
+    """Return the batches to train on, and those to validate by or None."""
+    splits = [split for split in ("train", "validation") if split == "train" or corpus.documents(split)]
+    made = [phase.batches(corpus, split, settings, settings.seed, batch_multiple) for split in splits]
+    return made[0], made[1] if made[1:] else None
+
+
+def _models(recipe, corpus: Corpus, batches: dict, settings: RunSettings, initial_encoder) -> dict:
+    """Make and compile the models of all phases before any is trained, as a resumed run does."""
     keras.utils.set_random_seed(settings.seed)
-    given = {**settings.encoder, "vocabulary_size": vocabulary_size, "seed": settings.seed}
+    given = {**settings.encoder, "vocabulary_size": corpus.tokenizer.vocabulary_size, "seed": settings.seed}
     encoder = Encoder.from_preset(settings.preset, **given)
-    masked_lm = classifier = None
-    if data.documents:
-        steps = settings.epochs * data.documents.batches.steps_per_epoch
-        classifier = classifier_model(encoder, len(data.classes), steps, settings.fine_tune_optimizer)
-    if data.masked_lm:
-        masked_lm = masked_lm_model(encoder, settings.pretrain_steps, settings.pretrain_optimizer)
+    if initial_encoder is not None:
+        encoder.set_weights(initial_encoder.get_weights())
+    models = {phase: phase.build(encoder, corpus, settings) for phase in recipe}
+    for phase, model in models.items():
+        steps = phase.budget(settings, batches[phase][0]).steps
+        compile_model(model, make_optimizer(steps=steps, **getattr(settings, phase.optimizer)))
+    return models
 
+
+def _fit(models: dict, batches: dict, settings: RunSettings, state: RunState, distribution: Distribution) -> dict:
+    """Train all phases, and return their histories."""
+    with_logs = importlib.util.find_spec("tensorflow") is not None
+    if not with_logs:
+        logger.info("TensorFlow is not installed: no logs for TensorBoard")
     histories = {}
-    arguments = {
-        "checkpoints": state.checkpoints,
-        "checkpoint_every": settings.checkpoint_every,
-        "directory": output,
-        "process_index": distribution.process_index,
-        "process_count": distribution.process_count,
-        "verbose": "auto" if distribution.is_chief else 0,
-    }
-    if masked_lm:
-        logger.info("pretraining %s parameters with masked LM", f"{encoder.count_params():,}")
-        histories["pretraining"] = fit_masked_lm(masked_lm, data.masked_lm, settings.pretrain_steps, **arguments)
-    if classifier:
-        distribution.wait()  # Until the chief has written what the others look for.
-        histories["fine_tuning"] = fit_classifier(
-            classifier, data.documents, settings.epochs, settings.patience, **arguments
-        )
-    return classifier or masked_lm, histories
+    for phase, model in models.items():
+        distribution.wait()  # Until the chief has written the checkpoint that the others look for.
+        training, validation = batches[phase]
+        budget = dataclasses.replace(phase.budget(settings, training), checkpoint_every=settings.checkpoint_every)
+        if validation is None:
+            budget = dataclasses.replace(budget, patience=None)
+        logger.info("%s: %s, %s parameters", phase.phase, phase.name, f"{model.count_params():,}")
+        try:
+            histories[phase.phase] = fit(
+                model,
+                training,
+                budget,
+                validation,
+                state.checkpoints,
+                distribution,
+                _tensorboard(state.output / "logs" / phase.phase) if distribution.is_chief and with_logs else (),
+            )
+        except DivergedError:
+            newest = state.checkpoints.paths[-1:]
+            logger.info(
+                "the same settings would diverge again: lower `learning_rate` or `clip_norm` of `%s`, and resume with "
+                "--from CHECKPOINT%s or start over with --restart",
+                phase.optimizer,
+                f" (the newest is {newest[0].name})" if newest else "",
+            )
+            raise
+    return histories
 
 
-def _learn_vocabulary(texts: list[str], size: int) -> Tokenizer:
-    logger.info("learning a vocabulary of up to %d tokens from %d texts", size, len(texts))
-    return WordPieceTokenizer(train_wordpiece(texts, size))
+def _tensorboard(directory: Path) -> list[keras.callbacks.Callback]:
+    """Return the callback that writes logs for TensorBoard, through TensorFlow."""
+    callback = keras.callbacks.TensorBoard(str(directory), write_graph=False)
+    callback.async_safe = True  # It writes once an interval; of single steps it reads nothing.
+    return [callback]

@@ -1,4 +1,4 @@
-"""Exports a finished run and predicts with it."""
+"""Export a finished run, and predict with it."""
 
 import json
 import logging
@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..export import LiteRTModel, LiteRTReport, export_saved_model, export_tflite
-from ..export.litert import check_lengths
-from ..models import MaskedLM
-from ..text import check_texts
-from ..training import class_probabilities
-from .folder import _check_run, _labels, load_run
+from ..export import LiteRTModel, LiteRTReport, check_lengths, export_saved_model, export_tflite
+from ..text import check_texts, load_tokenizer
+from .folder import check_run, load_labels, load_run, load_task
 
 logger = logging.getLogger(__name__)
 
@@ -26,26 +23,27 @@ def export_run(
     bias_tolerance: float | None = None,
     measure: bool = True,
 ) -> LiteRTReport:
-    """Exports a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
+    """Export a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
 
-    Of a run with masked LM alone it exports the encoder: one vector a token.
+    What is exported is the task's choice: of masked LM it is the encoder, one vector per token.
 
     Args:
-        run: the run folder.
-        lengths, quantization, sample_texts, bias_tolerance, measure: see `export_tflite`.
+        run: The run folder.
+        lengths, quantization, sample_texts, bias_tolerance, measure: See `export_tflite`.
 
     Returns:
         The report of `export_tflite`, which writes it beside model.tflite too.
     """
     run = Path(run)
-    model, tokenizer, _ = load_run(run)
-    if isinstance(model, MaskedLM):
-        logger.info("a run without labels: what is exported is the encoder, one vector a token")
-        model = model.encoder
+    trained, tokenizer, _ = load_run(run)
+    task = load_task(run)
+    model = task.exported(trained)
+    if model is not trained:
+        logger.info("exporting the encoder of this %s run: one vector per token", task.name)
     lengths = check_lengths(lengths, None)
-    trained = json.loads((run / "training.json").read_text(encoding="utf-8"))["max_length"]
-    if max(length or 0 for length in lengths) > trained:
-        logger.info("note: lengths past %d were not trained on", trained)
+    longest = json.loads((run / "training.json").read_text(encoding="utf-8"))["max_length"]
+    if max(length or 0 for length in lengths) > longest:
+        logger.info("note: the model was trained on lengths up to %d", longest)
     logger.info("exporting to SavedModel, and comparing it with the Keras model")
     export_saved_model(model, run / "saved_model", tokenizer, sample_texts=sample_texts, overwrite=True)
     names = ", ".join(str(length or "any") for length in lengths)
@@ -63,31 +61,37 @@ def export_run(
     )
 
 
-def predict_run(run: str | os.PathLike, texts: list[str]) -> list[dict[str, float]]:
-    """Classifies texts, with model.tflite where the run has been exported and with model.keras otherwise.
+def predict_run(run: str | os.PathLike, texts: list[str]) -> list:
+    """Answer for texts, with model.tflite if the run has been exported and with model.keras otherwise.
 
     Args:
-        run: the run folder.
-        texts: raw texts.
+        run: The run folder.
+        texts: Raw texts.
 
     Returns:
-        One dict a text: the probability of every label, the most likely first.
+        One answer per text, as the task gives it. Of text classification: the probability of every label in a dict, the
+        most likely first.
 
     Raises:
-        ValueError: for a folder without a run, a run with masked LM alone, bad texts, or, once exported, a text longer
-            than the file's largest signature. A run that has not been exported takes any length.
+        ValueError: For a folder without a run, a run of a task without answers, bad texts, or, once exported, a text
+            longer than the file's largest signature. A run that has not been exported takes any length.
     """
     run = Path(run)
     texts = check_texts(texts)
-    if (run / "model.keras").is_file() and not (run / "labels.json").is_file():
-        raise ValueError(f"run must be of labelled texts, this one has no labels to choose from. Received: run={run}")
-    if (run / "model.tflite").is_file():
-        _check_run(run, "labels.json")
-        labels, logits = _labels(run), LiteRTModel(run / "model.tflite")(texts)
+    exported = run / "model.tflite"
+    check_run(run, *(["tokenizer.json"] if exported.is_file() else ["model.keras", "tokenizer.json", "training.json"]))
+    task = load_task(run)
+    if task.answer is None:
+        raise ValueError(f"`run` must be of a task that answers, {task.name!r} does not. Received: run={str(run)!r}")
+    if exported.is_file():
+        model, tokenizer, labels = LiteRTModel(exported), load_tokenizer(run / "tokenizer.json"), load_labels(run)
+        outputs = [model([text])[0] for text in texts]
     else:
         model, tokenizer, labels = load_run(run)
-        logits = np.concatenate([np.asarray(model(tokenizer([text]))) for text in texts])
-    answers = []
-    for row in class_probabilities(logits):
-        answers.append({labels[index]: float(row[index]) for index in np.argsort(-row)})
-    return answers
+        outputs = [np.asarray(model(tokenizer([text])))[0] for text in texts]
+    return task.answer(outputs, texts, tokenizer, labels)
+
+
+def show_answers(run: str | os.PathLike, answers: list) -> list[str]:
+    """Return a line for each answer of `predict_run`."""
+    return [load_task(run).show(answer) for answer in answers]

@@ -1,14 +1,16 @@
 """Training through `model.fit`: optimizer, loss, checkpoints, several devices. Knows Keras and no task."""
 
+from .checkpoint_callback import DivergedError
 from .checkpoints import Checkpoint, Checkpoints
-from .compile import compile_classifier, compile_masked_lm
+from .compile import compile_classifier, compile_masked_lm, compile_model
 from .distribution import ONE_DEVICE, Distribution, encoder_layout, make_distribution
-from .fit import DivergedError, fit_resumably
+from .fit import Budget, fit, fit_resumably
 from .losses import GlobalCrossEntropy, class_probabilities
-from .optimizer import GlobalAdamW, GlobalLossScaleOptimizer, LinearDecay, make_optimizer
+from .optimizer import GlobalAdamW, GlobalLossScaleOptimizer, LinearDecay, check_optimizer, make_optimizer
 
 __all__ = [
     "ONE_DEVICE",
+    "Budget",
     "Checkpoint",
     "Checkpoints",
     "Distribution",
@@ -17,10 +19,13 @@ __all__ = [
     "GlobalCrossEntropy",
     "GlobalLossScaleOptimizer",
     "LinearDecay",
+    "check_optimizer",
     "class_probabilities",
     "compile_classifier",
     "compile_masked_lm",
+    "compile_model",
     "encoder_layout",
+    "fit",
     "fit_resumably",
     "make_distribution",
     "make_optimizer",

@@ -1,10 +1,11 @@
-"""Checkpoints of a run: files that are whole or not there, the last few of them, each with its checksum in its name."""
+"""Checkpoints of a run: the newest few files, each whole or absent, each with its checksum in its name."""
 
 import hashlib
 import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,18 +40,18 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Saves arrays and a JSON state to a folder, keeps the newest few, and restores the newest that is undamaged.
+    """Save arrays and a JSON state to a folder, keep the newest few, and restore the newest undamaged one.
 
-    A checkpoint is one .npz file. It is written under a temporary name, brought to the disk, and then renamed: after a
+    A checkpoint is one .npz file. It is written under a temporary name, flushed to the disk, and then renamed: after a
     kill or a power cut at any moment it is there whole, or not at all. The file's name holds its checksum.
 
     Where several processes train together, each makes its own `Checkpoints` on the same shared folder and calls `save`
-    and `restore` at the same steps: saving gathers arrays that are spread over the processes. Only the chief writes.
+    and `restore` at the same steps: saving gathers arrays that are sharded over the processes. Only the chief writes.
 
     Args:
-        directory: the folder; made when first needed. What a save that was killed left there goes with the next one.
-        keep: how many checkpoints stay, at least 1.
-        chief: whether this process writes.
+        directory: The folder; made when first needed. The next save removes what a killed save left there.
+        keep: How many checkpoints to keep, at least 1.
+        chief: Whether this process writes.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3, chief: bool = True):
@@ -67,26 +68,26 @@ class Checkpoints:
         return sorted((self.directory / name for name in names), key=_number)
 
     def save(self, arrays: Mapping, state: dict, label: str) -> Path | None:
-        """Saves a checkpoint, and then removes those that are older than the newest `keep`.
+        """Save a checkpoint, then remove those that are older than the newest `keep`.
 
         Args:
             arrays: Keras variables or arrays by name.
-            state: what else is to be saved; JSON.
-            label: letters, digits, "_" and "-", for the file's name.
+            state: What else is to be saved; JSON.
+            label: Letters, digits, "_" and "-", for the file's name.
 
         Returns:
             The file; None where this process is not the chief.
 
         Raises:
-            ValueError: for another label, or if an array holds values that are not finite. Nothing is written.
-            OSError: if the disk is full or fails. The earlier checkpoints stay.
+            ValueError: For another label, or if an array holds values that are not finite. Nothing is written.
+            OSError: If the disk is full or fails. The earlier checkpoints stay.
         """
         if not re.fullmatch(LABEL, label):
-            raise ValueError(f'label must be letters, digits, "_" and "-". Received: label={label!r}')
+            raise ValueError(f'`label` must be letters, digits, "_" and "-". Received: label={label!r}')
         arrays = {name: to_numpy(value) for name, value in arrays.items()}
         for name, array in arrays.items():
             if not np.issubdtype(array.dtype, np.integer) and not np.isfinite(array.astype("float32")).all():
-                raise ValueError(f"arrays must be finite. Received: {name}, {np.sum(~np.isfinite(array))} are not")
+                raise ValueError(f"`arrays` must be finite. Received: {name}, {np.sum(~np.isfinite(array))} are not")
         if not self.chief:
             return None
         try:
@@ -103,13 +104,13 @@ class Checkpoints:
         return path
 
     def restore(self) -> Checkpoint | None:
-        """Reads the newest checkpoint that is undamaged; logs those that are not.
+        """Read the newest undamaged checkpoint, and log which newer ones are damaged.
 
         Returns:
-            The checkpoint; None where there never was one.
+            The checkpoint; None if there are none.
 
         Raises:
-            ValueError: if there are checkpoints and all of them are damaged.
+            ValueError: If there are checkpoints and all of them are damaged.
         """
         for path in reversed(self.paths):
             damage = self._damage(path)
@@ -120,20 +121,41 @@ class Checkpoints:
                 for name, dtype in state.pop("dtypes").items():
                     arrays[name] = arrays[name].view(dtype)
                 return Checkpoint(path, arrays, state)
-            logger.warning("%s is damaged (%s): going back to the checkpoint before it", path, damage)
+            logger.warning("%s is damaged (%s); falling back to the checkpoint before it", path, damage)
             self._damaged.add(path.name)
         if self._damaged:
             raise ValueError(
-                "directory must hold an undamaged checkpoint, or none at all: empty it to start over, as `train` does "
+                "`directory` must hold an undamaged checkpoint or none at all; empty it to start over, as `train` does "
                 "with --restart. "
                 f"Received: directory={str(self.directory)!r} with {len(self._damaged)} damaged ones"
             )
         return None
 
+    def make_newest(self, checkpoint: str | os.PathLike) -> None:
+        """Copy a checkpoint to the place of the newest, so that `restore` reads that one.
+
+        Args:
+            checkpoint: Its path, or the name of its file.
+
+        Raises:
+            ValueError: If the folder has no such checkpoint, or it is damaged.
+            OSError: If the disk is full or fails.
+        """
+        paths = self.paths
+        path = self.directory / Path(checkpoint).name
+        damage = self._damage(path) if path in paths else "not among them"
+        if damage is not None:
+            names = ", ".join(each.name for each in paths)
+            raise ValueError(f"a checkpoint must be one of {names}. Received: {str(checkpoint)!r} ({damage})")
+        if path != paths[-1]:
+            temporary = self.directory / TEMPORARY
+            shutil.copyfile(path, temporary)
+            os.replace(temporary, self.directory / f"{1 + _number(paths[-1]):06d}-{path.name.partition('-')[2]}")
+
     def _write(self, arrays: dict[str, np.ndarray], state: dict, label: str) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)
         number = 1 + max(map(_number, self.paths), default=0)
-        # numpy does not know bfloat16 and its like: their bits are saved, and what they are.
+        # numpy has no bfloat16 and its like: save their bits, and the type's name in the state.
         foreign = {name: array for name, array in arrays.items() if array.dtype.kind == "V"}
         plain = {name: array.view(f"u{array.itemsize}") for name, array in foreign.items()}
         state = {**state, "dtypes": {name: array.dtype.name for name, array in foreign.items()}}
@@ -173,12 +195,14 @@ def _number(path: Path) -> int:
 
 
 def to_numpy(value) -> np.ndarray:
-    """A variable or array in numpy, whole; where it is spread over several processes, every one of them must call."""
+    """Return a variable or array as a whole numpy array; if it is sharded over processes, all of them must call."""
     if keras.backend.backend() == "jax":
         import jax
 
         array = value.value if isinstance(value, keras.Variable) else value
         if isinstance(array, jax.Array) and not array.is_fully_addressable:
+            if array.is_fully_replicated:  # Each process has the whole of it: no need to gather.
+                return np.asarray(array.addressable_data(0))
             from jax.experimental import multihost_utils
 
             return np.asarray(multihost_utils.process_allgather(array, tiled=True))

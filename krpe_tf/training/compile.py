@@ -1,4 +1,4 @@
-"""Compiles models for training."""
+"""Compile models for training."""
 
 import keras
 
@@ -6,33 +6,26 @@ from .losses import GlobalCrossEntropy
 from .optimizer import GlobalLossScaleOptimizer
 
 
-def compile_masked_lm(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
-    """Compiles a `MaskedLM`: the cross-entropy over selected positions, in nats, and their accuracy.
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
+    """Compile a model of `krpe_tf.models` for training: cross-entropy in nats, and accuracy.
 
-    Loss and metrics are weighted by the batches' `sample_weight`, so positions that are not selected do not count. The
-    loss is the mean over the selected positions of the global batch, however many devices share it.
-    """
-    _compile(model, optimizer, **compile_arguments)
+    Loss and accuracy are weighted by the batches' `sample_weight`, so that masked positions, words and rows of padding
+    count as the task wants. The loss is the mean over the global batch, however many devices share it.
 
-
-def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
-    """Compiles a `TextClassifier`: the cross-entropy in nats, and the accuracy.
-
-    Both are weighted by `sample_weight` where the batches have one: a row of weight 0 fills a short batch.
-    Not by XLA on TensorFlow unless asked: it would compile once for each length of batch.
+    Args:
+        model: The model; with the policy "mixed_float16" the loss is scaled.
+        optimizer: See `make_optimizer`.
+        **compile_arguments: More arguments of `model.compile`. `jit_compile` is False on TensorFlow unless given: XLA
+            would compile once for each length of batch.
     """
     if keras.backend.backend() == "tensorflow":
         compile_arguments.setdefault("jit_compile", False)
-    _compile(model, optimizer, **compile_arguments)
-
-
-def _compile(model, optimizer, **compile_arguments):
     policy = getattr(model, "encoder", model).dtype_policy
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if policy.name == "mixed_float16" and compile_arguments.get("auto_scale_loss", True) and not scaled:
         optimizer = GlobalLossScaleOptimizer(optimizer)
     if not optimizer.built:
-        # Else TensorFlow would trace the first step twice, and under a strategy make its variables in a replica.
+        # Otherwise TensorFlow traces the first step twice, and under a strategy makes the variables in a replica.
         optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
@@ -40,3 +33,13 @@ def _compile(model, optimizer, **compile_arguments):
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         **compile_arguments,
     )
+
+
+def compile_masked_lm(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
+    """Compile a `MaskedLM`; see `compile_model`. XLA is left to Keras, as its batches have one shape."""
+    compile_model(model, optimizer, **{"jit_compile": "auto", **compile_arguments})
+
+
+def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
+    """Compile a `TextClassifier`; see `compile_model`."""
+    compile_model(model, optimizer, **compile_arguments)

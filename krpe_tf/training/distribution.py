@@ -6,46 +6,30 @@ number of hosts, one process each. docs/distribution.md says what was tested.
 
 import contextlib
 import re
+from collections.abc import Callable
 
 import keras
 
 from ..checks import check_at_least
 
-# Weights of `Encoder`, `MaskedLM` and `TextClassifier` that are cut over the devices of a model, by path, and on which
-# axis. Heads and the inside of the feed-forward block are cut, as in Megatron-LM (arXiv 1909.08053); what is small, or
-# meets all heads, is whole on each device.
-_CUT_WEIGHTS = {
-    r"(.*/)?layer_\d+_attention/(query|key|value)/kernel": (None, "model", None),
-    r"(.*/)?layer_\d+_attention/(query|key|value)/bias": ("model", None),
-    r"(.*/)?layer_\d+_attention/attention_output/kernel": ("model", None, None),
-    r"(.*/)?layer_\d+_feed_forward_in/kernel": (None, "model"),
-    r"(.*/)?layer_\d+_feed_forward_in/bias": ("model",),
-    r"(.*/)?layer_\d+_feed_forward_out/kernel": ("model", None),
-    r"(.*/)?token_embedding/embeddings": (None, "model"),
-    r"(.*/)?transform/kernel": (None, "model"),
-    r"(.*/)?transform/bias": ("model",),
-}
-
 
 def encoder_layout(mesh: "keras.distribution.DeviceMesh") -> "keras.distribution.LayoutMap":
-    """How the weights of an encoder and its heads lie on a mesh, for `keras.distribution.ModelParallel`.
+    """Return the layout map of an encoder and its heads: `MaskedLM.get_layout_map` under its name of 0.1.
 
     Args:
-        mesh: has an axis "model", whose size divides the encoder's num_heads, hidden_dim and intermediate_dim.
+        mesh: Has an axis "model", whose size divides the encoder's num_heads, hidden_dim and intermediate_dim.
 
     Raises:
-        ValueError: for a mesh without that axis.
+        ValueError: For a mesh without that axis, or where krpe_tf.models, which knows its weights, is not imported.
     """
-    if "model" not in mesh.axis_names:
-        raise ValueError(f'mesh must have an axis "model". Received: mesh with axes {tuple(mesh.axis_names)}')
-    layout = keras.distribution.LayoutMap(mesh)
-    for path, axes in _CUT_WEIGHTS.items():
-        layout[path] = axes
-    return layout
+    masked_lm = keras.saving.get_registered_object("krpe_tf>MaskedLM")
+    if masked_lm is None:
+        raise ValueError("krpe_tf.models must be imported first, or `layout_map` given. Received: neither")
+    return masked_lm.get_layout_map(mesh)
 
 
 class Distribution:
-    """The devices and processes of a training run, made by `make_distribution`.
+    """Devices and processes of a training run, made by `make_distribution`.
 
         distribution = make_distribution("data")
         with distribution.scope():                      # everything that makes weights, and fit
@@ -57,9 +41,9 @@ class Distribution:
 
     Attributes:
         name: "none", "data" or "model=K".
-        process_index, process_count: which process of how many this is.
-        num_devices: devices of all processes.
-        num_replicas: parts into which a global batch is cut: `num_devices`, or a K-th of it for "model=K".
+        process_index, process_count: Which process of how many this is.
+        num_devices: Devices of all processes.
+        num_replicas: Shards of a global batch: `num_devices`, or a K-th of it for "model=K".
     """
 
     def __init__(self, name, engine, process_index, process_count, num_devices, num_replicas):
@@ -72,15 +56,15 @@ class Distribution:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes files and reports; one does."""
+        """Whether this is the process that writes files and reports."""
         return self.process_index == 0
 
     def scope(self) -> contextlib.AbstractContextManager:
-        """Where to make a model, its biases, optimizer and metrics, and to fit it."""
+        """Return the context in which to make a model, its biases, optimizer and metrics, and to fit it."""
         return contextlib.nullcontext() if self._engine is None else self._engine.scope()
 
     def wait(self) -> None:
-        """Returns when every process has called it; each must call it as often as the others."""
+        """Wait until every process has called it; each must call it as often as the others."""
         if self.process_count > 1:
             from jax.experimental import multihost_utils
 
@@ -88,7 +72,7 @@ class Distribution:
 
     @contextlib.contextmanager
     def chief_first(self):
-        """The chief runs the body, then the others: what it writes there, they find."""
+        """Run the body in the chief first, then in the others, which find what it wrote."""
         if not self.is_chief:
             self.wait()
         yield
@@ -96,24 +80,24 @@ class Distribution:
             self.wait()
 
     def check_batch_size(self, **batch_sizes: int) -> None:
-        """Raises a ValueError unless every named size of a global batch is a multiple of `num_replicas`."""
+        """Raise a ValueError unless every named size of a global batch is a multiple of `num_replicas`."""
         check_at_least(1, **batch_sizes)
         for name, size in batch_sizes.items():
             if size % self.num_replicas:
                 raise ValueError(
-                    f"{name} must be a multiple of the {self.num_replicas} parts that distribution={self.name!r} cuts "
-                    f"a batch into. Received: {name}={size}"
+                    f"`{name}` must be a multiple of the {self.num_replicas} replicas of distribution={self.name!r}. "
+                    f"Received: {name}={size}"
                 )
 
     def check_encoder(self, num_heads: int, hidden_dim: int, intermediate_dim: int) -> None:
-        """Raises a ValueError unless the devices of "model=K" can share an encoder of these sizes."""
+        """Raise a ValueError unless the devices of "model=K" can share an encoder of these sizes."""
         parts = self.num_devices // self.num_replicas
         sizes = {"num_heads": num_heads, "hidden_dim": hidden_dim, "intermediate_dim": intermediate_dim}
         check_at_least(1, **sizes)
         for name, size in sizes.items():
             if size % parts:
                 raise ValueError(
-                    f"{name} must be a multiple of {parts} for distribution={self.name!r}. Received: {name}={size}"
+                    f"`{name}` must be a multiple of {parts} for distribution={self.name!r}. Received: {name}={size}"
                 )
 
 
@@ -125,27 +109,30 @@ def make_distribution(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_index: int | None = None,
+    layout_map: Callable[[keras.distribution.DeviceMesh], keras.distribution.LayoutMap] | None = None,
 ) -> Distribution:
-    """The distribution of a run, over all devices of this host or of several.
+    """Make the distribution of a run, over all devices of this host or of several.
 
-    With several processes, call it before anything computes on JAX; it waits until all processes have come.
+    With several processes, call it before anything computes on JAX; it waits until all processes have called it.
 
     Args:
         distribution: "none": one device. "data": each device takes its rows of every batch; all GPUs, or all logical
-            CPU devices where there is none (on JAX also TPU chips). "model=K": K devices share the weights of one
-            model, and the batch is cut over the groups of K; JAX alone.
-        coordinator: "HOST:PORT" of process 0, for several processes, with the two arguments below; JAX alone.
-        num_processes: how many processes there are.
-        process_index: which one this is, from 0.
+            CPU devices if there is none (on JAX also TPU chips). "model=K": K devices share the weights of one model,
+            and the batch is sharded over the groups of K; JAX only.
+        coordinator: "HOST:PORT" of process 0, for several processes, with the two arguments below; JAX only.
+        num_processes: How many processes there are.
+        process_index: Which one this is, from 0.
+        layout_map: For "model=K": how a model's weights lie on a mesh with an axis "model", such as
+            `MaskedLM.get_layout_map`; `encoder_layout` if None.
 
     Raises:
-        ValueError: for another `distribution`, arguments that do not fit each other, a K that does not divide the
+        ValueError: For another `distribution`, arguments that do not fit each other, a K that does not divide the
             devices, or what this backend cannot do.
     """
     backend = keras.backend.backend()
     match = re.fullmatch(r"none|data|model=([1-9]\d*)", distribution) if isinstance(distribution, str) else None
     if match is None:
-        raise ValueError(f'distribution must be "none", "data" or "model=K". Received: distribution={distribution!r}')
+        raise ValueError(f'`distribution` must be "none", "data" or "model=K". Received: distribution={distribution!r}')
     parts = int(match[1] or 1)
     if distribution != "none" and backend not in ("tensorflow", "jax"):
         raise ValueError(
@@ -153,7 +140,7 @@ def make_distribution(
         )
     if match[1] and backend != "jax":
         raise ValueError(
-            f'only JAX cuts a model over devices; set KERAS_BACKEND=jax, or use distribution="data". '
+            f'only JAX shards a model over devices; set KERAS_BACKEND=jax, or use distribution="data". '
             f"Received: distribution={distribution!r} with KERAS_BACKEND={backend}"
         )
     _check_processes(distribution, backend, coordinator, num_processes, process_index)
@@ -163,7 +150,7 @@ def make_distribution(
         return _mirrored(distribution)
     if coordinator is not None and num_processes > 1:
         keras.distribution.initialize(coordinator, num_processes, process_index)
-    return _jax(distribution, parts)
+    return _jax(distribution, parts, layout_map or encoder_layout)
 
 
 def _check_processes(distribution, backend, coordinator, num_processes, process_index):
@@ -173,22 +160,22 @@ def _check_processes(distribution, backend, coordinator, num_processes, process_
         return
     if missing:
         raise ValueError(
-            "several processes need coordinator, num_processes and process_index together (--coordinator, "
+            "several processes need `coordinator`, `num_processes` and `process_index` together (--coordinator, "
             "--processes, --process). Received: no "
             f"{', no '.join(missing)}"
         )
     if backend != "jax":
         raise ValueError(
-            "several processes run on JAX alone, Keras 3 does not support MultiWorkerMirroredStrategy; set "
+            "several processes run on JAX only, Keras 3 does not support MultiWorkerMirroredStrategy; set "
             f"KERAS_BACKEND=jax. Received: coordinator={coordinator!r} with KERAS_BACKEND={backend}"
         )
     if not isinstance(coordinator, str) or not re.fullmatch(r"\S+:\d+", coordinator):
-        raise ValueError(f"coordinator must be HOST:PORT. Received: coordinator={coordinator!r}")
+        raise ValueError(f"`coordinator` must be HOST:PORT. Received: coordinator={coordinator!r}")
     check_at_least(1, num_processes=num_processes)
     check_at_least(0, process_index=process_index)
     if process_index >= num_processes:
         raise ValueError(
-            f"process_index must be below num_processes, {num_processes}. Received: process_index={process_index}"
+            f"`process_index` must be below `num_processes`, {num_processes}. Received: process_index={process_index}"
         )
     if num_processes > 1 and distribution != "data":
         raise ValueError(
@@ -205,23 +192,23 @@ def _mirrored(distribution):
     return Distribution(distribution, strategy, 0, 1, len(devices), len(devices))
 
 
-def _jax(distribution, parts):
+def _jax(distribution, parts, layout_map):
     import jax
 
     devices = keras.distribution.list_devices()
     if len(devices) % parts:
         raise ValueError(
-            f"K of distribution must divide the {len(devices)} devices; "
-            "XLA_FLAGS=--xla_force_host_platform_device_count=K makes K of a CPU. "
+            f"K of `distribution` must divide the {len(devices)} devices; "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=K makes K devices of a CPU. "
             f"Received: distribution={distribution!r}"
         )
     replicas = len(devices) // parts
-    # Each process brings its own rows, so Keras must not cut them again.
+    # Each process brings its own rows, so Keras must not shard them again.
     if distribution == "data":
         engine = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
     else:
         mesh = keras.distribution.DeviceMesh((replicas, parts), ["batch", "model"], devices)
         engine = keras.distribution.ModelParallel(
-            layout_map=encoder_layout(mesh), batch_dim_name="batch", auto_shard_dataset=False
+            layout_map=layout_map(mesh), batch_dim_name="batch", auto_shard_dataset=False
         )
     return Distribution(distribution, engine, jax.process_index(), jax.process_count(), len(devices), replicas)

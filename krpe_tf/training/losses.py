@@ -8,7 +8,7 @@ from .replicas import sum_over_replicas
 
 
 def class_probabilities(logits) -> np.ndarray:
-    """Softmax of logits (batch, classes), in numpy."""
+    """Return the softmax of logits (batch, classes), in numpy."""
     logits = np.asarray(logits, "float64")
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
@@ -16,16 +16,16 @@ def class_probabilities(logits) -> np.ndarray:
 
 @keras.saving.register_keras_serializable("krpe_tf")
 class GlobalCrossEntropy(keras.losses.Loss):
-    """The mean cross-entropy, in nats, over what has weight in the global batch.
+    """Mean cross-entropy, in nats, over what has weight in the global batch.
 
         sum(weight * -log softmax(logits)[label]) / sum(weight),    both sums over the rows of all replicas
 
     Replicas may hold different numbers of masked tokens, or of rows: each counts once. On a replica the loss is its
-    share, which gradients add up over replicas; a batch without any weight has loss 0.
+    share, and gradients are summed over replicas; a batch without any weight has loss 0.
 
     Call arguments:
-        y_true: class ids (batch, ...).
-        y_pred: logits (batch, ..., classes).
+        y_true: Class ids (batch, ...).
+        y_pred: Logits (batch, ..., classes).
         sample_weight: (batch, ...), of the rank of `y_true` or less; all ones if None.
     """
 

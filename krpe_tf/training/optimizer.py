@@ -1,4 +1,4 @@
-"""The learning-rate schedule that Keras lacks."""
+"""AdamW on the gradient of the global batch, and the learning-rate schedule that Keras lacks."""
 
 import keras
 import numpy as np
@@ -6,6 +6,32 @@ from keras import ops
 
 from ..checks import check_at_least, check_one_of, check_rate
 from .replicas import sum_over_replicas
+
+
+def check_optimizer(
+    learning_rate: float = 1.0,
+    steps: int = 1,
+    warmup_fraction: float = 0.0,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+    decay: str = "cosine",
+    beta_1: float = 0.0,
+    beta_2: float = 0.0,
+    epsilon: float = 1.0,
+) -> None:
+    """Check arguments of `make_optimizer` without making one: it computes nothing, so processes need not have met.
+
+    Raises:
+        ValueError: For numbers out of the ranges that `make_optimizer` names.
+    """
+    check_at_least(1, steps=steps)
+    check_one_of(("cosine", "linear"), decay=decay)
+    check_rate(warmup_fraction=warmup_fraction, beta_1=beta_1, beta_2=beta_2)
+    for name, value in {"learning_rate": learning_rate, "clip_norm": clip_norm, "epsilon": epsilon}.items():
+        if not isinstance(value, (int, float, np.number)) or not value > 0:
+            raise ValueError(f"`{name}` must be positive. Received: {name}={value!r}")
+    if not isinstance(weight_decay, (int, float, np.number)) or not weight_decay >= 0:
+        raise ValueError(f"`weight_decay` must be at least 0. Received: weight_decay={weight_decay!r}")
 
 
 def make_optimizer(
@@ -19,33 +45,26 @@ def make_optimizer(
     beta_2: float = 0.98,
     epsilon: float = 1e-7,
 ) -> keras.optimizers.Optimizer:
-    """AdamW with a linear warm-up, a decay to zero, and clipping of the gradient's global norm.
+    """Make an AdamW with linear warm-up, a decay to zero, and clipping of the gradient's global norm.
 
     Weight decay leaves biases, norm scales and position biases alone. On several replicas the gradient is that of the
     global batch, see `GlobalAdamW`.
 
     Args:
-        learning_rate: the peak, positive.
-        steps: optimizer steps in all, at least 1; the rate is zero from there on.
-        warmup_fraction: share of `steps` that warm up, in [0, 1).
+        learning_rate: The peak, positive.
+        steps: Optimizer steps in all, at least 1; the rate is zero from there on.
+        warmup_fraction: Share of `steps` that warm up, in [0, 1).
         weight_decay: AdamW's, relative to the learning rate.
-        clip_norm: the largest global norm of a step's gradient, positive.
+        clip_norm: The largest global norm of a step's gradient, positive.
         decay: "cosine" or "linear", from the peak to zero.
         beta_1: Adam's, in [0, 1).
         beta_2: Adam's, in [0, 1).
         epsilon: Adam's, positive.
 
     Raises:
-        ValueError: for numbers out of these ranges.
+        ValueError: For numbers out of these ranges.
     """
-    check_at_least(1, steps=steps)
-    check_one_of(("cosine", "linear"), decay=decay)
-    check_rate(warmup_fraction=warmup_fraction, beta_1=beta_1, beta_2=beta_2)
-    for name, value in {"learning_rate": learning_rate, "clip_norm": clip_norm, "epsilon": epsilon}.items():
-        if not isinstance(value, (int, float, np.number)) or not value > 0:
-            raise ValueError(f"{name} must be positive. Received: {name}={value!r}")
-    if not isinstance(weight_decay, (int, float, np.number)) or not weight_decay >= 0:
-        raise ValueError(f"weight_decay must be at least 0. Received: weight_decay={weight_decay!r}")
+    check_optimizer(learning_rate, steps, warmup_fraction, weight_decay, clip_norm, decay, beta_1, beta_2, epsilon)
     warmup = max(1, int(warmup_fraction * steps))
     if decay == "linear":
         schedule = LinearDecay(learning_rate, steps, warmup)
@@ -71,9 +90,9 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """A linear warm-up from zero, then a linear decay to zero: the schedule of the paper's Table 5.
 
     Args:
-        learning_rate: the peak, reached after `warmup_steps`.
-        steps: steps in all; the rate is zero from there on.
-        warmup_steps: steps of the warm-up, at least 1.
+        learning_rate: The peak, reached after `warmup_steps`.
+        steps: Steps in all; the rate is zero from there on.
+        warmup_steps: Steps of the warm-up, at least 1.
     """
 
     def __init__(self, learning_rate: float, steps: int, warmup_steps: int):
@@ -92,7 +111,7 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {"learning_rate": self.learning_rate, "steps": self.steps, "warmup_steps": self.warmup_steps}
 
 
-# Pulling these towards zero would not simplify the model: a bias of zero is no position, a scale of zero is no signal.
+# Decay would not simplify these: a position bias of zero drops positions, a scale of zero drops the signal.
 NOT_DECAYED = ("bias", "gamma", "beta", "near", "table", "class_weights", "log_amplitude", "log_rate")
 
 
@@ -101,15 +120,14 @@ class GlobalAdamW(keras.optimizers.AdamW):
     """AdamW on the gradient of the global batch: summed over replicas before it is clipped.
 
     Weight decay leaves biases, norm scales and position biases alone: the weights named in `NOT_DECAYED`. A gradient
-    that names rows, as an embedding's does, is added up row by row first: Keras would clip and square what each of a
-    row's tokens gives by itself.
+    of rows, as an embedding's is, is first summed over equal rows; Keras would clip and square each of them alone.
 
-    Args: those of `keras.optimizers.AdamW`.
+    Args: Those of `keras.optimizers.AdamW`.
     """
 
     def build(self, variables):
         if not self.built:
-            # By the weight itself: Keras would look for each name anywhere in the path.
+            # By the weight itself: Keras would match each name anywhere in the path.
             self.exclude_from_weight_decay(var_list=[v for v in variables if v.name in NOT_DECAYED])
         super().build(variables)
 
@@ -131,9 +149,9 @@ class GlobalAdamW(keras.optimizers.AdamW):
 
 @keras.saving.register_keras_serializable("krpe_tf")
 class GlobalLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
-    """Loss scaling that skips a step where the gradient of any replica has overflowed.
+    """Loss scaling that skips a step if the gradient of any replica has overflowed.
 
-    Args: those of `keras.optimizers.LossScaleOptimizer`.
+    Args: Those of `keras.optimizers.LossScaleOptimizer`.
     """
 
     def check_finite(self, grads):

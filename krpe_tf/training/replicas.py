@@ -4,7 +4,7 @@ import keras
 
 
 def _replica_context():
-    """TensorFlow's replica context, or None where this is the only replica or the code of all of them."""
+    """Return TensorFlow's replica context, or None for a single replica or outside of replica code."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -14,6 +14,6 @@ def _replica_context():
 
 
 def sum_over_replicas(tensors):
-    """The sum of a tensor, or of each of a list, over all replicas; the tensor itself where there is one replica."""
+    """Return the sum of a tensor, or of each of a list, over all replicas; with one replica the tensor itself."""
     context = _replica_context()
     return tensors if context is None else context.all_reduce("SUM", tensors)

@@ -1,0 +1,42 @@
+"""Tasks: each one description from the columns of a source to what `predict` prints, in a file of its own."""
+
+import keras
+
+from .documents import DocumentSettings, document_batches, document_budget
+from .masked_lm import MASKED_LM
+from .settings import Settings, argument_names, check_names, setting
+from .task import Task
+from .text_classification import TEXT_CLASSIFICATION
+from .token_classification import TOKEN_CLASSIFICATION
+
+TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)}
+
+
+def layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
+    """Return how the weights of every task's model lie on a mesh, for `make_distribution`.
+
+    Args:
+        device_mesh: Has an axis "model", see `Encoder.get_layout_map`.
+    """
+    maps = [task.model.get_layout_map(device_mesh) for task in TASKS.values()]
+    layout = keras.distribution.LayoutMap(device_mesh)
+    for path, axes in {path: each[path] for each in maps for path in each}.items():
+        layout[path] = axes
+    return layout
+
+
+__all__ = [
+    "MASKED_LM",
+    "TASKS",
+    "TEXT_CLASSIFICATION",
+    "TOKEN_CLASSIFICATION",
+    "DocumentSettings",
+    "Settings",
+    "Task",
+    "argument_names",
+    "check_names",
+    "document_batches",
+    "document_budget",
+    "layout_map",
+    "setting",
+]

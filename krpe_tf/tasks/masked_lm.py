@@ -1,0 +1,67 @@
+"""Masked language modelling: predict tokens that are masked. Needs texts alone; other tasks pretrain with it."""
+
+import math
+from dataclasses import dataclass
+
+from ..checks import check_at_least
+from ..data import TEXTS, masking, windows
+from ..models import MaskedLM
+from ..training import Budget
+from .settings import Settings, complete_optimizer, setting
+from .task import Task
+
+VALIDATIONS = 5
+
+VALIDATION_STEPS = 16
+
+
+@dataclass(frozen=True)
+class MaskedLMSettings(Settings):
+    """Settings of masked LM; of pretraining, where another task follows."""
+
+    pretrain_steps: int = setting(400, "masked-LM steps before the task; 0 for none")
+    pretrain_length: int = setting(512, "tokens per masked-LM window")
+    pretrain_batch_size: int = setting(8, "windows per masked-LM batch")
+    pretrain_optimizer: dict = setting({}, "optimizer options for pretraining, see docs/training.md")  # noqa: RUF009
+
+    def __post_init__(self):  # noqa: D105
+        super().__post_init__()
+        check_at_least(0, pretrain_steps=self.pretrain_steps)
+        check_at_least(1, pretrain_batch_size=self.pretrain_batch_size)
+        check_at_least(3, pretrain_length=self.pretrain_length)
+        complete_optimizer(self, "pretrain_optimizer", learning_rate=2e-3)
+
+
+def _batches(corpus, split, settings, seed, batch_multiple):
+    return windows(
+        corpus[split]["token_ids"],
+        settings.pretrain_length,
+        settings.pretrain_batch_size,
+        pad_id=corpus.tokenizer.pad_id,
+        seed=seed,
+        shuffle=split == "train",
+        batch_multiple=batch_multiple,
+        transform=masking(corpus.tokenizer),
+    )
+
+
+def _budget(settings, batches):
+    steps = settings.pretrain_steps
+    return Budget(
+        steps, validate_every=math.ceil(steps / VALIDATIONS), validation_steps=VALIDATION_STEPS, phase="pretraining"
+    )
+
+
+MASKED_LM = Task(
+    name="masked_lm",
+    phase="pretraining",
+    encoding=TEXTS,
+    settings=MaskedLMSettings,
+    optimizer="pretrain_optimizer",
+    length="pretrain_length",
+    model=MaskedLM,
+    build=lambda encoder, corpus, settings: MaskedLM(encoder, at_positions=True),
+    batches=_batches,
+    budget=_budget,
+    exported=lambda model: model.encoder,
+)

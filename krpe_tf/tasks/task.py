@@ -1,0 +1,58 @@
+"""What a task is: one description from the columns of a source to what `predict` prints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..data import Batches, Corpus, Encoding
+from ..models import Encoder
+from ..text import Tokenizer
+from ..training import Budget
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that training, export and prediction need to know of a task.
+
+    `runs` trains, exports and uses any task from this description alone: a new one is a file in this folder and a line
+    in `TASKS`. Functions get `settings` as an instance of the class `settings` here.
+
+    Attributes:
+        name: Names the task on the command line and in task.json of a run folder.
+        phase: Names its training in logs, checkpoints and histories.
+        encoding: The columns that a source must have, and how its rows become arrays.
+        settings: Dataclass of its settings. The help text of a field is that of its option of `train`.
+        optimizer: The setting that holds arguments of `make_optimizer`.
+        length: The setting that holds how many tokens it trains on at most.
+        model: The class of its model; brings `get_layout_map`.
+        build: `(encoder, corpus, settings)` -> the model, not compiled.
+        batches: `(corpus, split, settings, seed, batch_multiple)` -> the `Batches` of a split, shuffled for "train".
+        budget: `(settings, batches)` -> steps, validations and patience.
+        exported: `(model)` -> the model to export.
+        answer: `(outputs, texts, tokenizer, classes)` -> one answer a text. `outputs` holds the model's output for each
+            text alone; `tokenizer.encode(texts)` are the ids that they were computed from. None: `predict` is refused.
+        show: `(answer)` -> the line that `predict` prints.
+        scores: `(model, batches, classes)` -> scores by name of the trained model on the validation batches. They are
+            logged and kept in training.json. None: losses and metrics of the history say it all.
+        pretraining: The task that may train the encoder first.
+    """
+
+    name: str
+    phase: str
+    encoding: Encoding
+    settings: type[Settings]
+    optimizer: str
+    length: str
+    model: type[keras.Model]
+    build: Callable[[Encoder, Corpus, Any], keras.Model]
+    batches: Callable[[Corpus, str, Any, int, int], Batches]
+    budget: Callable[[Any, Batches], Budget]
+    exported: Callable[[keras.Model], keras.Model] = lambda model: model
+    answer: Callable[[list[np.ndarray], list[str], Tokenizer, list[str] | None], list] | None = None
+    show: Callable[[Any], str] = str
+    scores: Callable[[keras.Model, Batches, list[str] | None], dict[str, float]] | None = None
+    pretraining: "Task | None" = None
