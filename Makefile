@@ -1,17 +1,19 @@
 # demo, test, lint and bench each set up what they need; a second run reuses .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+TWO_WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
 BENCHMARKS := attention layers paper_figure training_step input_pipeline on_device memory compile_time routes
 
-.PHONY: demo test test-arm lint format bench bench-quick tpu-compile figures recipes mutations clean
+.PHONY: demo test test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
 
-# The whole suite on TensorFlow, then the fast part of the core once more on JAX; a module at a time on two cores.
+# The whole suite on TensorFlow, then the fast part of the core once more on JAX; a module at a time on two cores, in the
+# order of tests/conftest.py.
 test: .venv/test.installed lint
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist loadscope
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" tests/test_toeplitz.py tests/test_toeplitz_range.py tests/test_cells.py \
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(TWO_WORKERS)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" tests/test_toeplitz.py tests/test_toeplitz_range.py tests/test_cells.py \
 		tests/test_streaming.py tests/test_grid.py tests/test_position_bias.py tests/test_conversion.py \
 		tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
 		tests/test_text_classifier.py tests/test_checkpoints.py tests/test_resumable.py
@@ -27,6 +29,11 @@ lint: .venv/test.installed
 format: .venv/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, from the README, docs/ and the docstrings: open build/site/index.html.
+docs: .venv/docs.installed
+	$(BIN)/python docs/site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Everything beside its peers, one to two hours on two cores by estimate: docs/speed.md, its plots, and the table of the README.
 bench: .venv/garden.installed

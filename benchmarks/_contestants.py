@@ -1,4 +1,4 @@
-"""Attention, ours and what it is measured against, as functions of query, key and value (1, heads, n, width).
+"""Attention, ours and its peers, as functions of query, key and value (1, heads, n, width).
 
 `count_gflop` counts what each computes.
 """
@@ -7,14 +7,16 @@ import math
 
 import tensorflow as tf
 from _measure import normal
+from scipy.fft import next_fast_len
 
 from krpe_tf import BucketedBias, DecayBias, toeplitz_attention
 from krpe_tf.feature_maps import apply_feature_map, draw_projection, scale_for_kernel
 from krpe_tf.toeplitz import exact_attention
+
+# How the routes divide their work, which `count_gflop` has to know.
 from krpe_tf.toeplitz.banded import chunk_plan, group_size
 from krpe_tf.toeplitz.dense import BLOCK
-from krpe_tf.toeplitz.fft import TRANSFORM_BUDGET, fast_length
-from krpe_tf.toeplitz.numerics import toeplitz_rows
+from krpe_tf.toeplitz.fft import TRANSFORM_BUDGET
 
 HEADS, WIDTH = 4, 64
 BIASES = {
@@ -25,12 +27,12 @@ BIASES = {
 
 
 def inputs(n: int, heads: int = HEADS, width: int = WIDTH) -> list:
-    """Query, key and value, (1, heads, n, width), float32."""
+    """Draw query, key and value, (1, heads, n, width), float32."""
     return [normal((1, heads, n, width), seed) for seed in range(3)]
 
 
 def kernelized(bias, num_features: int, route: str):
-    """Our attention: normalised queries and keys, orthogonal features, and the route."""
+    """Return our attention: normalised queries and keys, orthogonal features, and the route."""
 
     def attention(query, key, value):
         projection = draw_projection("orthogonal", query.shape[-1], num_features, seed=0)
@@ -41,7 +43,7 @@ def kernelized(bias, num_features: int, route: str):
 
 
 def softmax_in_blocks(bias):
-    """The exact twin: softmax attention with the same bias, a block of queries at a time."""
+    """Return the exact twin: softmax attention with the same bias, a block of queries at a time."""
 
     def attention(query, key, value):
         query, key = (scale_for_kernel(x, normalize=True) for x in (query, key))
@@ -51,20 +53,27 @@ def softmax_in_blocks(bias):
 
 
 def softmax(bias=None):
-    """Softmax attention as it is usually written, n x n scores in memory, with or without the bias."""
+    """Return softmax attention as it is usually written, n x n scores in memory, with or without the bias."""
 
     def attention(query, key, value):
         scores = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
         if bias is not None:
-            n = query.shape[2]
-            scores += toeplitz_rows(bias.log_weights(tf.range(1 - n, n)), n, n)
+            scores += bias_matrix(bias, query.shape[2])
         return tf.matmul(tf.nn.softmax(scores), value)
 
     return attention
 
 
+def bias_matrix(bias, n: int):
+    """Return b between all pairs of n positions, (heads, n, n), without a gather: its gradient is a slow scatter."""
+    # A period of 2n: rows of 2n - 1 each start one diagonal further left than the one above. The n-th is never seen.
+    period = bias.log_weights(tf.concat([tf.range(n), [0], tf.range(1 - n, 0)], axis=0))
+    flat = tf.slice(tf.tile(period, (1, n)), (0, 0), (-1, n * (2 * n - 1)))
+    return tf.slice(tf.reshape(flat, (-1, n, 2 * n - 1)), (0, 0, 0), (-1, n, n))
+
+
 def contestants(bias, num_features: int) -> dict:
-    """All of them by name: (function, variables)."""
+    """Return all of them by name: (function, variables)."""
     weights = bias.trainable_variables
     return {
         "banded": (kernelized(bias, num_features, "banded"), weights),
@@ -78,7 +87,7 @@ def contestants(bias, num_features: int) -> dict:
 
 
 def count_gflop(name: str, kind: str, n: int, num_features: int, bias, heads: int = HEADS, width: int = WIDTH):
-    """GFLOP of one call by the algorithm: matmuls (2 for a multiplication and an addition) and transforms, no more.
+    """Count the GFLOP of one call: matmuls (2 for a multiplication and an addition) and transforms, no more.
 
     Two matmuls of its size stand behind each in the backward pass, and one transform behind each; blocks of queries and
     groups of features, where there are several, are computed once more there.
@@ -98,7 +107,7 @@ def count_gflop(name: str, kind: str, n: int, num_features: int, bias, heads: in
         far = 2 * 2 * terms * (2 * n + carried) * m * sums if chunks > (blocks + 1) // 2 else 0
         count = features + near + far
     elif name == "fft":
-        length = fast_length(2 * n - 1)
+        length = next_fast_len(2 * n - 1, real=True)
         # A real transform there and one back for each feature and column, and the product with the spectrum.
         count = features + m * sums * (2 * 2.5 * length * math.log2(length) + 3 * length)
         backward = 3 if heads * m * sums * length > TRANSFORM_BUDGET else 2

@@ -1,6 +1,7 @@
-"""What the benchmarks share: taking turns, plain graphs and XLA, the machine, peak memory, and where results go."""
+"""What the benchmarks share: timings in turn, plain graphs and XLA, the machine, peak memory, and results as JSON."""
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -8,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -16,7 +18,7 @@ import tensorflow as tf
 
 from krpe_tf.files import make_directory, write_json
 
-# Each contestant is traced on purpose, which TensorFlow takes for a mistake.
+# TensorFlow warns of functions that are traced again and again; here each contestant is a new one.
 tf.get_logger().setLevel("ERROR")
 
 KINDS = ("forward", "forward+backward")
@@ -25,14 +27,19 @@ MODES = ("graph", "xla")
 SLOW_SECONDS, SLOW_ROUNDS = 5.0, 3
 
 
-def command_line(description: str) -> argparse.Namespace:
-    """The options of a benchmark: where results go, how often each call runs, and whether sizes are tiny."""
+def command_line(description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the options of a benchmark: where results go, how often each call runs, and whether sizes are tiny.
+
+    Args:
+        description: What `--help` says.
+        arguments: The command line; that of the process if None.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="build/bench", help="the folder to write (default: build/bench)")
-    parser.add_argument("--quick", action="store_true", help="the same path at sizes that prove nothing, to see it run")
-    parser.add_argument("--rounds", type=int, help="turns of each call (default: 7, quick: 2)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes that prove nothing: see it run")
+    parser.add_argument("--rounds", type=int, help="timings of each call (default: 7, quick: 2)")
     parser.add_argument("--one-case", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.rounds is None:
         options.rounds = 2 if options.quick else 7
     if options.rounds < 1:
@@ -46,21 +53,23 @@ def command_line(description: str) -> argparse.Namespace:
 
 
 def wait(result) -> None:
-    """Returns once a result is there: reads one number of it."""
+    """Wait until a result is there: read one number of it."""
     tf.reshape(tf.nest.flatten(result)[0], [-1])[:1].numpy()
 
 
 def seconds_of(call) -> float:
-    """Seconds until the result of a call is there."""
+    """Return the seconds until the result of a call is there."""
     start = time.perf_counter()
     wait(call())
     return time.perf_counter() - start
 
 
 def take_turns(calls: dict, rounds: int) -> dict[object, dict]:
-    """Runs all calls in turn, warm, and returns their milliseconds by name: median, least, most, and the rounds.
+    """Time warm calls in turn, so that all meet the same noise of the machine.
 
-    A call that TensorFlow cannot build or run gets {"error": why} instead.
+    Returns:
+        For each name the milliseconds: median, least, most, and the rounds; {"error": why} for a call that TensorFlow
+        cannot build or run.
     """
     taken, wanted, results = {}, {}, {}
     for name, call in calls.items():
@@ -83,7 +92,7 @@ def take_turns(calls: dict, rounds: int) -> dict[object, dict]:
 
 
 def spread(milliseconds: list[float]) -> dict:
-    """Median, least and most of the rounds."""
+    """Return the median, least and most of the rounds."""
     return {
         "ms": float(np.median(milliseconds)),
         "ms_min": float(np.min(milliseconds)),
@@ -93,7 +102,7 @@ def spread(milliseconds: list[float]) -> dict:
 
 
 def graph_and_xla(function, arguments, variables=(), kinds=KINDS, modes=MODES) -> dict[tuple[str, str], object]:
-    """Calls of a function by (kind, mode), kinds of `KINDS`, modes of `MODES`.
+    """Return calls of a function by (kind, mode), kinds of `KINDS`, modes of `MODES`.
 
     The backward pass is the gradient, for the arguments and the variables, of the output's sum with fixed weights; the
     output has the shape of the last argument.
@@ -122,12 +131,12 @@ def graph_and_xla(function, arguments, variables=(), kinds=KINDS, modes=MODES) -
 
 
 def normal(shape, seed: int):
-    """Standard normal numbers, the same for the same seed."""
+    """Draw standard normal numbers, a function of shape and seed."""
     return tf.random.stateless_normal(shape, seed=(seed, 0))
 
 
 def peak_memory(script: str, case: dict) -> dict:
-    """Peak memory of a case in a process of its own: `script --one-case CASE`, which calls `print_peak`."""
+    """Return the peak memory of a case in a process of its own: `script --one-case CASE`, which calls `print_peak`."""
     command = [sys.executable, script, "--one-case", json.dumps(case)]
     process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
     if process.returncode:
@@ -137,7 +146,7 @@ def peak_memory(script: str, case: dict) -> dict:
 
 
 def print_peak(call) -> None:
-    """Runs a call and prints, as JSON, the peak memory in MiB: of the whole process, and beyond what was there."""
+    """Run a call and print, as JSON, the peak memory in MiB: of the whole process, and beyond what was there."""
     before = peak_rss_mib()
     wait(call())
     peak = peak_rss_mib()
@@ -145,7 +154,7 @@ def print_peak(call) -> None:
 
 
 def peak_rss_mib() -> float:
-    """The most memory that this process has held."""
+    """Return the most memory that this process has held."""
     # Not getrusage: its ru_maxrss starts at what the parent held when it forked.
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM"):
@@ -153,8 +162,9 @@ def peak_rss_mib() -> float:
     raise OSError("peak memory is read from /proc/self/status: VmHWM, which is not there")
 
 
+@functools.cache
 def machine() -> dict:
-    """What the numbers were measured on, with the rate of a large float32 matmul."""
+    """Describe what the numbers are measured on, with the rate of a large float32 matmul."""
     a, b = normal((2048, 2048), 0), normal((2048, 2048), 1)
     multiply = tf.function(tf.matmul)
     best = min(seconds_of(lambda: multiply(a, b)) for _ in range(6))
@@ -179,14 +189,14 @@ def _cpu_model() -> str:
 
 
 def write_results(options, name: str, rows: list[dict], about: dict | None = None, **more) -> None:
-    """name.json in the output folder: the machine, what else is to know, and the rows."""
+    """Write name.json into the output folder: the machine, what else is to know, and the rows."""
     content = {"about": about or machine(), "quick": options.quick, "rounds": options.rounds, **more, "rows": rows}
     write_json(options.output / f"{name}.json", content)
     print(f"{options.output / name}.json", flush=True)
 
 
 def print_row(row: dict, *names: str) -> None:
-    """One line for a finished case."""
+    """Print a line for a finished case."""
     case = "  ".join(str(row[name]) for name in names)
     result = row["error"] if "error" in row else f"{row['ms']:10.1f} ms"
     print(f"{case:80s} {result}", flush=True)

@@ -1,4 +1,6 @@
-"""What `summary.py` says: rows of results to ratios, to the table of targets, and to Markdown."""
+"""Turn rows of results into ratios, into the table of targets of `summary.py`, and into Markdown."""
+
+from collections.abc import Iterable, Sequence
 
 SOFTMAX_WITH_BIAS = ("softmax with bias", "softmax with bias, in blocks")
 # The two cases that the targets name: bias and features.
@@ -6,7 +8,7 @@ NAMED = (("DecayBias(16, 2)", 16), ("BucketedBias(32, 128)", 32))
 
 
 def best(rows: list[dict], contestant, **where) -> float | None:
-    """Least milliseconds over modes, and over several contestants, of the rows that agree; None if there are none."""
+    """Return the least milliseconds over modes and contestants of the rows that agree, None where there are none."""
     names = (contestant,) if isinstance(contestant, str) else contestant
     found = [row["ms"] for row in rows if row["contestant"] in names and "ms" in row and _agrees(row, where)]
     return min(found, default=None)
@@ -17,12 +19,12 @@ def _agrees(row, where) -> bool:
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:
-    """A quotient, None where a part was not measured."""
+    """Return a quotient, None where a part was not measured."""
     return None if numerator is None or denominator is None else numerator / denominator
 
 
 def judged(case: str, n, measured: float | None, at_least=None, at_most=None, unit: str = "x") -> list[str]:
-    """A row of the table of targets."""
+    """Return a row of the table of targets."""
     digits = 1 if unit != "x" or (measured or 0) < 100 else 0
     if measured is not None and measured < 10 and unit == "x":
         digits = 2
@@ -38,9 +40,9 @@ def judged(case: str, n, measured: float | None, at_least=None, at_most=None, un
 
 
 def target_rows(results: dict) -> list[list[str]]:
-    """All targets, and the same ratios at the other lengths, those where softmax attention is faster among them.
+    """Return all targets, and the same ratios at the other lengths, also where softmax attention is faster.
 
-    Of scripts without results there are no rows.
+    Scripts without results have no rows.
     """
     rows = {name: content["rows"] for name, content in results.items()}
     makers = {
@@ -179,14 +181,14 @@ def _route_targets(routes):
     return [judged("auto / best route, at worst", worst["n"], worst["ratio"], at_most=routes["accepted_ratio"])]
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table. Not krpe_tf's: importing that would import Keras, which nothing here needs."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def by_length(rows: list[dict], column, value="ms") -> str:
-    """A table with a row a length: of each column the least value, over modes."""
+    """Return a table with a row for each length: of each column the least value, over modes."""
     cells = {}
     for row in rows:
         if value in row:
@@ -196,17 +198,22 @@ def by_length(rows: list[dict], column, value="ms") -> str:
     table = []
     for n in sorted({n for _, n in cells}):
         table.append([f"{n:,}", *(_number(cells.get((name, n))) for name in columns)])
-    return markdown(["n", *columns], table)
+    return markdown_table(["n", *columns], table)
 
 
 def named_columns(rows: list[dict], columns: dict) -> str:
-    """A table with a row a length and a column for each name, given contestant and what its rows must agree with."""
+    """Return a table with a row for each length and a column for each name.
+
+    Args:
+        rows: The results.
+        columns: By name, the contestant and what its rows must agree with.
+    """
     table = []
     for n in sorted({row["n"] for row in rows}):
         values = [best(rows, contestant, n=n, **where) for contestant, where in columns.values()]
         if any(value is not None for value in values):
             table.append([f"{n:,}", *map(_number, values)])
-    return markdown(["n", *columns], table)
+    return markdown_table(["n", *columns], table)
 
 
 def _number(value) -> str:

@@ -4,8 +4,10 @@
 
 Forward, and forward with backward, each as a plain TensorFlow graph and compiled by XLA; all that is timed at one
 length and bias takes turns in one process. "softmax with bias" and "softmax" hold n x n scores, so memory ends them at
-the lengths of `LONGEST`; "softmax with bias, in blocks" goes on until a call takes too long.
+the lengths of `LONGEST`; "softmax with bias, in blocks" ends where a call takes too long.
 """
+
+from collections.abc import Sequence
 
 from _contestants import BIASES, HEADS, WIDTH, contestants, count_gflop, inputs
 from _measure import KINDS, command_line, graph_and_xla, machine, print_row, take_turns, write_results
@@ -28,7 +30,7 @@ WITH_BUCKETS = {"softmax with bias, in blocks": 8192, "softmax with bias": 8192}
 
 
 def cases(n: int, bias_name: str, features) -> list[tuple[str, str, int]]:
-    """(contestant, kind, features) of what is timed together at a length, with a bias."""
+    """Return (contestant, kind, features) of what is timed together at a length, with a bias."""
     chosen_features = [m for m in features if n <= WHOLE_GRID or m == NAMED.get(bias_name)]
     first = bias_name == "DecayBias(16, 2)"
     linear = ("banded", "linear, no positions") if first else ("banded",)
@@ -42,7 +44,7 @@ def cases(n: int, bias_name: str, features) -> list[tuple[str, str, int]]:
 
 
 def measure(n: int, bias_name: str, features, rounds: int, matmul_rate: float) -> list[dict]:
-    """The rows of one length and bias."""
+    """Measure one length and bias: a row for each contestant, kind, mode and number of features."""
     bias = BIASES[bias_name](HEADS)
     arguments, calls = inputs(n), {}
     for name, kind, m in cases(n, bias_name, features):
@@ -60,9 +62,9 @@ def measure(n: int, bias_name: str, features, rounds: int, matmul_rate: float) -
     return rows
 
 
-def main() -> None:
-    """Measures, and writes attention.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write attention.json."""
+    options = command_line(__doc__, arguments)
     about, rows = machine(), []
     for n in (128,) if options.quick else LENGTHS:
         for bias_name in list(BIASES)[:1] if options.quick else BIASES:

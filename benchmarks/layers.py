@@ -8,6 +8,8 @@ T5's bias, and Model Garden's `KernelAttention` with as many features (positive 
 the extra `garden` and is left out without it.
 """
 
+from collections.abc import Sequence
+
 import keras
 from _measure import KINDS, command_line, graph_and_xla, normal, print_row, take_turns, write_results
 
@@ -25,7 +27,7 @@ LONGEST = {
 
 
 def make_layers() -> dict:
-    """The layers by name."""
+    """Return the layers by name."""
     sizes = {"num_heads": HEADS, "key_dim": WIDTH}
     layers = {
         "KernelizedRPEAttention": KernelizedRPEAttention(**sizes, num_features=FEATURES, route="banded", seed=0),
@@ -37,7 +39,7 @@ def make_layers() -> dict:
 
 
 def garden_layer():
-    """Model Garden's layer, or None without the extra `garden`."""
+    """Return Model Garden's layer, or None without the extra `garden`."""
     try:
         from official.nlp.modeling.layers.kernel_attention import KernelAttention
     except ImportError:
@@ -46,12 +48,12 @@ def garden_layer():
 
 
 def self_attention(layer):
-    """The layer as a function of its input."""
+    """Return the layer as a function of its input."""
     return lambda x: layer(x, x)
 
 
 def measure(n: int, rounds: int) -> list[dict]:
-    """The rows of one length."""
+    """Measure one length: a row for each layer, kind and mode."""
     x, calls = normal((1, n, HEADS * WIDTH), seed=0), {}
     for name, layer in make_layers().items():
         layer(x[:, :8], x[:, :8])
@@ -66,9 +68,9 @@ def measure(n: int, rounds: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Measures, and writes layers.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write layers.json."""
+    options = command_line(__doc__, arguments)
     note = "" if garden_layer() else 'Model Garden is not installed (pip install ".[garden]"): its layer is left out'
     if note:
         print(note)

@@ -5,6 +5,8 @@
 4 heads of 64, as a plain graph and compiled by XLA, whose compiler's own memory counts.
 """
 
+from collections.abc import Sequence
+
 from _contestants import BIASES, HEADS, contestants, inputs
 from _measure import KINDS, MODES, command_line, graph_and_xla, peak_memory, print_peak, write_results
 
@@ -21,15 +23,15 @@ QUICK_CASES = (("banded", DECAY, (256,)),)
 
 
 def run_case(contestant: str, mode: str, n: int, m: int, bias: str) -> None:
-    """Prints the peak memory of one case; for a process of its own."""
+    """Print the peak memory of one case; for a process of its own."""
     layer, arguments = BIASES[bias](HEADS), inputs(n)
     function, variables = contestants(layer, m)[contestant]
     print_peak(graph_and_xla(function, arguments, variables)[KINDS[1], mode])
 
 
-def main() -> None:
-    """Measures, and writes memory.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write memory.json."""
+    options = command_line(__doc__, arguments)
     if options.one_case is not None:
         run_case(**options.one_case)
         return

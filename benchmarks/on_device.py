@@ -9,6 +9,7 @@ and once with two; the processes of one length take turns. "attention": from pro
 
 # Not named after LiteRT: a module of that name here would stand before the one that TensorFlow 2.21 imports.
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -18,7 +19,7 @@ from _measure import SLOW_ROUNDS, SLOW_SECONDS, command_line, print_row, spread,
 
 from krpe_tf.export.inspection import drop_names, inspect
 from krpe_tf.export.measuring import Worker
-from krpe_tf.export.signatures import litert_functions, save_functions
+from krpe_tf.export.trace import litert_functions, save_functions
 from krpe_tf.models import Encoder
 
 FEATURES = 16
@@ -29,7 +30,7 @@ LONGEST = {"softmax": 8192, "MultiHeadAttention": 8192}
 
 
 def attention_files(n: int, folder: Path) -> dict[str, Path]:
-    """A file for each contestant of one attention that goes up to this length."""
+    """Write a file for each contestant of one attention that is measured at this length."""
     bias = BIASES["DecayBias(16, 2)"](HEADS)
     functions = {
         "banded": kernelized(bias, FEATURES, "banded"),
@@ -50,7 +51,7 @@ def _with_named_output(function):
 
 
 def encoder_files(n: int, folder: Path) -> dict[str, Path]:
-    """A file for each encoder that goes up to this length."""
+    """Write a file for each encoder that is measured at this length."""
     makers = {
         "banded": lambda: Encoder(**ENCODER, num_features=FEATURES, route="banded", seed=0),
         "softmax twin": lambda: Encoder(**ENCODER, num_features=FEATURES, feature_map="softmax", seed=0),
@@ -66,7 +67,7 @@ def encoder_files(n: int, folder: Path) -> dict[str, Path]:
 
 
 def multi_head_encoder() -> keras.Model:
-    """The encoder with `keras.layers.MultiHeadAttention`, and so without positions."""
+    """Return the encoder with `keras.layers.MultiHeadAttention`, and so without positions."""
     ids, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("token_ids", "padding_mask"))
     width = ENCODER["hidden_dim"]
     x = keras.layers.Embedding(ENCODER["vocabulary_size"], width)(ids)
@@ -80,7 +81,7 @@ def multi_head_encoder() -> keras.Model:
 
 
 def write_file(functions: dict, path: Path) -> Path:
-    """Converts signatures to a file that holds builtin operations alone; the converter refuses what needs others.
+    """Convert signatures to a file that holds builtin operations alone; the converter refuses what needs others.
 
     Not by `export_tflite`, which refuses the twin's tensors of rank 5 and compares each file with Keras.
     """
@@ -92,7 +93,7 @@ def write_file(functions: dict, path: Path) -> Path:
 
 
 def measure(model: str, n: int, threads, rounds: int) -> list[dict]:
-    """The rows of one model and length."""
+    """Measure one model and length: a row for each contestant and number of threads."""
     make, signature = {"attention": (attention_files, "call"), "encoder": (encoder_files, f"ids_{n}")}[model]
     rows = []
     with tempfile.TemporaryDirectory(prefix="krpe_tf_bench_") as folder:
@@ -120,9 +121,9 @@ def measure(model: str, n: int, threads, rounds: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Measures, and writes on_device.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write on_device.json."""
+    options = command_line(__doc__, arguments)
     rows = []
     for model in ("attention", "encoder"):
         for n in (128,) if options.quick else LENGTHS:

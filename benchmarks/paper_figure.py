@@ -6,6 +6,8 @@ Its algorithm (route "fft", a whole table of 2n - 1 scalars) for several numbers
 with the same bias; and banded with `DecayBias`, which the paper does not have.
 """
 
+from collections.abc import Sequence
+
 from _contestants import BIASES, count_gflop, inputs, kernelized, softmax, softmax_in_blocks
 from _measure import command_line, graph_and_xla, machine, print_row, take_turns, write_results
 
@@ -19,7 +21,7 @@ LONGEST_WHOLE = 8000
 
 
 def measure(n: int, features, rounds: int, matmul_rate: float) -> list[dict]:
-    """The rows of one length."""
+    """Measure one length: a row for each contestant, mode and number of features."""
     table, decay, arguments = LearnedBias(1, max_distance=n - 1), BIASES["DecayBias(16, 2)"](1), inputs(n, heads=1)
     functions = {("fft", m): (kernelized(table, m, "fft"), table) for m in features}
     functions["softmax with bias, in blocks", 0] = softmax_in_blocks(table), table
@@ -41,9 +43,9 @@ def measure(n: int, features, rounds: int, matmul_rate: float) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Measures, and writes paper_figure.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write paper_figure.json."""
+    options = command_line(__doc__, arguments)
     about, rows = machine(), []
     for n in (200,) if options.quick else LENGTHS:
         rows += measure(n, FEATURES[:1] if options.quick else FEATURES, options.rounds, about["matmul_gflop_per_s"])

@@ -1,10 +1,12 @@
-"""The routes of one attention beside each other, and what `route="auto"` takes: what its cost model is fitted to.
+"""Timings of the routes of one attention, and the one that `route="auto"` takes: its cost model is fitted to them.
 
     python benchmarks/routes.py --output build/bench
 
 Plain graphs, 4 heads of 64, forward and forward with backward. A cell is a bias, a length, a number of features and a
 kind; in each the routes take turns.
 """
+
+from collections.abc import Sequence
 
 from _contestants import BIASES, HEADS, WIDTH, inputs, kernelized
 from _measure import KINDS, command_line, graph_and_xla, print_row, take_turns, write_results
@@ -25,12 +27,12 @@ ACCEPTED_RATIO = 1.3
 
 
 def make_bias(name: str, n: int):
-    """The bias of a cell."""
+    """Return the bias of a cell."""
     return LearnedBias(HEADS, max_distance=n - 1) if name == WHOLE_TABLE else BIASES[name](HEADS)
 
 
 def candidates(bias_name: str, n: int, chosen: str, at_half: dict) -> list[str]:
-    """The routes to time, given their milliseconds at half the length: the chosen one, and those with a chance."""
+    """Return the routes to time: the chosen one, and those that their milliseconds at half the length give a chance."""
     kept = []
     for route in ROUTES:
         half = at_half.get(route)
@@ -44,7 +46,7 @@ def candidates(bias_name: str, n: int, chosen: str, at_half: dict) -> list[str]:
 
 
 def measure(bias_name: str, m: int, kind: str, lengths, rounds: int) -> list[dict]:
-    """The rows of one bias, number of features and kind: a row a route and length."""
+    """Measure one bias, number of features and kind: a row for each route and length."""
     rows, at_half = [], {}
     for n in lengths:
         bias, arguments = make_bias(bias_name, n), inputs(n)
@@ -66,7 +68,7 @@ def measure(bias_name: str, m: int, kind: str, lengths, rounds: int) -> list[dic
 
 
 def judge(rows: list[dict]) -> list[dict]:
-    """For every cell the route that `auto` takes, the best one, and how much slower `auto` is, the worst first."""
+    """Return for every cell the route of `auto`, the best one, and how much slower `auto` is, the worst first."""
     cells = {}
     for row in rows:
         if "ms" in row:
@@ -81,9 +83,9 @@ def judge(rows: list[dict]) -> list[dict]:
     return sorted(judged, key=lambda cell: -cell["ratio"])
 
 
-def main() -> None:
-    """Measures, reports the cells where `auto` is too slow, and writes routes.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, report the cells where `auto` is too slow, and write routes.json."""
+    options = command_line(__doc__, arguments)
     lengths, features = ((128, 256), (16,)) if options.quick else (LENGTHS, FEATURES)
     names = (
         ("DecayBias(16, 2)", WHOLE_TABLE)

@@ -1,4 +1,4 @@
-"""From the JSON of the benchmarks to tables and plots.
+"""Make tables and plots from the JSON of the benchmarks.
 
     python benchmarks/summary.py --output build/bench
     python benchmarks/summary.py --output build/bench --publish docs
@@ -10,10 +10,11 @@ beside the docs folder, the plots to figures/, and the JSON, from which this can
 
 import argparse
 import json
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from _tables import NAMED, SOFTMAX_WITH_BIAS, by_length, markdown, named_columns, target_rows
+from _pages import keep_files, replace_marked, save_figure
+from _tables import NAMED, SOFTMAX_WITH_BIAS, by_length, markdown_table, named_columns, target_rows
 from matplotlib.figure import Figure
 
 SCRIPTS = (
@@ -28,7 +29,6 @@ SCRIPTS = (
     "routes",
 )
 PLOTS = ("attention_speed.png", "litert_speed.png", "paper_figure_1a.png")
-BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 ATTENTION = {
     "banded": "o-",
     "linear, no positions": "o--",
@@ -41,7 +41,7 @@ ATTENTION = {
 
 
 def read(folder: Path) -> dict:
-    """The results by name of their script."""
+    """Return the results by name of their script."""
     paths = {name: folder / f"{name}.json" for name in SCRIPTS}
     results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
     if not results:
@@ -50,7 +50,7 @@ def read(folder: Path) -> dict:
 
 
 def about(results: dict) -> str:
-    """What was measured on."""
+    """Describe what was measured on."""
     seen = next(iter(results.values()))["about"]
     versions = ", ".join(f"{name} {version}" for name, version in seen["versions"].items())
     rates = [content["about"]["matmul_gflop_per_s"] for content in results.values()]
@@ -65,12 +65,12 @@ def about(results: dict) -> str:
 
 
 def targets(results: dict) -> str:
-    """The table of targets."""
-    return markdown(["case", "n", "measured", "target", ""], target_rows(results))
+    """Return the table of targets."""
+    return markdown_table(["case", "n", "measured", "target", ""], target_rows(results))
 
 
 def tables(results: dict) -> str:
-    """All tables."""
+    """Return all tables."""
     rows = {name: content["rows"] for name, content in results.items()}
     parts = [about(results), "## Targets, and where softmax is faster\n", targets(results)]
 
@@ -127,12 +127,12 @@ def tables(results: dict) -> str:
         )
     if "routes" in results:
         cells = results["routes"]["cells"][:10]
-        parts.extend(["## Where auto is furthest from the best route\n", markdown(*routes_table(cells))])
+        parts.extend(["## Where auto is furthest from the best route\n", markdown_table(*routes_table(cells))])
     return "\n".join(parts)
 
 
 def readme_tables(results: dict) -> str:
-    """What the README shows: one attention, and an encoder in LiteRT."""
+    """Return the tables of the README: one attention, and an encoder in LiteRT."""
     bias, m = NAMED[0]
     forward, training = ({"bias": bias, "kind": kind} for kind in ("forward", "forward+backward"))
     encoder = {"model": "encoder", "threads": 2}
@@ -157,18 +157,18 @@ def readme_tables(results: dict) -> str:
 
 
 def routes_table(cells: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the cells."""
+    """Return header and rows of the cells."""
     names = ["bias", "m", "kind", "n", "auto", "best"]
     return [*names, "ratio"], [[*(str(cell[name]) for name in names), f"{cell['ratio']:.2f}"] for cell in cells]
 
 
 def figure_label(row: dict) -> str:
-    """A line of the paper's figure."""
+    """Return the label of a line of the paper's figure."""
     return f"{row['contestant']}, m = {row['m']}" if row["m"] else row["contestant"]
 
 
 def panel(axis, title: str, rows: list[dict], label, styles: dict | None = None) -> None:
-    """Least milliseconds over modes against the length, a line a label."""
+    """Draw the least milliseconds over modes against the length, a line for each label."""
     lines = {}
     for row in rows:
         if "ms" in row:
@@ -185,7 +185,7 @@ def panel(axis, title: str, rows: list[dict], label, styles: dict | None = None)
 
 
 def plots(results: dict, folder: Path) -> None:
-    """The plots of the scripts that have results."""
+    """Write the plots of the scripts that have results."""
     rows = {name: content["rows"] for name, content in results.items()}
     if "attention" in rows:
         figure = Figure(figsize=(12, 4.5), layout="constrained")
@@ -196,7 +196,7 @@ def plots(results: dict, folder: Path) -> None:
                 if (row["kind"], row["bias"], row["m"]) == (kind, "DecayBias(16, 2)", 16)
             ]
             panel(axis, f"{kind}, 4 heads of 64, m = 16", chosen, lambda row: row["contestant"], ATTENTION)
-        save(figure, folder / PLOTS[0])
+        save_figure(figure, folder / PLOTS[0])
     if "on_device" in rows:
         figure = Figure(figsize=(12, 4.5), layout="constrained")
         most = max(row["threads"] for row in rows["on_device"])
@@ -204,50 +204,27 @@ def plots(results: dict, folder: Path) -> None:
             chosen = [row for row in rows["on_device"] if (row["model"], row["threads"]) == (model, most)]
             title = {"attention": "one attention, 4 heads of 64", "encoder": "encoder, 4 layers of 256"}[model]
             panel(axis, f"LiteRT, {most} threads: {title}", chosen, lambda row: row["contestant"])
-        save(figure, folder / PLOTS[1])
+        save_figure(figure, folder / PLOTS[1])
     if "paper_figure" in rows:
         figure = Figure(figsize=(7, 5), layout="constrained")
         panel(figure.subplots(), "forward, 1 head of 64", rows["paper_figure"], figure_label)
-        save(figure, folder / PLOTS[2])
-
-
-def save(figure, path: Path) -> None:
-    """The plot, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
-
-
-def replace_marked(path: Path, text: str) -> str:
-    """The content of a file with the text between its markers."""
-    content = path.read_text(encoding="utf-8")
-    if content.count(BEGIN) != 1 or content.count(END) != 1:
-        raise SystemExit(f"{path.name} must hold {BEGIN} and {END} once each")
-    before, after = content.split(BEGIN)[0], content.split(END)[1]
-    return f"{before}{BEGIN}\n{text}{END}{after}"
+        save_figure(figure, folder / PLOTS[2])
 
 
 def publish(results: dict, folder: Path, docs: Path) -> None:
-    """Tables, plots and JSON into the docs folder, and short tables into the README beside it."""
-    pages = {docs / "speed.md": tables(results), docs.resolve().parent / "README.md": readme_tables(results)}
-    for path, content in {path: replace_marked(path, text) for path, text in pages.items()}.items():
-        path.write_text(content, encoding="utf-8")
-    kept = docs / "figures" / "speed"
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in PLOTS:
-        if (folder / name).is_file():
-            shutil.copy(folder / name, docs / "figures" / name)
-    for name in results:
-        if folder.resolve() != kept.resolve():
-            shutil.copy(folder / f"{name}.json", kept / f"{name}.json")
+    """Put tables, plots and JSON into the docs folder, and short tables into the README beside it."""
+    readme = docs.resolve().parent / "README.md"
+    replace_marked("speed", {docs / "speed.md": tables(results), readme: readme_tables(results)})
+    keep_files(PLOTS, folder, docs / "figures")
+    keep_files([f"{name}.json" for name in results], folder, docs / "figures" / "speed")
 
 
-def main() -> None:
-    """Reads the JSON and writes tables and plots."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the JSON and write tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="the folder that holds the JSON")
     parser.add_argument("--publish", type=Path, metavar="DOCS", help="the docs folder to write to as well")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     results = read(options.output)
     (options.output / "summary.md").write_text(tables(results), encoding="utf-8")
     plots(results, options.output)

@@ -1,4 +1,4 @@
-"""The training step of masked LM, compiled for TPUs that are not there: does it compile, and what does it take.
+"""Compile the training step of masked LM for TPUs, without one: whether it compiles, and what it takes.
 
     python benchmarks/tpu_compile.py --output build/tpu
     python benchmarks/tpu_compile.py --output build/tpu --publish docs/tpu.md
@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 # Before JAX and Keras load: models live on the CPU, and libtpu is not to look for a TPU host on the network.
@@ -26,6 +27,8 @@ os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # Nothing is loaded onto a chip,
 import jax
 import keras
 import numpy as np
+from _pages import replace_marked
+from _tables import markdown_table
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -34,7 +37,6 @@ from krpe_tf.models import Encoder, MaskedLM
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 GIB = 2**30
-BEGIN, END = "<!-- tpu: begin -->", "<!-- tpu: end -->"
 # The smallest slice that libtpu describes holds four chips; one chip is one device of it.
 CHIPS = {"v5e": ("v5e:2x2", 16), "v6e": ("v6e:2x2", 32)}
 PRESETS, ROUTES, LENGTHS = ("small", "base"), ("banded", "fft"), (512, 4096, 16_384)
@@ -48,7 +50,7 @@ SEVERAL_CHIPS = (("small", "banded", 4096, "v5e:2x4", 4), ("base", "banded", 409
 
 
 def make_model(preset: str, route: str, n: int) -> MaskedLM:
-    """A compiled masked LM in mixed precision, its optimizer and metrics built, on batches of n tokens."""
+    """Return a compiled masked LM in mixed precision for batches of n tokens, its optimizer and metrics built."""
     encoder = Encoder.from_preset(preset, route=route, length=n, dtype="mixed_bfloat16", seed=0)
     model = MaskedLM(encoder, at_positions=True)
     compile_masked_lm(model, make_optimizer(1e-3, steps=1000))
@@ -57,7 +59,7 @@ def make_model(preset: str, route: str, n: int) -> MaskedLM:
 
 
 def make_batch(n: int, rows: int) -> tuple:
-    """A batch as `masked_lm_dataset` makes it, of zeros: only shapes count."""
+    """Return a batch of masked LM, of zeros: only shapes count."""
     masked = math.ceil(SELECTED * n)
     inputs = {name: np.zeros((rows, n), "int32") for name in ("token_ids", "padding_mask")}
     inputs["mask_positions"] = np.zeros((rows, masked), "int32")
@@ -65,7 +67,7 @@ def make_batch(n: int, rows: int) -> tuple:
 
 
 def lower(model: MaskedLM, batch: tuple, devices) -> jax.stages.Lowered:
-    """The step that Keras' trainer compiles, on the devices: weights on each, rows of the batch shared out."""
+    """Lower the step that Keras' trainer compiles: weights on each device, the rows of the batch split over them."""
     mesh = Mesh(np.array(devices), ("batch",))
 
     def placed(arrays, spec):
@@ -85,9 +87,13 @@ def lower(model: MaskedLM, batch: tuple, devices) -> jax.stages.Lowered:
 
 
 def compile_step(model: MaskedLM, n: int, rows: int, devices) -> dict:
-    """What one program takes: bytes and operations a device, or {"refused": why} where it needs more than there is.
+    """Compile one program.
 
-    Any other error of the compiler is raised.
+    Returns:
+        What it takes, bytes and operations a device; {"refused": why} where it needs more memory than there is.
+
+    Raises:
+        jax.errors.JaxRuntimeError: For any other error of the compiler.
     """
     start = time.process_time()
     try:
@@ -110,18 +116,25 @@ def compile_step(model: MaskedLM, n: int, rows: int, devices) -> dict:
 
 
 def largest_batch(model: MaskedLM, n: int, devices, gib: int, rows: int) -> tuple[int, dict, list[dict]]:
-    """The largest power of two of rows that compiles, what it takes, and what every compiled program took.
+    """Search the largest power of two of rows that compiles.
 
-    Twice as many were refused, or would need more than there is if the part that is not weights doubles. 0 rows, with
-    the refusal, where one row is too much.
+    Twice as many were refused, or would need more than there is if the part that is not weights doubles.
 
     Args:
-        rows: the power of two to start from.
+        model: A model of `make_model`.
+        n: Tokens of a row.
+        devices: The devices.
+        gib: The memory of each.
+        rows: The power of two to start from.
+
+    Returns:
+        The rows, what they take, and what every compiled program took. 0 rows, with the refusal, where one row is too
+        much.
     """
     results = {}
     while True:
         result = results[rows] = compile_step(model, n, rows, devices)
-        print(f"    {rows:5d} rows  {_told(result)}", flush=True)
+        print(f"    {rows:5d} rows  {_describe(result)}", flush=True)
         if "refused" not in result:
             twice = 2 * result["bytes"] - result["state_bytes"]
             if 2 * rows in results or twice > gib * GIB:
@@ -135,18 +148,18 @@ def largest_batch(model: MaskedLM, n: int, devices, gib: int, rows: int) -> tupl
             rows //= 2
 
 
-def _told(result: dict) -> str:
+def _describe(result: dict) -> str:
     what = result.get("refused") or f"{result['bytes'] / GIB:6.2f} GiB  {result['flops'] / 1e9:10.1f} GFLOP"
     return f"{what}  {result['cpu_seconds']:.0f} s of CPU"
 
 
 def devices_of(topology: str) -> list:
-    """The devices of a described slice."""
+    """Return the devices of a described slice."""
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 
 
 def about() -> dict:
-    """What compiled."""
+    """Describe what compiled."""
     from importlib.metadata import version
 
     names = ("jax", "jaxlib", "libtpu", "keras", "numpy")
@@ -155,7 +168,7 @@ def about() -> dict:
 
 
 def one_chip(cases, rows_of, write) -> None:
-    """Fills the table of single chips; `rows_of` has the rows of what is there already, by case."""
+    """Fill the table of single chips; `rows_of` has the rows of the cases that are done already."""
     started = dict(rows_of)
     for chip, n, route, preset in cases:
         case = {"preset": preset, "route": route, "n": n, "chip": chip}
@@ -174,7 +187,7 @@ def one_chip(cases, rows_of, write) -> None:
 
 
 def several_chips(cases, rows_of, write) -> None:
-    """Fills the table of several chips."""
+    """Fill the table of several chips."""
     for preset, route, n, topology, rows in cases:
         case = {"preset": preset, "route": route, "n": n, "chip": topology}
         if tuple(case.values()) in rows_of:
@@ -182,58 +195,51 @@ def several_chips(cases, rows_of, write) -> None:
         model, devices = make_model(preset, route, n), devices_of(topology)
         print(*case.values(), f"{len(devices)} chips", flush=True)
         result = compile_step(model, n, rows * len(devices), devices)
-        print(f"    {rows:5d} rows a chip  {_told(result)}", flush=True)
+        print(f"    {rows:5d} rows a chip  {_describe(result)}", flush=True)
         write({**case, "chips": len(devices), "rows": rows, **result}, [result])
         keras.utils.clear_session()
 
 
 def tables(content: dict) -> str:
-    """The tables of a page, in Markdown."""
+    """Return the tables of a page, in Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in content["about"]["versions"].items())
     programs = sum(row["programs"] for row in content["rows"])
     seconds = sum(row["cpu_seconds_of_all"] for row in content["rows"])
     text = f"{programs} programs, {seconds / 60:.0f} minutes of CPU to compile; {versions}.\n"
     if content["quick"]:
         text += "\n**A quick run: these numbers prove nothing.**\n"
-    text += (
-        "\n| preset | route | n | chip | largest batch | tokens | GiB | GFLOP | GFLOP a row |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
     rows = sorted(content["rows"], key=lambda row: [row["preset"] == "base", row["route"], row["n"], row["chip"]])
-    for row in rows:
-        if "chips" in row:
-            continue
-        case = f"| {row['preset']} | {row['route']} | {row['n']:,} | {row['chip']} |"
-        if row["rows"]:
-            gflop = row["flops"] / 1e9
-            text += f"{case} {row['rows']:,} | {row['rows'] * row['n']:,} | {row['bytes'] / GIB:.1f} | "
-            text += f"{gflop:,.0f} | {gflop / row['rows']:,.1f} |\n"
-        else:
-            text += f"{case} none | | | | |\n"
-    text += (
-        "\n| preset | route | n | chips | rows a chip | GiB a chip | GFLOP a chip | all-reduces |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
-    for row in rows:
-        if "chips" in row:
-            text += (
-                f"| {row['preset']} | {row['route']} | {row['n']:,} | {row['chip']}, {row['chips']} | {row['rows']} | "
-            )
-            text += f"{row['bytes'] / GIB:.1f} | {row['flops'] / 1e9:,.0f} | {row['all_reduces']} |\n"
-    return text
+    single = [[*_case(row), row["chip"], *_largest(row)] for row in rows if "chips" not in row]
+    several = [[*_case(row), *_shared(row)] for row in rows if "chips" in row]
+    case = ["preset", "route", "n"]
+    parts = [
+        text,
+        markdown_table([*case, "chip", "largest batch", "tokens", "GiB", "GFLOP", "GFLOP a row"], single),
+        markdown_table([*case, "chips", "rows a chip", "GiB a chip", "GFLOP a chip", "all-reduces"], several),
+    ]
+    return "\n".join(parts)
 
 
-def publish(page: Path, content: dict) -> None:
-    """Puts the tables between the markers of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"--publish must be a page with {BEGIN} and {END}. Received: {page}")
-    page.write_text(f"{before}{BEGIN}\n{tables(content)}{END}{after}", encoding="utf-8")
+def _case(row: dict) -> list[str]:
+    return [row["preset"], row["route"], f"{row['n']:,}"]
+
+
+def _largest(row: dict) -> list[str]:
+    """Return the cells of the largest batch that fits a chip."""
+    if not row["rows"]:
+        return ["none", "", "", "", ""]
+    rows, gflop = row["rows"], row["flops"] / 1e9
+    return [f"{rows:,}", f"{rows * row['n']:,}", f"{row['bytes'] / GIB:.1f}", f"{gflop:,.0f}", f"{gflop / rows:,.1f}"]
+
+
+def _shared(row: dict) -> list[str]:
+    """Return the cells of a batch that several chips share."""
+    size, gflop = f"{row['bytes'] / GIB:.1f}", f"{row['flops'] / 1e9:,.0f}"
+    return [f"{row['chip']}, {row['chips']}", str(row["rows"]), size, gflop, str(row["all_reduces"])]
 
 
 def compile_all(path: Path, quick: bool) -> None:
-    """Compiles what the file lacks, and writes it case by case: a full run takes hours, and goes on where it stopped.
+    """Compile what the file lacks and write it case by case: a full run takes hours, and resumes where it stopped.
 
     Rows that other versions compiled are dropped.
     """
@@ -256,14 +262,14 @@ def compile_all(path: Path, quick: bool) -> None:
     one_chip(itertools.product(CHIPS, LENGTHS, ROUTES, PRESETS), rows_of, write)
 
 
-def main() -> None:
-    """Compiles, writes tpu_compile.json, and publishes where asked to."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile, write tpu_compile.json, and publish where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/tpu"), help="the folder (default: build/tpu)")
     parser.add_argument("--quick", action="store_true", help="preset tiny on four v5e, to see that it compiles")
     parser.add_argument("--publish", type=Path, help="a page whose tables are written anew")
     parser.add_argument("--tables-only", action="store_true", help="compile nothing, read what is in the folder")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     path = options.output / "tpu_compile.json"
     if not options.tables_only:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -271,7 +277,7 @@ def main() -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     print(tables(content))
     if options.publish:
-        publish(options.publish, content)
+        replace_marked("tpu", {options.publish: tables(content)})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and compiled by XLA.
 """
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -20,7 +21,7 @@ FEATURE_MAPS = {"banded": "orthogonal", "softmax twin": "softmax"}
 
 
 def make_model(name: str, jit_compile: bool, preset: str = "small") -> MaskedLM:
-    """A compiled masked LM: "banded" or "softmax twin"."""
+    """Return a compiled masked LM: "banded" or "softmax twin"."""
     route = "banded" if name == "banded" else "auto"
     encoder = Encoder.from_preset(preset, feature_map=FEATURE_MAPS[name], route=route, seed=0)
     model = MaskedLM(encoder, at_positions=True)
@@ -29,7 +30,7 @@ def make_model(name: str, jit_compile: bool, preset: str = "small") -> MaskedLM:
 
 
 def make_batch(n: int, vocabulary_size: int) -> tuple[dict, np.ndarray, np.ndarray]:
-    """Inputs, labels and weights of one document, 15 % of whose tokens are asked for."""
+    """Return inputs, labels and weights of one document, 15 % of whose tokens are masked."""
     rng, masked = np.random.default_rng(0), math.ceil(0.15 * n)
     inputs = {
         "token_ids": rng.integers(0, vocabulary_size, (1, n), dtype="int32"),
@@ -41,12 +42,12 @@ def make_batch(n: int, vocabulary_size: int) -> tuple[dict, np.ndarray, np.ndarr
 
 
 def step_of(model: MaskedLM, batch):
-    """One training step as a call that gives the loss."""
+    """Return one training step as a call that gives the loss."""
     return lambda: model.train_on_batch(*batch)[0]
 
 
 def measure(n: int, preset: str, modes, rounds: int) -> list[dict]:
-    """The rows of one length."""
+    """Measure one length: a row for each model and mode."""
     calls = {}
     for name in FEATURE_MAPS:
         for mode in modes:
@@ -60,9 +61,9 @@ def measure(n: int, preset: str, modes, rounds: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Measures, and writes training_step.json."""
-    options = command_line(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write training_step.json."""
+    options = command_line(__doc__, arguments)
     preset, modes, rows = "tiny" if options.quick else "small", MODES[:1] if options.quick else MODES, []
     for n in (64,) if options.quick else LENGTHS:
         rows += measure(n, preset, modes, options.rounds)

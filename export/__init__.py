@@ -9,20 +9,27 @@
 TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw text only.
 """
 
+from .checks import check_lengths
 from .compression import Certificate, compress_bias
-from .litert import export_tflite
+from .litert import COMPANIONS, export_tflite
 from .litert_ids import LiteRTIdsModel
 from .litert_model import LiteRTModel
-from .report import LiteRTReport
+from .report import LiteRTReport, comparison_table, markdown_table, summary, weights_name
 from .saved_model import SavedModelReport, export_saved_model
 
 __all__ = [
+    "COMPANIONS",
     "Certificate",
     "LiteRTIdsModel",
     "LiteRTModel",
     "LiteRTReport",
     "SavedModelReport",
+    "check_lengths",
+    "comparison_table",
     "compress_bias",
     "export_saved_model",
     "export_tflite",
+    "markdown_table",
+    "summary",
+    "weights_name",
 ]

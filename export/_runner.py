@@ -3,6 +3,7 @@
 A script, never imported: it must see nothing of krpe_tf, Keras or the exporting process. KIND is "litert" or
 "saved_model", OPS "text" where tensorflow-text's ops are needed and "builtin" elsewhere, REQUEST a JSON list of
 [signature, {input: values}], ANSWER the .npz to write, one array "CALL/OUTPUT" for each output and "CALL/milliseconds".
+It prints the name of every signature before it runs it: where it crashes, the last one is to blame.
 """
 
 import json
@@ -19,6 +20,7 @@ def main(kind, path, ops, request, answer):
     runner = {"litert": litert, "saved_model": saved_model}[kind](path, ops == "text")
     results = {}
     for index, (signature, inputs) in enumerate(calls):
+        print(signature, flush=True)
         inputs = {name: to_array(name, value) for name, value in inputs.items()}
         start = time.perf_counter()
         outputs = {name: np.asarray(value) for name, value in runner(signature, inputs).items()}
@@ -29,14 +31,14 @@ def main(kind, path, ops, request, answer):
 
 
 def to_array(name, value):
-    """An input's values as LiteRT and TensorFlow take them: UTF-8 bytes or int32."""
+    """Return an input's values as LiteRT and TensorFlow take them: UTF-8 bytes or int32."""
     if name == "text":
         return np.array([text.encode("utf-8") for text in value], dtype=object)
     return np.array(value, dtype=np.int32)
 
 
 def litert(path, with_text):
-    """A .tflite file's signatures, on the plain interpreter unless text goes in."""
+    """Load a .tflite file's signatures, on the plain interpreter unless text goes in."""
     if with_text:
         from ai_edge_litert.interpreter import InterpreterWithCustomOps
         from tensorflow_text.core.pybinds import tflite_registrar
@@ -52,7 +54,7 @@ def litert(path, with_text):
 
 
 def saved_model(path, with_text):
-    """A SavedModel's signatures; one with a tokenizer loads only where tensorflow-text's ops are known."""
+    """Load a SavedModel's signatures; one with a tokenizer loads only where tensorflow-text's ops are known."""
     import tensorflow as tf
 
     if with_text:

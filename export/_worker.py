@@ -3,8 +3,8 @@
 - `python _worker.py run PATH SIGNATURE THREADS [LENGTH]`: for every line it reads it runs the signature once and prints
   the milliseconds; at the end of its input it prints the peak memory in MiB, or null where the system does not tell.
   LENGTH stands for free axes.
-- `python _worker.py xnnpack PATH`: prints the ops of the first graph that the XNNPACK delegate leaves to the
-  interpreter, {kind: count}.
+- `python _worker.py xnnpack PATH...`: prints for each file a line with the ops of the first graph that the XNNPACK
+  delegate leaves to the interpreter, {kind: count}.
 - `python _worker.py gpu PATH`: prints whether LiteRT's GPU delegate takes every op of the first graph. What it refuses
   the delegate itself says on standard error.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 
 def run(path: str, signature: str, threads: str, length: str = "1") -> None:
-    """Runs the file as often as it is asked to."""
+    """Run the file as often as it is asked to."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=path, num_threads=int(threads))
@@ -40,7 +40,7 @@ def run(path: str, signature: str, threads: str, length: str = "1") -> None:
 
 
 def peak_mib() -> float | None:
-    """The peak memory of this process. Not ru_maxrss: on Linux a child starts with its parent's."""
+    """Return the peak memory of this process. Not ru_maxrss: on Linux a child starts with its parent's."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -48,20 +48,21 @@ def peak_mib() -> float | None:
     return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")), None)
 
 
-def xnnpack(path: str) -> None:
-    """Prints what XNNPACK leaves: unfused, the delegate makes one node for each op that it takes."""
+def xnnpack(*paths: str) -> None:
+    """Print what XNNPACK leaves: unfused, the delegate makes one node for each op that it takes."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=path, experimental_disable_delegate_node_fusion=True)
-    interpreter.allocate_tensors()
-    nodes = interpreter._get_ops_details()
-    taken = {int(i) for node in nodes if node["op_name"] == "DELEGATE" for i in node["outputs"]}
-    left = [node for node in nodes if node["op_name"] != "DELEGATE" and not taken.issuperset(node["outputs"])]
-    print(json.dumps(Counter(node["op_name"] for node in left)))
+    for path in paths:
+        interpreter = Interpreter(model_path=path, experimental_disable_delegate_node_fusion=True)
+        interpreter.allocate_tensors()
+        nodes = interpreter._get_ops_details()
+        taken = {int(i) for node in nodes if node["op_name"] == "DELEGATE" for i in node["outputs"]}
+        left = [node for node in nodes if node["op_name"] != "DELEGATE" and not taken.issuperset(node["outputs"])]
+        print(json.dumps(Counter(node["op_name"] for node in left)))
 
 
 def gpu(path: str) -> None:
-    """Prints whether the GPU delegate takes all."""
+    """Print whether the GPU delegate takes all."""
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 

@@ -11,8 +11,8 @@ import numpy as np
 from ..attention import KernelizedRPEAttention
 from ..checks import check_at_least
 from ..position_bias import DecayBias, PositionBias
-from ..toeplitz.banded import SMALLEST_CHUNK, banded_cost
-from .signatures import all_layers
+from ..toeplitz import SMALLEST_CHUNK, banded_cost
+from .layers import all_layers
 
 if TYPE_CHECKING:
     import keras
@@ -146,7 +146,7 @@ def compress_biases(
 
 
 def certificates_by_name(compressed: dict[PositionBias, tuple[DecayBias, Certificate]]) -> dict[str, Certificate]:
-    """The certificates by the names of their biases; of the same name, the second one gets "#2" after it."""
+    """Return the certificates by the names of their biases; of the same name, the second one gets "#2" after it."""
     named, count = {}, Counter()
     for bias, (_, certificate) in compressed.items():
         count[bias.name] += 1
@@ -155,14 +155,14 @@ def certificates_by_name(compressed: dict[PositionBias, tuple[DecayBias, Certifi
 
 
 def check_bound(**arguments: float) -> None:
-    """Raises a ValueError unless every named argument is a number between 0 and 2, where the bound lies."""
+    """Raise a ValueError unless every named argument is a number between 0 and 2, where the bound lies."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < 2:
             raise ValueError(f"`{name}` must be a number between 0 and 2. Received: {name}={value!r}")
 
 
 def _radii(length: int) -> Iterator[int]:
-    """From what a chunk takes anyway, each about twice the last, to a quarter of the length."""
+    """Yield radii from what a chunk takes anyway, each about twice the last, to a quarter of the length."""
     radius = SMALLEST_CHUNK // 2 + 1
     while radius <= max(length // 4, 2 * SMALLEST_CHUNK + 1):
         yield min(radius, length)
@@ -174,7 +174,7 @@ def _cost(length: int, radius: int, num_terms: int) -> float:
 
 
 def _log_weights(bias: PositionBias, length: int) -> np.ndarray:
-    """b at -(length - 1) .. length - 1, float64 (heads, 2 * length - 1)."""
+    """Return b at -(length - 1) .. length - 1, float64 (heads, 2 * length - 1)."""
     table = np.asarray(bias.log_weights(np.arange(1 - length, length)), "float64")
     if not np.isfinite(table).all():
         raise ValueError(f"`bias` must have finite log-weights. Received: bias={bias!r} with some that are not")
@@ -189,13 +189,13 @@ def _certify(bias: DecayBias, length: int, table: np.ndarray) -> Certificate:
 
 
 def _own_form(bias: PositionBias, length: int, table: np.ndarray) -> tuple[DecayBias, Certificate]:
-    """The bias as it is: T5's buckets, for one, are a near band and a constant."""
+    """Return the bias as it is: T5's buckets, for one, are a near band and a constant."""
     log_amplitudes, rates = (np.asarray(part, "float64") for part in bias.tails())
     return _make(bias, length, table, bias.radius, np.asarray(bias.near_table()), log_amplitudes, rates)
 
 
 def _fit(bias, length, table, radius, max_terms, limit) -> tuple[DecayBias, Certificate]:
-    """The near band as it is, and on each side of each head the fewest terms that are within `limit`."""
+    """Fit the near band as it is, and on each side of each head the fewest terms that are within `limit`."""
     before, after = table[:, : length - radius][:, ::-1], table[:, length - 1 + radius :]
     tails = [[_fit_tail(row, max_terms, limit) for row in side] for side in (before, after)]
     num_terms = max(len(rates) for side in tails for _, rates in side)
@@ -213,19 +213,19 @@ def _make(bias, length, table, radius, near, log_amplitudes, rates) -> tuple[Dec
 
 
 def _no_rate(length: int) -> float:
-    """What stands for a rate of zero, which has no logarithm."""
+    """Return what stands for a rate of zero, which has no logarithm."""
     return 1e-9 / length
 
 
 def _fill(log_amplitudes: np.ndarray, rates: np.ndarray, num_terms: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same sum of `num_terms` terms: the spare ones share what the first one weighs."""
+    """Return the same sum of `num_terms` terms: the spare ones share what the first one weighs."""
     spare = num_terms - len(rates)
     first = np.full(spare + 1, log_amplitudes[0] - math.log(spare + 1))
     return np.append(first, log_amplitudes[1:]), np.append(np.full(spare, rates[0]), rates)
 
 
 def _fit_tail(b: np.ndarray, max_terms: int, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """log amplitudes and rates of the fewest terms that are within `limit` of b at 0 .. len(b) - 1, or of the best."""
+    """Return log amplitudes and rates of the fewest terms within `limit` of b at 0 .. len(b) - 1, or of the best."""
     count = len(b)
     if count < 2:
         return np.resize(b, 1), np.zeros(1)
@@ -252,7 +252,7 @@ def _log_sum(log_amplitudes: np.ndarray, rates: np.ndarray, places: np.ndarray) 
 
 
 def _non_negative_fit(b: np.ndarray, places: np.ndarray, lowest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Amplitudes over a grid of rates by non-negative least squares, in the relative error: weights 1 / c.
+    """Fit amplitudes over a grid of rates by non-negative least squares, in the relative error: weights 1 / c.
 
     Returns:
         The log amplitudes that are not zero, and the logs of by how much their rates are above the lowest.
@@ -268,7 +268,7 @@ def _non_negative_fit(b: np.ndarray, places: np.ndarray, lowest: float) -> tuple
 
 
 def _merged(log_amplitudes: np.ndarray, log_above: np.ndarray, num_terms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Terms of neighbouring rates as one, the closest first, until `num_terms` are left."""
+    """Merge terms of neighbouring rates, the closest first, until `num_terms` are left."""
     log_amplitudes, log_above = list(log_amplitudes), list(log_above)
     while len(log_above) > num_terms:
         i = int(np.argmin(np.diff(log_above)))
@@ -278,7 +278,7 @@ def _merged(log_amplitudes: np.ndarray, log_above: np.ndarray, num_terms: int) -
 
 
 def _refined(log_amplitudes, log_above, b, places, lowest):
-    """Yields better and better tails of as many terms: least squares in log c, then with weights that level its peaks.
+    """Yield better and better tails of as many terms: least squares in log c, then with weights that level its peaks.
 
     The weights are Lawson's: multiplied by the error again and again, they lead to the least largest error.
     """

@@ -78,7 +78,7 @@ def drop_names(content: bytes) -> bytes:
 
 
 def keep_one_signature(content: bytes, name: str) -> bytes:
-    """The file with one signature, its graph the first: delegates and `_get_ops_details` speak of the first graph.
+    """Keep one signature, its graph the first: delegates and `_get_ops_details` speak of the first graph.
 
     Args:
         content: A .tflite file's bytes.
@@ -105,7 +105,7 @@ def _pack(model, size: int) -> bytes:
     import flatbuffers
 
     class AlignedBuilder(flatbuffers.Builder):
-        """Keeps the 16-byte alignment of weights that the schema asks for; the Python builder forgets it."""
+        """Keep the 16-byte alignment of weights that the schema asks for; the Python builder forgets it."""
 
         def StartVector(self, elemSize, numElems, alignment):
             return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)

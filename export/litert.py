@@ -4,29 +4,23 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..files import companion, staged
-from ..toeplitz.fft import forward_transforms
-from ..toeplitz.overrides import forced_route, replaced_biases
+from ..toeplitz import override
+from .checks import Source, check_any_length, check_float32, check_lengths, check_source
+from .compare import check_errors, relative_errors
 from .compression import certificates_by_name, check_bound, compress_biases
-from .inspection import check_contents, drop_names, inspect
+from .inspection import Contents, check_contents, drop_names, inspect
 from .measuring import Measurement, check_gpu, measure_signatures, outside_xnnpack
-from .parity import (
-    SAMPLE_TEXTS,
-    Sample,
-    check_arguments,
-    check_errors,
-    make_samples,
-    relative_errors,
-    run_in_own_process,
-)
+from .process import run_in_own_process
 from .quantization import check_quantization, quantize
 from .report import LiteRTReport, write_report
-from .signatures import all_layers, check_any_length, litert_functions, save_functions, signature_name
+from .samples import SAMPLE_TEXTS, Document, Sample, make_documents, run_model
+from .trace import litert_functions, save_functions, signature_name
 from .vocabulary import vocabulary_files
 
 if TYPE_CHECKING:
@@ -41,6 +35,7 @@ LONGEST_DENSE = 4096
 TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 2e-1}
 
 
+# Long: ten arguments, seven of them keywords with defaults: one call says all that a file is.
 def export_tflite(
     model: "keras.Model",
     path: str | os.PathLike,
@@ -58,12 +53,12 @@ def export_tflite(
 
     Signatures, for each length n, all on the same weights, each for one document:
     - `ids_n`: int32 `token_ids` and `padding_mask` `(1, n)` to float32 `output`. Builtin ops only.
-    - with a tokenizer `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`. The text is cut to n
-      tokens: a caller must refuse the output where `token_count` is above n. Needs tensorflow-text's custom ops.
-    - with a tokenizer `tokenize`: `text` `(1,)` to int32 `token_ids` `(1, count)`, not cut.
+    - with a tokenizer `text_n`: string `text` `(1,)` to `output` and int32 `token_count` `(1,)`. The text is truncated
+      to n tokens: a caller must refuse the output where `token_count` is above n. Needs tensorflow-text's custom ops.
+    - with a tokenizer `tokenize`: `text` `(1,)` to int32 `token_ids` `(1, count)`, all of them.
 
-    None among the lengths makes `ids_any` and `text_any`, for any n: nothing is cut, nothing need be padded. Runtimes
-    give memory to each new length when it comes, and delegates for phone GPUs and NPUs take fixed shapes only.
+    None among the lengths makes `ids_any` and `text_any`, for any n: nothing is truncated, nothing need be padded.
+    Runtimes give memory to each new length when it comes, and delegates for phone GPUs and NPUs take fixed shapes only.
 
     `LiteRTModel` calls them.
 
@@ -100,97 +95,179 @@ def export_tflite(
             or an error above the tolerance.
         RuntimeError: If the file does not run in its own process.
     """
+    plan = _check(model, lengths, quantization, tokenizer, sample_texts, bias_tolerance, tolerance, measure)
+    # A generator: `path` is checked before it gives names. Where no export left its report, nothing else is its own.
+    written = ("report.json", "report.md", *plan.vocabulary)
+    beside = (each for each in COMPANIONS if each in written or companion(path, "report.json").exists())
+    with staged(path, overwrite, beside) as target:
+        made = _make(plan, target)
+        errors = _verify(plan, target, made)
+        report = _describe(plan, target, made, os.path.abspath(path), errors)
+        write_report(report, target)
+    return report
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The checked arguments of `export_tflite`; `vocabulary`, the files of the tokenizer by their suffix."""
+
+    source: Source
+    lengths: list[int | None]
+    quantization: str | None
+    bias_tolerance: float | None
+    conversion_tolerance: float
+    tolerance: float
+    measure: bool
+    vocabulary: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What `_make` wrote; `compressed`, for every bias that was replaced the new one and its certificate."""
+
+    content: bytes
+    contents: Contents
+    signatures: list[str]
+    compressed: dict
+
+    @property
+    def replaced_biases(self) -> dict:
+        return {bias: new for bias, (new, _) in self.compressed.items()}
+
+
+def _check(model, lengths, quantization, tokenizer, sample_texts, bias_tolerance, tolerance, measure) -> _Plan:
     check_quantization(quantization)
     if bias_tolerance is not None:
         check_bound(bias_tolerance=bias_tolerance)
         bias_tolerance = float(bias_tolerance)
     conversion_tolerance = TOLERANCES[quantization] if tolerance is None else tolerance
     tolerance = conversion_tolerance + (bias_tolerance or 0) if tolerance is None else tolerance
-    only_length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
-    lengths = check_lengths(lengths, only_length)
+    source = check_source(model, tokenizer, sample_texts, tolerance)
+    lengths = check_lengths(lengths, source.length)
     if None in lengths:
         check_any_length(model)
-    half = sorted({layer.compute_dtype for layer in all_layers(model)} - {"float32"})
-    if half:
-        raise ValueError(
-            "`model` must compute in float32, LiteRT has no other builtin ops: build it with dtype='float32' and load "
-            f"the weights. Received: a model that computes in {', '.join(half)}"
-        )
+    check_float32(model)
     if not isinstance(measure, bool):
         raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
     vocabulary = vocabulary_files(tokenizer)
-    # A generator: `path` is checked before it gives names. Where no export left its report, nothing else is its own.
-    written = ("report.json", "report.md", *vocabulary)
-    beside = (each for each in COMPANIONS if each in written or companion(path, "report.json").exists())
-    with staged(path, overwrite, beside) as target:
-        for suffix, each in vocabulary.items():
-            companion(target, suffix).write_bytes(each)
-        compressed = compress_biases(model, lengths, bias_tolerance)
-        replacements = {bias: new for bias, (new, _) in compressed.items()}
-        with forward_transforms(), replaced_biases(replacements):
-            functions = litert_functions(model, lengths, tokenizer)
-        # What a killed export leaves here goes with the next one.
-        working_folder = target.parent.parent
-        content = _convert(functions, working_folder)
-        if quantization is not None:
-            length = _calibration_length(lengths)
-            samples = make_samples(model, length, tokenizer, texts) if quantization == "int8_static" else []
-            content = quantize(content, quantization, model, signature_name("ids", length), samples)
-        content = drop_names(content)
-        contents = inspect(content)
-        check_contents(contents, with_text=tokenizer is not None)
-        target.write_bytes(content)
-        if tokenizer is not None:
-            _check_tokens(target, tokenizer, texts or [*SAMPLE_TEXTS, " ".join(SAMPLE_TEXTS * 30)])
-        max_error, mean_error = _errors(target, model, lengths, tokenizer, texts)
-        check_errors(max_error, tolerance)
-        if replacements:
-            # Beside the same biases in Keras: what `bias_tolerance` allows must hide no fault of the conversion.
-            with replaced_biases(replacements):
-                check_errors(_errors(target, model, lengths, tokenizer, texts)[0], conversion_tolerance)
-        fixed = [length for length in lengths if length is not None]
-        # A signature for any length costs what its inputs ask: it runs at the longest of the others.
-        runs = {signature_name("ids", length): length or max(fixed, default=512) for length in lengths}
-        report = LiteRTReport(
-            path=os.path.abspath(path),
-            bytes=len(content),
-            lengths=lengths,
-            quantization=quantization,
-            signatures=list(functions),
-            outside_xnnpack=outside_xnnpack(content, runs),
-            gpu=check_gpu(content, signature_name("ids", min(fixed))) if fixed else None,
-            max_error=max_error,
-            mean_error=mean_error,
-            tolerance=tolerance,
-            certificates=certificates_by_name(compressed) if compressed else None,
-            measurements=measure_signatures(target, runs) if measure else None,
-            dense_measurements=_measure_dense(model, fixed, working_folder)
-            if measure and "RFFT2D" in contents.ops
-            else None,
-            **asdict(contents),
-        )
-        write_report(report, target)
-    return report
+    return _Plan(source, lengths, quantization, bias_tolerance, conversion_tolerance, tolerance, measure, vocabulary)
 
 
-def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> list[int | None]:
-    """The lengths as a list, or a ValueError; `only_length`: the one that the model takes, None for any."""
-    values = list(lengths) if isinstance(lengths, Iterable) and not isinstance(lengths, (str, bytes)) else []
-    fixed = [n for n in values if n is not None]
-    wrong = [n for n in fixed if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
-    if not values or wrong or len(set(values)) < len(values):
-        raise ValueError(
-            f"`lengths` must hold distinct integers of 1 or more, or None for any length. Received: lengths={lengths!r}"
-        )
-    if only_length is not None and values != [only_length]:
-        raise ValueError(
-            f"`lengths` must be ({only_length},), the one length that the model takes. Received: lengths={lengths!r}"
-        )
-    return [None if n is None else int(n) for n in values]
+def _make(plan: _Plan, target: os.PathLike) -> _Made:
+    """Write the file and its vocabulary."""
+    source = plan.source
+    compressed = compress_biases(source.model, plan.lengths, plan.bias_tolerance)
+    replaced_biases = {bias: new for bias, (new, _) in compressed.items()}
+    with override(forward_transforms=True, replaced_biases=replaced_biases):
+        functions = litert_functions(source.model, plan.lengths, source.tokenizer)
+    content = _convert(functions, target.parent.parent)
+    if plan.quantization is not None:
+        length = _calibration_length(plan.lengths)
+        documents = make_documents(source, length) if plan.quantization == "int8_static" else []
+        content = quantize(content, plan.quantization, source.model, signature_name("ids", length), documents)
+    content = drop_names(content)
+    contents = inspect(content)
+    check_contents(contents, with_text=source.tokenizer is not None)
+    target.write_bytes(content)
+    for suffix, each in plan.vocabulary.items():
+        companion(target, suffix).write_bytes(each)
+    return _Made(content, contents, list(functions), compressed)
+
+
+def _verify(plan: _Plan, file: os.PathLike, made: _Made) -> tuple[dict[str, float], dict[str, float]]:
+    """Compare the file with the Keras model; return the largest error of every signature, and the mean ones.
+
+    There are two processes: the signatures that take ids run where there is LiteRT alone, and those that take text
+    where tensorflow-text's ops are known. They run beside Keras.
+    """
+    source = plan.source
+    documents = {length: make_documents(source, length) for length in plan.lengths}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        running = [pool.submit(_run_ids, file, documents)]
+        if source.tokenizer is not None:
+            running.append(pool.submit(_run_texts, file, documents, source))
+        samples = _run_keras(source, documents)
+        outputs = {name: each for future in running for name, each in future.result().items()}
+    errors = {name: relative_errors(samples[name], outputs[name]) for name in samples}
+    max_error, mean_error = ({name: each[index] for name, each in errors.items()} for index in (0, 1))
+    check_errors(max_error, plan.tolerance)
+    if made.compressed:
+        # Beside the same biases in Keras: what `bias_tolerance` allows must hide no fault of the conversion.
+        with override(replaced_biases=made.replaced_biases):
+            samples = _run_keras(source, documents)
+        exact = {name: relative_errors(samples[name], outputs[name])[0] for name in samples}
+        check_errors(exact, plan.conversion_tolerance)
+    return max_error, mean_error
+
+
+def _run_ids(file: os.PathLike, documents: dict[int | None, list[Document]]) -> dict[str, list[np.ndarray]]:
+    calls = [(signature_name("ids", n), each.inputs) for n, group in documents.items() for each in group]
+    return _outputs(calls, run_in_own_process("litert", file, calls, with_text_ops=False))
+
+
+def _run_texts(
+    file: os.PathLike, documents: dict[int | None, list[Document]], source: Source
+) -> dict[str, list[np.ndarray]]:
+    """Run the signatures that take text, and check that the file's tokenizer gives the ids of `source.tokenizer`."""
+    texts = source.texts or [*SAMPLE_TEXTS, " ".join(SAMPLE_TEXTS * 30)]
+    calls = [("tokenize", {"text": [text]}) for text in texts]
+    for length, group in documents.items():
+        calls += [(signature_name("text", length), {"text": [each.text]}) for each in group if each.text is not None]
+    results = run_in_own_process("litert", file, calls, with_text_ops=True)
+    for text, result in zip(texts, results, strict=False):
+        expected = source.tokenizer([text])["token_ids"]
+        if not np.array_equal(result["token_ids"], expected):
+            raise ValueError(
+                f"`tokenizer` must give the same ids in the file. Received: {text[:80]!r}, ids {expected.tolist()}, in "
+                f"the file {result['token_ids'].tolist()}"
+            )
+    return _outputs(calls[len(texts) :], results[len(texts) :])
+
+
+def _outputs(calls: list[tuple[str, dict]], results: list[dict]) -> dict[str, list[np.ndarray]]:
+    outputs = {name: [] for name, _ in calls}
+    for (name, _), result in zip(calls, results, strict=True):
+        outputs[name].append(result["output"])
+    return outputs
+
+
+def _run_keras(source: Source, documents: dict[int | None, list[Document]]) -> dict[str, list[Sample]]:
+    """Return the samples of every signature: those with a text are of the one that takes text too."""
+    samples = {}
+    for length, group in documents.items():
+        samples[signature_name("ids", length)] = found = run_model(source, group)
+        with_text = [each for each in found if each.document.text is not None]
+        if with_text:
+            samples[signature_name("text", length)] = with_text
+    return samples
+
+
+def _describe(plan: _Plan, file: os.PathLike, made: _Made, path: str, errors: tuple[dict, dict]) -> LiteRTReport:
+    """Ask the runtime about the file, measure it, and report all."""
+    fixed = [length for length in plan.lengths if length is not None]
+    # A signature for any length costs what its inputs ask: it runs at the longest of the others.
+    runs = {signature_name("ids", length): length or max(fixed, default=512) for length in plan.lengths}
+    dense = plan.measure and "RFFT2D" in made.contents.ops
+    return LiteRTReport(
+        path=path,
+        bytes=len(made.content),
+        lengths=plan.lengths,
+        quantization=plan.quantization,
+        signatures=made.signatures,
+        outside_xnnpack=outside_xnnpack(made.content, runs),
+        gpu=check_gpu(made.content, signature_name("ids", min(fixed))) if fixed else None,
+        max_error=errors[0],
+        mean_error=errors[1],
+        tolerance=plan.tolerance,
+        certificates=certificates_by_name(made.compressed) if made.compressed else None,
+        measurements=measure_signatures(file, runs) if plan.measure else None,
+        dense_measurements=_measure_dense(plan.source.model, fixed, file.parent.parent) if dense else None,
+        **asdict(made.contents),
+    )
 
 
 def _calibration_length(lengths: Sequence[int | None]) -> int | None:
-    """The shortest length of 512 or more, else the longest: activations of longer documents range no further."""
+    """Return the shortest length of 512 or more, else the longest: activations of longer documents range no further."""
     fixed = sorted(n for n in lengths if n is not None)
     return next((n for n in fixed if n >= 512), fixed[-1] if fixed else None)
 
@@ -207,59 +284,15 @@ def _convert(functions: dict[str, Any], working_folder: os.PathLike) -> bytes:
         return converter.convert()
 
 
-def _check_tokens(path: os.PathLike, tokenizer: "Tokenizer", texts: list[str]) -> None:
-    calls = [("tokenize", {"text": [text]}) for text in texts]
-    results = run_in_own_process("litert", path, calls, with_text_ops=True)
-    for text, result in zip(texts, results, strict=True):
-        expected = tokenizer([text])["token_ids"]
-        if not np.array_equal(result["token_ids"], expected):
-            raise ValueError(
-                f"`tokenizer` must give the same ids in the file. Received: {text[:80]!r}, ids {expected.tolist()}, in "
-                f"the file {result['token_ids'].tolist()}"
-            )
-
-
 def _measure_dense(
     model: "keras.Model", lengths: Sequence[int], working_folder: os.PathLike
 ) -> list[Measurement] | None:
-    """What the same model costs on the dense route, in float32; None where every length would take it too long."""
+    """Measure the same model on the dense route, in float32; None where every length would take it too long."""
     lengths = [length for length in lengths if length <= LONGEST_DENSE]
     if not lengths:
         return None
     with tempfile.TemporaryDirectory(dir=working_folder) as folder:
         path = os.path.join(folder, "dense.tflite")
-        with open(path, "wb") as file, forced_route("dense"):
+        with open(path, "wb") as file, override(route="dense"):
             file.write(drop_names(_convert(litert_functions(model, lengths, tokenizer=None), folder)))
         return measure_signatures(path, {signature_name("ids", length): length for length in lengths})
-
-
-def _errors(
-    path: os.PathLike,
-    model: "keras.Model",
-    lengths: Sequence[int | None],
-    tokenizer: "Tokenizer | None",
-    texts: list[str] | None,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The largest error of every signature, and the mean ones; the processes run beside Keras."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        futures = {}
-        for length in lengths:
-            samples = make_samples(model, length, tokenizer, texts)
-            ids = [{"token_ids": s.token_ids.tolist(), "padding_mask": s.padding_mask.tolist()} for s in samples]
-            name = signature_name("ids", length)
-            futures[name] = pool.submit(_error, path, name, samples, ids)
-            with_text = [s for s in samples if s.text is not None]
-            if with_text:
-                name = signature_name("text", length)
-                futures[name] = pool.submit(_error, path, name, with_text, [{"text": [s.text]} for s in with_text])
-        errors = {name: future.result() for name, future in futures.items()}
-    return {name: each[0] for name, each in errors.items()}, {name: each[1] for name, each in errors.items()}
-
-
-def _error(path: os.PathLike, name: str, samples: list[Sample], inputs: list[dict]) -> tuple[float, float]:
-    with_text_ops = name.startswith("text")
-    results = run_in_own_process("litert", path, [(name, each) for each in inputs], with_text_ops)
-    for sample, result in zip(samples, results, strict=True):
-        if "token_count" in result and result["token_count"].tolist() != [sample.token_count]:
-            return float("inf"), float("inf")
-    return relative_errors(samples, [result["output"] for result in results])

@@ -19,7 +19,7 @@ class LiteRTIdsModel:
     A batch runs one document after another, each on the smallest signature that holds it: `ids_n`, padded to n tokens,
     or `ids_any`, not padded, where the file has it and every n is too small. Not for several threads at once.
 
-    With `too_long="windows"` a document that no signature holds is cut into windows: as few as fit the largest
+    With `too_long="windows"` a document that no signature holds is split into windows: as few as fit the largest
     signature, of equal length but for one token, none in two windows. A document is expected as the tokenizers make it,
     and so is every window: the document's first token ([CLS]), a part of what lies between, its last token
     ([SEP]). The windows' outputs are put together:
@@ -32,7 +32,7 @@ class LiteRTIdsModel:
     Args:
         path: The .tflite file.
         num_threads: Threads that one call may use; LiteRT's own choice by default.
-        too_long: "error" refuses a document longer than the largest signature; "windows" cuts it as above.
+        too_long: "error" refuses a document longer than the largest signature; "windows" splits it as above.
         runtime: "interpreter", or "compiled" for LiteRT's CompiledModel, on the CPU.
 
     Raises:
@@ -131,7 +131,7 @@ class LiteRTIdsModel:
         return output[0, :count] if per_token else output[0], per_token
 
     def _run_windows(self, token_ids: np.ndarray, padding_mask: np.ndarray) -> tuple[np.ndarray, bool]:
-        """The same for a document that no signature holds."""
+        """Return the same for a document that no signature holds."""
         last = len(token_ids) - 1
         inside = np.arange(1, last)
         parts = np.array_split(inside, -(-len(inside) // (self.lengths[-1] - 2)))
@@ -146,7 +146,7 @@ class LiteRTIdsModel:
 
 
 def has_length_axis(shape: Sequence[int], length: int) -> bool:
-    """Whether an output `(batch, ...)` has a row for each position: `(batch, n, width)` has, `(batch, classes)` not."""
+    """Return whether an output has a row for each position: `(batch, n, width)` has, `(batch, classes)` has not."""
     return len(shape) >= 3 and shape[1] == length
 
 

@@ -19,7 +19,7 @@ class LiteRTModel(LiteRTIdsModel):
     Args:
         path: The .tflite file.
         num_threads: Threads that one call may use; LiteRT's own choice by default.
-        too_long: "error" refuses a document longer than the largest signature; "windows" cuts it, as a
+        too_long: "error" refuses a document longer than the largest signature; "windows" splits it, as a
             `LiteRTIdsModel` says.
         runtime: "interpreter", or "compiled" for LiteRT's CompiledModel, on the CPU; the tokenizer's ops run on the
             interpreter always.

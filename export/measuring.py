@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .inspection import inspect, keep_one_signature
+from .process import python_command
 
 # A run is repeated until both are reached.
 ROUNDS = 5
@@ -62,7 +62,7 @@ class Worker:
     """
 
     def __init__(self, path: str | os.PathLike, signature: str, threads: int, length: int = 1):
-        command = _command("run", path, signature, threads, length)
+        command = python_command("_worker.py", "run", path, signature, threads, length)
         pipe = subprocess.PIPE
         # A pipe would fill up, and stop the process, as nobody reads it before the end.
         self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed in `finish`
@@ -71,7 +71,7 @@ class Worker:
         )
 
     def ask(self) -> float | None:
-        """Milliseconds of one run, None if the process has ended."""
+        """Run once; return the milliseconds, None if the process has ended."""
         try:
             self.process.stdin.write("run\n")
             self.process.stdin.flush()
@@ -132,7 +132,7 @@ def measure_signatures(
 
 
 def outside_xnnpack(content: bytes, signatures: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Ask the XNNPACK delegate, which LiteRT uses on every CPU, what it does not take.
+    """Ask the XNNPACK delegate, which LiteRT uses on every CPU, what it does not take; all signatures in one process.
 
     Args:
         content: The bytes of a .tflite file.
@@ -144,13 +144,13 @@ def outside_xnnpack(content: bytes, signatures: Iterable[str]) -> dict[str, dict
     Raises:
         RuntimeError: If the process fails.
     """
-    left = {}
-    for signature in signatures:
-        done = _ask(content, signature, "xnnpack")
-        if done.returncode:
-            raise RuntimeError(f"the file failed in its own process ({done.returncode}): {done.stderr[-2000:]}")
-        left[signature] = json.loads(done.stdout.splitlines()[-1])
-    return left
+    names = list(signatures)
+    with tempfile.TemporaryDirectory(prefix="krpe_tf_measuring_") as folder:
+        done = _ask("xnnpack", [_write_one(content, name, folder) for name in names])
+    if done.returncode:
+        raise RuntimeError(f"the file failed in its own process ({done.returncode}): {done.stderr[-2000:]}")
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return dict(zip(names, answers, strict=True))
 
 
 def check_gpu(content: bytes, signature: str) -> GpuCheck | None:
@@ -166,10 +166,11 @@ def check_gpu(content: bytes, signature: str) -> GpuCheck | None:
     Returns:
         What the delegate said; None where this machine has no adapter that it can use.
     """
-    try:
-        done = _ask(content, signature, "gpu", timeout=GPU_SECONDS)
-    except subprocess.TimeoutExpired:
-        return GpuCheck(signature, "unknown", None, None, [f"no answer in {GPU_SECONDS} seconds"])
+    with tempfile.TemporaryDirectory(prefix="krpe_tf_measuring_") as folder:
+        try:
+            done = _ask("gpu", [_write_one(content, signature, folder)], timeout=GPU_SECONDS)
+        except subprocess.TimeoutExpired:
+            return GpuCheck(signature, "unknown", None, None, [f"no answer in {GPU_SECONDS} seconds"])
     adapter = re.search(r"Selected adapter: ([^,\n]*)", done.stderr)
     if adapter is None:
         return None
@@ -187,15 +188,12 @@ def check_gpu(content: bytes, signature: str) -> GpuCheck | None:
     return GpuCheck(signature, adapter[1], taken, left, reasons)
 
 
-def _ask(content: bytes, signature: str, question: str, timeout: float | None = None) -> subprocess.CompletedProcess:
-    with tempfile.TemporaryDirectory(prefix="krpe_tf_measuring_") as folder:
-        path = Path(folder, "model.tflite")
-        path.write_bytes(keep_one_signature(content, signature))
-        return subprocess.run(
-            _command(question, path), capture_output=True, text=True, errors="replace", check=False, timeout=timeout
-        )
+def _write_one(content: bytes, signature: str, folder: str) -> Path:
+    path = Path(folder, f"{signature}.tflite")
+    path.write_bytes(keep_one_signature(content, signature))
+    return path
 
 
-def _command(*arguments) -> list[str]:
-    # -P keeps this folder's modules out of the other process's path.
-    return [sys.executable, "-P", str(Path(__file__).with_name("_worker.py")), *map(str, arguments)]
+def _ask(question: str, paths: Sequence[Path], timeout: float | None = None) -> subprocess.CompletedProcess:
+    command = python_command("_worker.py", question, *paths)
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=timeout)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .parity import Sample
+from .samples import Document, shortened
 
 if TYPE_CHECKING:
     import keras
@@ -29,7 +29,7 @@ SMALLEST_WEIGHTS = 1024
 
 
 def check_quantization(quantization: str | None) -> None:
-    """Raises a ValueError for a quantization that there is not, with the reason."""
+    """Raise a ValueError for a quantization that there is not, with the reason."""
     if quantization == "full_int8":
         raise ValueError(
             "`quantization` cannot be 'full_int8': the denominators of kernelized attention range too widely for 8 "
@@ -43,7 +43,7 @@ def check_quantization(quantization: str | None) -> None:
 
 
 def quantize(
-    content: bytes, quantization: str, model: "keras.Model", signature: str, samples: Sequence[Sample]
+    content: bytes, quantization: str, model: "keras.Model", signature: str, documents: Sequence[Document]
 ) -> bytes:
     """Quantize the dense layers and embeddings of a float32 .tflite file, the same for all its signatures.
 
@@ -54,7 +54,7 @@ def quantize(
             out of dense layers.
         model: The Keras model that it came from: tells dense layers from random features.
         signature: For "int8_static", the signature that the ranges are measured with.
-        samples: For "int8_static", its documents.
+        documents: For "int8_static", what they are measured on.
 
     Returns:
         The quantized file.
@@ -86,7 +86,7 @@ def quantize(
     with _quiet():
         if quantization == "int8_static":
             graph = next(s.subgraphIndex for s in file.signatureDefs if s.signatureKey.decode() == signature)
-            ranges = _measure(content, recipe.get_quantization_recipe(), signature, samples, layers, graph)
+            ranges = _measure(content, recipe.get_quantization_recipe(), signature, documents, layers, graph)
         done = recipe.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(done.quantized_model)
 
@@ -95,11 +95,11 @@ def _measure(
     content: bytes,
     recipe: list[dict],
     signature: str,
-    samples: Sequence[Sample],
+    documents: Sequence[Document],
     layers: list[list[tuple]],
     measured: int,
 ) -> dict[str, Any]:
-    """The ranges of what goes in and out of every dense layer: those of one graph, for all graphs.
+    """Measure the ranges of what goes in and out of every dense layer: those of one graph, for all graphs.
 
     Signatures that take text have ops that the calibrator's interpreter does not know, and one scale for all is what
     lets signatures share their weights.
@@ -111,11 +111,9 @@ def _measure(
     manager.load_quantization_recipe(recipe)
     calibration = calibrator.Calibrator(content, num_threads=2, qsv_update_func=qsv_utils.min_max_update)
     inputs = []
-    for sample in samples:
-        count = int(sample.padding_mask.sum())
-        for shorter in (count, *(n for n in SHORT_DOCUMENTS if n < count)):
-            mask = sample.padding_mask * (np.arange(sample.padding_mask.shape[1]) < shorter)
-            inputs.append({"token_ids": sample.token_ids, "padding_mask": mask.astype(np.int32)})
+    for document in documents:
+        count = int(document.valid.sum())
+        inputs += [shortened(document, n).inputs for n in (count, *(n for n in SHORT_DOCUMENTS if n < count))]
     calibration.calibrate({signature: inputs}, manager)
     ranges = calibration.get_model_qsvs()
     known = {place: (source, output) for place, source, _, output in layers[measured]}
@@ -127,7 +125,7 @@ def _measure(
 
 
 def _dense_layers(model: Any, graph: Any) -> Iterator[tuple[tuple[int, int], str, np.ndarray, str]]:
-    """The dense ops of a graph: (buffer of the weights, times it was used before), input, weights, output."""
+    """Yield the dense ops of a graph: (buffer of the weights, times it was used before), input, weights, output."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     used = Counter()
@@ -142,7 +140,7 @@ def _dense_layers(model: Any, graph: Any) -> Iterator[tuple[tuple[int, int], str
 
 
 def _lookups_for_gathers(content: bytes) -> bytes:
-    """EMBEDDING_LOOKUP in place of GATHER from tables of weights: a row may then have a scale of its own.
+    """Put EMBEDDING_LOOKUP in place of GATHER from tables of weights: a row may then have a scale of its own.
 
     It takes a list of ids and gives a list of rows, so one RESHAPE goes before it and one after.
     """
@@ -208,7 +206,7 @@ def _lookups_for_gathers(content: bytes) -> bytes:
 
 
 def _is_lookup(model: Any, graph: Any, gather: Any) -> bool:
-    """Whether a GATHER takes whole rows of a table of weights."""
+    """Return whether a GATHER takes whole rows of a table of weights."""
     table = graph.tensors[gather.inputs[0]]
     rows = gather.builtinOptions.axis == 0 and gather.builtinOptions.batchDims == 0 and len(table.shape) == 2
     return rows and table.type == 0 and model.buffers[table.buffer].data is not None  # 0: float32
@@ -216,7 +214,7 @@ def _is_lookup(model: Any, graph: Any, gather: Any) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without ai-edge-quantizer's progress bars and its warnings of shared weights and memory."""
+    """Run without ai-edge-quantizer's progress bars and its warnings of shared weights and memory."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

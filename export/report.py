@@ -1,7 +1,7 @@
 """The report of a LiteRT export: what the file holds, how far it is from Keras, what it costs to run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,53 +53,80 @@ def write_report(report: LiteRTReport, path: Path) -> None:
     companion(path, "report.md").write_text(render(report), encoding="utf-8")
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """Return a Markdown table, without a line break at the end; what stands in a cell is shown by `str`."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
 def render(report: LiteRTReport) -> str:
-    """The report as a Markdown page."""
-    name = Path(report.path).name
-    weights = weights_name(report.quantization)
-    lines = [
-        f"# {name}",
-        "",
-        f"{megabytes(report.bytes)}, {megabytes(report.weight_bytes)} of it constants; weights {weights}; no op but "
-        f"builtin ones{_except(report.custom_ops)}; highest rank {report.highest_rank}.",
-        "",
+    """Return the report as a Markdown page."""
+    parts = [
+        f"# {Path(report.path).name}",
+        f"{megabytes(report.bytes)}, {megabytes(report.weight_bytes)} of it constants; weights "
+        f"{weights_name(report.quantization)}; no op but builtin ones{_except(report.custom_ops)}; highest rank "
+        f"{report.highest_rank}.",
         "## Signatures",
-        "",
         f"Error against Keras on the sample texts, over the largest output; up to {report.tolerance:.0e} was accepted.",
-        "",
-        "| signature | ops | max error | mean error |",
-        "| --- | --- | --- | --- |",
+        _signatures_table(report),
     ]
-    for signature in report.signatures:
-        errors = [f"{e[signature]:.1e}" if signature in e else "" for e in (report.max_error, report.mean_error)]
-        lines.append(f"| `{signature}` | {report.signature_ops[signature]} | {errors[0]} | {errors[1]} |")
     if report.measurements is not None:
-        lines += ["", "## Cost", "", "One document, in a fresh process; its memory holds Python and LiteRT too.", ""]
-        lines += _costs(report.measurements)
+        parts += ["## Cost", "One document, in a fresh process; its memory holds Python and LiteRT too."]
+        parts += [_costs_table(report.measurements)]
     if report.dense_measurements is not None:
-        lines += ["", 'The same model in float32 on `route="dense"`, without transforms:', ""]
-        lines += _costs(report.dense_measurements)
+        parts += ['The same model in float32 on `route="dense"`, without transforms:']
+        parts += [_costs_table(report.dense_measurements)]
     if report.certificates is not None:
-        lines += ["", "## Biases replaced", ""]
-        lines += ["By how much the output of one attention can differ, over the largest value, at any document:", ""]
-        lines += ["| bias | at most | up to tokens | radius | exponentials |", "| --- | --- | --- | --- | --- |"]
-        for name, each in report.certificates.items():
-            lines.append(f"| {name} | {each.bound:.1e} | {each.length:,} | {each.radius} | {each.num_terms} |")
-    lines += ["", "## Delegates", "", "XNNPACK, LiteRT's delegate for CPUs, leaves to the interpreter:", ""]
-    lines += ["| signature | ops | which |", "| --- | --- | --- |"]
-    for signature, left in report.outside_xnnpack.items():
-        count = f"{sum(left.values())} of {report.signature_ops[signature]}"
-        lines.append(f"| `{signature}` | {count} | {_listed(left)} |")
-    lines += ["", _gpu_line(report)]
-    lines += ["", "## Ops", "", "| op | count | recomputed at every call |", "| --- | --- | --- |"]
-    for op, count in sorted({**report.ops, **report.custom_ops}.items(), key=lambda item: (-item[1], item[0])):
-        custom = " (custom)" if op in report.custom_ops else ""
-        lines.append(f"| {op}{custom} | {count} | {report.recomputed.get(op, '')} |")
-    return "\n".join(lines) + "\n"
+        parts += ["## Biases replaced"]
+        parts += ["By how much the output of one attention can differ, over the largest value, at any document:"]
+        parts += [_certificates_table(report.certificates)]
+    parts += ["## Delegates", "XNNPACK, LiteRT's delegate for CPUs, leaves to the interpreter:"]
+    parts += [_xnnpack_table(report), _gpu_line(report), "## Ops", _ops_table(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _signatures_table(report: LiteRTReport) -> str:
+    rows = []
+    for name in report.signatures:
+        errors = [f"{each[name]:.1e}" if name in each else "" for each in (report.max_error, report.mean_error)]
+        rows.append([f"`{name}`", report.signature_ops[name], *errors])
+    return markdown_table(["signature", "ops", "max error", "mean error"], rows)
+
+
+def _costs_table(measurements: list[Measurement]) -> str:
+    rows = [
+        [f"`{x.signature}`", f"{x.length:,}", x.threads, f"{x.milliseconds:,.1f}", _memory(x.peak_mib)]
+        for x in measurements
+    ]
+    return markdown_table(["signature", "tokens", "threads", "ms", "peak memory"], rows)
+
+
+def _certificates_table(certificates: dict[str, Certificate]) -> str:
+    rows = [
+        [name, f"{each.bound:.1e}", f"{each.length:,}", each.radius, each.num_terms]
+        for name, each in certificates.items()
+    ]
+    return markdown_table(["bias", "at most", "up to tokens", "radius", "exponentials"], rows)
+
+
+def _xnnpack_table(report: LiteRTReport) -> str:
+    rows = [
+        [f"`{name}`", f"{sum(left.values())} of {report.signature_ops[name]}", _listed(left)]
+        for name, left in report.outside_xnnpack.items()
+    ]
+    return markdown_table(["signature", "ops", "which"], rows)
+
+
+def _ops_table(report: LiteRTReport) -> str:
+    rows = [
+        [f"{op} (custom)" if op in report.custom_ops else op, count, report.recomputed.get(op, "")]
+        for op, count in sorted({**report.ops, **report.custom_ops}.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return markdown_table(["op", "count", "recomputed at every call"], rows)
 
 
 def summary(report: LiteRTReport) -> list[str]:
-    """The essentials of a report, a line each, for a terminal."""
+    """Return the essentials of a report, a line each, for a terminal."""
     lines = [f"{megabytes(report.bytes)}, weights {weights_name(report.quantization)}"]
     measured = {(each.signature, each.threads): each for each in report.measurements or []}
     for signature, error in report.max_error.items():
@@ -118,7 +145,7 @@ def summary(report: LiteRTReport) -> list[str]:
 
 
 def comparison_table(reports: Sequence[LiteRTReport]) -> str:
-    """Exports of one model beside one another, as a Markdown table: a row for each and each measured fixed length.
+    """Return exports of one model as a Markdown table: a row for each export and each measured fixed length.
 
     Args:
         reports: Reports with measurements of 1 and 2 threads.
@@ -126,40 +153,35 @@ def comparison_table(reports: Sequence[LiteRTReport]) -> str:
     Returns:
         The table, without a line break at the end.
     """
-    lines = [
-        "| weights | file | tokens | max error | mean error | ms, 1 thread | ms, 2 threads | peak memory |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for report in reports:
         measured = {(each.signature, each.threads): each for each in report.measurements or []}
         for length in filter(None, report.lengths if measured else []):
             signature = f"ids_{length}"
             runs = [measured[signature, threads] for threads in (1, 2)]
             peaks = [each.peak_mib for each in runs if each.peak_mib is not None]
-            lines.append(
-                f"| {weights_name(report.quantization)} | {megabytes(report.bytes)} | {length:,} | "
-                f"{report.max_error[signature]:.1e} | {report.mean_error[signature]:.1e} | "
-                f"{runs[0].milliseconds:,.1f} | {runs[1].milliseconds:,.1f} | {_memory(max(peaks, default=None))} |"
+            rows.append(
+                [
+                    weights_name(report.quantization),
+                    megabytes(report.bytes),
+                    f"{length:,}",
+                    *(f"{errors[signature]:.1e}" for errors in (report.max_error, report.mean_error)),
+                    *(f"{each.milliseconds:,.1f}" for each in runs),
+                    _memory(max(peaks, default=None)),
+                ]
             )
-    return "\n".join(lines)
+    header = ["weights", "file", "tokens", "max error", "mean error", "ms, 1 thread", "ms, 2 threads", "peak memory"]
+    return markdown_table(header, rows)
 
 
 def weights_name(quantization: str | None) -> str:
-    """What a quantization makes of the weights, by name."""
+    """Return the type of the weights under a quantization."""
     return quantization or "float32"
 
 
 def megabytes(count: int) -> str:
-    """Bytes as MB."""
+    """Return a number of bytes in MB, as text."""
     return f"{count / 1e6:.2f} MB"
-
-
-def _costs(measurements: list[Measurement]) -> list[str]:
-    lines = ["| signature | tokens | threads | ms | peak memory |", "| --- | --- | --- | --- | --- |"]
-    for each in measurements:
-        start = f"| `{each.signature}` | {each.length:,} | {each.threads} "
-        lines.append(f"{start}| {each.milliseconds:,.1f} | {_memory(each.peak_mib)} |")
-    return lines
 
 
 def _memory(mib: float | None) -> str:
@@ -178,7 +200,7 @@ def _except(custom_ops: dict[str, int]) -> str:
 def _gpu_line(report: LiteRTReport) -> str:
     gpu = report.gpu
     if gpu is None:
-        return "LiteRT's GPU delegate was not asked: that takes a fixed length and a Vulkan adapter that it can use."
+        return "GPU delegate not checked: needs a fixed-length signature and a Vulkan adapter."
     said = "; ".join(gpu.reasons)
     if gpu.taken is None:
         return f"LiteRT's GPU delegate failed on `{gpu.signature}` (adapter: {gpu.adapter}): {said}"

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import staged
-from .parity import Sample, check_arguments, check_errors, make_samples, max_error, run_in_own_process
-from .signatures import save_functions, saved_model_functions
+from .checks import Source, check_source
+from .compare import check_errors, max_error
+from .process import run_in_own_process
+from .samples import Document, Sample, make_documents, run_model
+from .trace import save_functions, saved_model_functions
 
 if TYPE_CHECKING:
     import keras
@@ -74,67 +77,58 @@ def export_saved_model(
         OSError: If writing fails, the disk being full for one; nothing is left then.
         RuntimeError: If the SavedModel does not run in its own process.
     """
-    length, texts = check_arguments(model, tokenizer, sample_texts, tolerance)
+    source = check_source(model, tokenizer, sample_texts, tolerance)
     with staged(path, overwrite) as target:
-        save_functions(saved_model_functions(model, length, tokenizer), target)
-        errors = _errors(model, target, length, tokenizer, texts)
+        save_functions(saved_model_functions(model, source.length, tokenizer), target)
+        errors, milliseconds = _verify(source, target, measure)
         check_errors(errors, tolerance)
-        lengths = [length] if length else LATENCY_LENGTHS
-        milliseconds = _milliseconds(target, lengths, tokenizer is not None) if measure else None
     return SavedModelReport(os.path.abspath(path), errors, tolerance, milliseconds)
 
 
-def _milliseconds(path: os.PathLike, lengths: Iterable[int], with_text_ops: bool) -> dict[int, float]:
-    """One document of each length, the median after the first round, which prepares the graph."""
-    calls = [
-        ("token_ids", {"token_ids": [[0] * length], "padding_mask": [[1] * length]})
-        for length in lengths
-        for _ in range(1 + ROUNDS)
-    ]
-    taken = [float(result["milliseconds"]) for result in run_in_own_process("saved_model", path, calls, with_text_ops)]
-    rounds = np.reshape(taken, (-1, 1 + ROUNDS))[:, 1:]
-    return {length: round(float(np.median(row)), 2) for length, row in zip(lengths, rounds, strict=True)}
+def _verify(source: Source, path: os.PathLike, measure: bool) -> tuple[dict[str, float], dict[int, float] | None]:
+    """Compare all signatures with the Keras model, and time `token_ids`, in one process.
 
-
-def _errors(
-    model: "keras.Model",
-    path: os.PathLike,
-    length: int | None,
-    tokenizer: "Tokenizer | None",
-    texts: list[str] | None,
-) -> dict[str, float]:
-    # One length holds every text given: those are compared as text too.
-    longest = max((len(ids) for ids in tokenizer.encode(texts)), default=0) if texts else 0
-    lengths = [length] if length else [129, max(512, longest)]
-    groups = [make_samples(model, n, tokenizer, texts) for n in lengths]
-    calls, expected = [], []
-    for samples in groups:
-        for name in ["token_ids"] if tokenizer else ["token_ids", "serving_default"]:
-            calls.append((name, _batch(samples)))
-            expected.append(samples)
-        # Text is padded to the longest of the batch, which the samples are not: one text a call, all in the last.
-        fitting = [s for s in samples if s.text is not None and s.token_count <= s.token_ids.shape[1]]
-        for batch in [[s] for s in fitting] + [fitting] * (len(fitting) > 1):
-            calls.append(("serving_default", {"text": [s.text for s in batch]}))
-            expected.append(batch)
+    Returns:
+        The largest error of every signature, and the milliseconds of a document by its length.
+    """
+    compared = _compared_calls(source)
+    documents = {id(each): each for _, _, group in compared for each in group}
+    samples = dict(zip(documents, run_model(source, documents.values()), strict=True))
+    lengths = ([source.length] if source.length else LATENCY_LENGTHS) if measure else []
+    timed = [("token_ids", {"token_ids": [[0] * n], "padding_mask": [[1] * n]}) for n in lengths]
+    calls = [(name, inputs) for name, inputs, _ in compared] + [each for each in timed for _ in range(1 + ROUNDS)]
+    results = run_in_own_process("saved_model", path, calls, with_text_ops=source.tokenizer is not None)
     errors: dict[str, float] = {}
-    results = run_in_own_process("saved_model", path, calls, with_text_ops=tokenizer is not None)
-    for (name, _), samples, result in zip(calls, expected, results, strict=True):
-        outputs = [_padded(row[np.newaxis], sample) for row, sample in zip(result["output"], samples, strict=True)]
-        errors[name] = max(errors.get(name, 0.0), max_error(samples, outputs))
-    return errors
+    for (name, _, group), result in zip(compared, results, strict=False):
+        expected = [samples[id(each)] for each in group]
+        outputs = [_padded(row[np.newaxis], sample) for row, sample in zip(result["output"], expected, strict=True)]
+        errors[name] = max(errors.get(name, 0.0), max_error(expected, outputs))
+    taken = [float(result["milliseconds"]) for result in results[len(compared) :]]
+    rounds = np.reshape(taken, (-1, 1 + ROUNDS))[:, 1:]  # The first round prepares the graph.
+    medians = {n: round(float(np.median(row)), 2) for n, row in zip(lengths, rounds, strict=True)}
+    return errors, medians if measure else None
 
 
-def _batch(samples: list[Sample]) -> dict[str, list]:
-    return {
-        "token_ids": np.concatenate([s.token_ids for s in samples]).tolist(),
-        "padding_mask": np.concatenate([s.padding_mask for s in samples]).tolist(),
-    }
+def _compared_calls(source: Source) -> list[tuple[str, dict, list[Document]]]:
+    """Make the calls to compare: signature, inputs, and the documents in them."""
+    # One length holds every text given: those are compared as text too.
+    longest = max((len(ids) for ids in source.tokenizer.encode(source.texts)), default=0) if source.texts else 0
+    calls = []
+    for length in [source.length] if source.length else [129, max(512, longest)]:
+        documents = make_documents(source, length)
+        inputs = {name: np.concatenate([each.inputs[name] for each in documents]) for name in documents[0].inputs}
+        for name in ["token_ids"] if source.tokenizer else ["token_ids", "serving_default"]:
+            calls.append((name, inputs, documents))
+        # Text is padded to the longest of the batch, which the documents are not: one text a call, all in the last.
+        fitting = [each for each in documents if each.text is not None and each.token_count <= length]
+        for batch in [[each] for each in fitting] + [fitting] * (len(fitting) > 1):
+            calls.append(("serving_default", {"text": [each.text for each in batch]}, batch))
+    return calls
 
 
 def _padded(output: np.ndarray, sample: Sample) -> np.ndarray:
-    """An output `(1, ...)` with its length axis, if it has one, as long as the sample's: what follows is padding."""
-    if output.ndim < 3 or output.shape == sample.output.shape:
+    """Pad the length axis of an output `(1, ...)`, if it has one, to the sample's: what follows is padding."""
+    if sample.valid is None or output.shape == sample.output.shape:
         return output
     padded = np.zeros_like(sample.output)
     padded[:, : output.shape[1]] = output

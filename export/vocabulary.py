@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def vocabulary_files(tokenizer: "Tokenizer | None") -> dict[str, bytes]:
-    """What a tokenizer in another language needs: the vocabulary, and how to use it.
+    """Return what a tokenizer in another language needs: the vocabulary, and how to use it.
 
     Args:
         tokenizer: Tokenizer of an export, or None.

@@ -9,12 +9,13 @@ except ImportError as error:
             'krpe_tf.export. Run: pip install --editable ".[tensorflow]"'
         ) from error
     raise
+from . import _moved
 from .attention import KernelizedRPEAttention
 from .conversion import from_multi_head_attention
 from .position_bias import BucketedBias, DecayBias, LearnedBias, LearnedBias2D, PositionBias
 from .toeplitz import toeplitz_attention
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BucketedBias",
     "DecayBias",
@@ -27,3 +28,5 @@ __all__ = [
     "models",
     "toeplitz_attention",
 ]
+
+_moved.install()

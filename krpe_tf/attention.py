@@ -1,25 +1,26 @@
 """The Keras layer: projections, masks and config. The numerics live in `feature_maps` and `toeplitz`."""
 
+import inspect
 import random
 
 from keras import KerasTensor, initializers, layers, ops, saving
 
-from ._inputs import (
-    blank,
+from .attention_checks import (
     check_attention_mask,
     check_input_shape,
     check_inputs,
+    check_kernel,
     check_masks,
     check_step,
     check_widths,
-    visible_keys,
 )
-from .checks import check_at_least, check_one_of, check_rate
-from .feature_maps import FEATURE_MAPS, draw_projection
+from .checks import check_at_least, check_rate
+from .feature_maps import draw_projection
 from .finite import FiniteWeights, finite
 from .kernel_attention import attend, to_features
+from .masks import visible_keys, zero_masked
 from .position_bias import NoBias, make_position_bias
-from .toeplitz import ROUTES, initial_state, stream
+from .toeplitz import initial_state, stream
 
 EinsumDense = finite(layers.EinsumDense)
 
@@ -51,40 +52,43 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             model converts by changing this argument. See `feature_maps.apply_feature_map`.
         normalize: divide queries and keys by their l2 norm (the paper's model, stable from scratch); if False, scale
             each by key_dim^(-1/4).
-        position_bias: None, "decay", "bucketed", or a bias layer with as many heads; a layer that is passed to several
-            attention layers is shared by them.
-        causal: whether each position sees only itself and what is before it.
+        position_bias: None, "decay", "bucketed", or a bias layer with as many heads; attention layers that get the same
+            bias layer share it.
+        causal: whether each position sees only itself and earlier ones.
         route: "auto", "dense", "fft", "banded" or "streaming"; see `toeplitz_attention`.
         dropout: rate on the attention output, before the output projection.
         use_bias: whether the projections add a bias.
         output_shape: width of the output, an integer; that of the query if None.
-        seed: draws the random features. None draws a new seed.
-        kernel_initializer, bias_initializer: of the projections.
+        seed: seed of the random features and of dropout; None draws a new one.
+        kernel_initializer, bias_initializer: initializers of the projections.
 
     Call arguments:
         query: (batch, n_q, width).
         value: (batch, n_k, width).
         key: (batch, n_k, width); `value` if None.
-        query_mask, value_mask, key_mask: bool (batch, length), false where padded; Keras passes them on by itself. What
-            stands in padded places, NaN included, changes no other position and gives finite gradients. Padded queries
-            attend to zeros.
+        query_mask, value_mask, key_mask: bool (batch, length), false where padded; Keras passes implicit masks on.
+            Padded places may hold anything, NaN included: they change no other position, and gradients stay finite. The
+            attention of a padded query is zero.
         attention_mask: bool or integer (batch, n_k) or (batch, 1, n_k), zero where a key is hidden from all queries.
-        return_attention_scores: also return the weights (batch, num_heads, n_q, n_k); needs route "dense" or "auto".
+        return_attention_scores: whether to return the weights (batch, num_heads, n_q, n_k) too; needs `route="dense"`
+            or "auto".
         training: whether dropout applies.
-        use_causal_mask: `causal` for this call.
-        prefix_length: with a causal mask, how many first keys every query sees all the same; a Python int.
+        use_causal_mask: whether this call is causal, whatever `causal` is.
+        prefix_length: with a causal mask, how many first keys every query sees nevertheless; a Python int.
 
     Decoding, for causal self-attention on a bias over one axis: `state = layer.initial_state(batch_size)`, then
     `output, state = layer.step(x, state)` for one position or any number of them at a time.
 
     Returns:
-        (batch, n_q, output width), and the scores when asked for. A query that sees no key attends to zeros.
+        (batch, n_q, output width), and the scores if `return_attention_scores`. The attention of a query that sees no
+        key is zero.
 
     Raises:
-        ValueError: for arguments out of range, inputs whose ranks or widths do not fit, a full (n, n) attention mask,
-            or scores from a linear route.
+        ValueError: If an argument is out of range, if ranks or widths of inputs do not fit, for a full (n, n) attention
+            mask, or for scores from a linear route.
     """
 
+    # Long: the arguments of Keras' own attention layers, and those of the paper.
     def __init__(
         self,
         num_heads: int,
@@ -108,10 +112,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         check_at_least(1, num_heads=num_heads, key_dim=key_dim, value_dim=value_dim, num_features=num_features)
         if output_shape is not None:
             check_at_least(1, output_shape=output_shape)
-        check_one_of(FEATURE_MAPS, feature_map=feature_map)
-        check_one_of(ROUTES, route=route)
-        if feature_map == "softmax" and route not in ("auto", "dense"):
-            raise ValueError(f'feature_map="softmax" is served by route="dense". Received: route={route!r}')
+        check_kernel(feature_map, route)
         check_rate(dropout=dropout)
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -152,7 +153,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         self.output_dense.build((None, None, self.num_heads, self.value_dim))
         self.dropout_layer = layers.Dropout(self.dropout, dtype=self.dtype_policy, seed=seed)
         directions = draw_projection(self.feature_map, self.key_dim, self.num_features, seed)
-        # Drawn for every feature map, also one that does not use it: another map takes over the weights as they are.
+        # Drawn for every feature map, used or not, so that the weights load into a layer of another map.
         self.projection = self.add_weight(
             shape=directions.shape,
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(directions, dtype or "float32"),
@@ -162,6 +163,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             name="projection",
         )
 
+    # Long: the arguments of `keras.layers.MultiHeadAttention.call`, in its order, and a prefix.
     def call(
         self,
         query,
@@ -180,39 +182,33 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         self._check_call(query, value, key, attention_mask, return_attention_scores)
         check_masks(query, key, query_mask=query_mask, value_mask=value_mask, key_mask=key_mask)
         visible = visible_keys(value_mask, key_mask, attention_mask)
-        query, key, value = self._project(query, value, key, query_mask, visible)
-        options = {
-            "causal": self.causal or use_causal_mask,
-            "prefix_length": prefix_length,
-            "key_mask": visible,
-        }
         output, scores = attend(
-            query,
-            key,
-            value,
+            *self._project(query, value, key, query_mask, visible),
             self.position_bias,
             query_mask,
             feature_map=self.feature_map,
             route=self.route,
             scores=return_attention_scores,
-            **options,
+            causal=self.causal or use_causal_mask,
+            prefix_length=prefix_length,
+            key_mask=visible,
         )
         output = self._join_heads(output, training)
         return (output, scores) if return_attention_scores else output
 
     def initial_state(self, batch_size: int) -> dict:
-        """The state of streams that have read nothing: arrays of zeros, whose size does not depend on any length.
+        """Return the state of streams that have read nothing: arrays of zeros of constant size.
 
         Args:
             batch_size: number of streams.
 
         Raises:
-            ValueError: if the layer is not causal, its feature map is "softmax", or its bias has no tails.
+            ValueError: If the layer is not causal, if its feature map is "softmax", or if its bias has no tails.
         """
         check_at_least(1, batch_size=batch_size)
         if not self.causal or self.feature_map == "softmax" or not hasattr(self._stream_bias, "tails"):
             raise ValueError(
-                'decoding needs causal=True, a feature map other than "softmax", whose state would grow with the '
+                'decoding needs `causal=True`, a feature map other than "softmax", whose state would grow with the '
                 "length, and a bias with a near band and tails; call the layer on the whole sequence instead. "
                 f"Received: causal={self.causal}, feature_map={self.feature_map!r}, "
                 f"position_bias={self.position_bias!r}"
@@ -222,21 +218,21 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return initial_state(self._stream_bias, batch_size, m, self.value_dim)
 
     def step(self, query, state: dict, mask=None, reset=None):
-        """Reads the next positions of causal self-attention: what `layer(x, x)` gives there, in constant memory.
+        """Read the next positions of causal self-attention, in constant memory: `layer(x, x)`, piece by piece.
 
         Args:
             query: (batch, n, width), the next n positions, n known and at least 1.
-            state: from `initial_state`, or from the step before.
+            state: from `initial_state`, or from the previous step.
             mask: None, or bool or integer (batch, n), zero where a position is padding: hidden from the others, with an
-                attention of zeros. It counts as a position.
-            reset: None, or bool or integer (batch,), nonzero where an entry of the batch begins anew.
+                attention of zero. It still counts as a position.
+            reset: None, or bool or integer (batch,), nonzero where a batch entry starts a new sequence.
 
         Returns:
             (batch, n, output width), and the new state.
 
         Raises:
-            ValueError: as `initial_state`, before the layer is built, for a query of another rank, or a state of
-                another batch.
+            ValueError: As `initial_state`, if the layer is not built, if `query` does not have rank 3, or if `state`
+                is for another batch size.
         """
         expected = self.initial_state(1)
         self._check_built()
@@ -245,15 +241,19 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         check_widths((query,), [self.query_dense.kernel.shape[0]])
         if reset is not None:
             kept = ops.logical_not(ops.cast(reset, "bool"))
-            state = {name: blank(x, kept[:, None, None]) for name, x in state.items()}
+            state = {name: zero_masked(x, kept[:, None, None]) for name, x in state.items()}
         query, key, value = self._project(query, query, query, mask, mask)
         output, state = stream(query, key, value, self._stream_bias, state, mask)
         return self._join_heads(ops.transpose(output, (0, 2, 1, 3))), state
 
     def redraw(self, seed: int):
-        """Draws new random features in place of those drawn at build, the same for the same seed.
+        """Replace the random features by those of another seed. "elu" and "softmax" do not use them.
 
-        "elu" and "softmax" hold features that they do not use.
+        Args:
+            seed: the same seed draws the same features.
+
+        Raises:
+            ValueError: If `seed` is negative, or the layer is not built.
         """
         check_at_least(0, seed=seed)
         self._check_built()
@@ -269,13 +269,11 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         return self.position_bias or NoBias(self.num_heads)
 
     def _project(self, query, value, key, query_mask, visible):
-        """phi(q), phi(k) and v, (batch, heads, length, width), no less than float32 from here to the output."""
-        query = self.query_dense(blank(query, query_mask))
-        key, value = self.key_dense(blank(key, visible)), self.value_dense(blank(value, visible))
+        """Return phi(q), phi(k) and v, (batch, heads, length, width), in at least float32."""
         return to_features(
-            query,
-            key,
-            value,
+            self.query_dense(zero_masked(query, query_mask)),
+            self.key_dense(zero_masked(key, visible)),
+            self.value_dense(zero_masked(value, visible)),
             query_mask,
             feature_map=self.feature_map,
             projection=self.projection,
@@ -286,22 +284,14 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         output = ops.cast(output, self.compute_dtype)
         return self.output_dense(self.dropout_layer(output, training=training))
 
-    def compute_output_spec(
-        self,
-        query,
-        value,
-        key=None,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        attention_mask=None,
-        return_attention_scores=False,
-        **unused_modes,
-    ):
-        self._check_call(query, value, value if key is None else key, attention_mask, return_attention_scores)
+    def compute_output_spec(self, *args, **kwargs):
+        call = inspect.signature(self.call).bind(*args, **kwargs).arguments
+        query, value, key = call["query"], call["value"], call.get("key")
+        scores = call.get("return_attention_scores", False)
+        self._check_call(query, value, value if key is None else key, call.get("attention_mask"), scores)
         output_shape = (*query.shape[:-1], self.output_width or query.shape[-1])
         output = KerasTensor(output_shape, dtype=self.compute_dtype)
-        if not return_attention_scores:
+        if not scores:
             return output
         scores_shape = (query.shape[0], self.num_heads, query.shape[1], value.shape[1])
         return output, KerasTensor(scores_shape, dtype="float32")
@@ -309,8 +299,8 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
     def get_config(self):
         bias = self._named_bias
         if self.position_bias is not None and bias is None:
-            # Keras marks an object as shared from its second serialization on, and its mark on the first one is lost
-            # in a copy. Taking the second always, layers that share a bias still do after loading.
+            # Keras marks an object as shared from its second serialisation on, and its mark on the first one is lost
+            # in a copy. Serialised twice here, a shared bias stays shared after loading.
             saving.serialize_keras_object(self.position_bias)
             bias = saving.serialize_keras_object(self.position_bias)
         return {
@@ -347,17 +337,20 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         check_attention_mask(attention_mask, query.shape[0], key.shape[1])
         if return_attention_scores and self.route not in ("auto", "dense"):
             raise ValueError(
-                'return_attention_scores needs route="dense" or "auto": the linear routes never form the scores. '
+                '`return_attention_scores` needs `route="dense"` or "auto": the linear routes never form the scores. '
                 f"Received: route={self.route!r}"
             )
 
     def _head_projection(self, name, width, input_shape):
-        """(batch, length, input width) to (batch, length, heads, width), with the weights of `MultiHeadAttention`."""
+        """Return the map of (batch, length, input width) to (batch, length, heads, width).
+
+        Its weights have the names and shapes of those of `keras.layers.MultiHeadAttention`.
+        """
         projection = EinsumDense(
             "abc,cde->abde",
             output_shape=(None, self.num_heads, width),
             bias_axes="de" if self.use_bias else None,
-            # A copy each: one unseeded initializer gives every weight of a shape the same values.
+            # One copy for each weight: an unseeded initializer gives all weights of a shape the same values.
             kernel_initializer=self.kernel_initializer.clone(),
             bias_initializer=self.bias_initializer.clone(),
             dtype=self.dtype_policy,

@@ -22,3 +22,9 @@ def check_rate(**arguments):
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
             raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
+
+
+def shapes_differ(shape, expected) -> bool:
+    """Return whether two shapes differ in rank, or in a size that both know."""
+    pairs = zip(shape, expected, strict=False)
+    return len(shape) != len(expected) or any(None not in pair and pair[0] != pair[1] for pair in pairs)

@@ -6,43 +6,45 @@ from .attention import KernelizedRPEAttention
 
 
 def from_multi_head_attention(layer: layers.MultiHeadAttention, **arguments) -> KernelizedRPEAttention:
-    """A `KernelizedRPEAttention` with the weights of a trained `keras.layers.MultiHeadAttention`.
+    """Convert a trained `keras.layers.MultiHeadAttention` to a `KernelizedRPEAttention` with its weights.
 
-    As it comes, it computes what `layer` computes: `feature_map="softmax", normalize=False, position_bias=None`. Other
-    arguments turn it into the linear layer that estimates it:
+    By default the result computes what `layer` computes: `feature_map="softmax", normalize=False, position_bias=None`.
+    Other arguments turn it into the linear layer that estimates it:
 
         exact = from_multi_head_attention(layer)
         linear = from_multi_head_attention(layer, feature_map="orthogonal", num_features=64)
 
     The estimate is good where queries and keys have small norms, as in a model trained with `normalize=True` and a
-    position bias (Figure 2 of the paper); otherwise train on a little after converting. Dropout acts on the attention
-    output, not on the scores; regularizers and constraints do not come along.
+    position bias (Figure 2 of the paper); otherwise fine-tune after converting. Dropout acts on the attention output,
+    not on the scores; regularizers and constraints are dropped.
 
     Args:
-        layer: built, with attention over one axis and an output of one axis.
-        **arguments: of `KernelizedRPEAttention`, in place of the layer's own; none that its weights decide.
+        layer: a built layer with attention over one axis and an output of one axis.
+        **arguments: arguments of `KernelizedRPEAttention` that replace the layer's own, except those that its weights
+            determine.
 
     Raises:
-        ValueError: for another kind of layer, one that is not built, more than one attention or output axis, a gate, or
-            an argument that the weights decide.
+        ValueError: For another kind of layer, for one that is not built or has a gate or more than one attention or
+            output axis, or for an argument that the weights determine.
     """
     if not isinstance(layer, layers.MultiHeadAttention) or not layer.built:
-        raise ValueError(f"layer must be a built keras.layers.MultiHeadAttention. Received: layer={layer!r}")
+        raise ValueError(f"`layer` must be a built keras.layers.MultiHeadAttention. Received: layer={layer!r}")
     config = layer.get_config()
     axes, output_shape = config["attention_axes"], config["output_shape"]
     output_shape = (output_shape,) if isinstance(output_shape, int) else tuple(output_shape or (None,))
     if (axes is not None and tuple(axes) not in ((1,), (-2,))) or len(output_shape) != 1:
         raise ValueError(
-            "layer must attend over one axis and put out one. "
+            "`layer` must attend over one axis and have an output of one axis. "
             f"Received: layer with attention_axes={axes}, output_shape={config['output_shape']}"
         )
     if config.get("use_gate"):
-        raise ValueError("layer must have no gate. Received: layer with use_gate=True")
-    decided = {"num_heads", "key_dim", "value_dim", "use_bias", "output_shape"}
-    if decided & arguments.keys():
+        raise ValueError("`layer` must have no gate. Received: layer with use_gate=True")
+    determined = {"num_heads", "key_dim", "value_dim", "use_bias", "output_shape"}
+    if determined & arguments.keys():
         raise ValueError(
-            f"{', '.join(sorted(decided))} are those of the weights and cannot be given. "
-            f"Received: {', '.join(f'{name}={arguments[name]!r}' for name in sorted(decided & arguments.keys()))}"
+            f"{', '.join(f'`{name}`' for name in sorted(determined))} are determined by the weights and cannot be "
+            "given. Received: "
+            + ", ".join(f"{name}={arguments[name]!r}" for name in sorted(determined & arguments.keys()))
         )
     kept = ("num_heads", "key_dim", "value_dim", "dropout", "use_bias", "kernel_initializer", "bias_initializer")
     converted = KernelizedRPEAttention(

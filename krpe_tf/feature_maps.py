@@ -15,7 +15,7 @@ FEATURE_MAPS = ("orthogonal", "positive", "spherical", "trigonometric", "elu", "
 
 
 def draw_projection(feature_map: str, dim: int, num_features: int, seed: int) -> np.ndarray:
-    """Draws the directions w_r of a feature map, with numpy, so that every backend gets the same ones.
+    """Draw the directions w_r of a feature map, with numpy, so that they are the same on every backend.
 
     Args:
         feature_map: one of `FEATURE_MAPS`. "elu" and "softmax" do not use a projection; they get the orthogonal one, so
@@ -47,21 +47,21 @@ def draw_projection(feature_map: str, dim: int, num_features: int, seed: int) ->
 
 
 def scale_for_kernel(x, normalize: bool):
-    """Scales queries or keys (..., dim) before the feature map.
+    """Scale queries or keys (..., dim) before the feature map.
 
-    normalize=True divides by the l2 norm: q . k lies in [-1, 1] and the estimate has low variance (section 3.3).
-    normalize=False multiplies by dim^(-1/4): q . k is the usual scaled dot product.
+    `normalize=True` divides by the l2 norm: q . k lies in [-1, 1] and the estimate has low variance (section 3.3).
+    `normalize=False` multiplies by dim^(-1/4): q . k is the usual scaled dot product.
     """
     return x * (_inverse_norm(x) if normalize else ops.cast(ops.shape(x)[-1] ** -0.25, x.dtype))
 
 
 def _inverse_norm(x):
-    """1 / |x|, (..., 1); finite for a zero vector, and so is its gradient."""
+    """Return 1 / |x|, (..., 1); it is finite for a zero vector, and so is its gradient."""
     return ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
 def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = None):
-    """Computes phi(x).
+    """Compute phi(x).
 
         orthogonal, positive, spherical:  exp(w_r . x - |x|^2 / 2) / sqrt(m)                     Eq. 5
         trigonometric:                    exp(|x|^2 / 2) [sin(w_r . x), cos(w_r . x)] / sqrt(m)  Eq. 4
@@ -75,10 +75,10 @@ def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = 
 
     Args:
         feature_map: one of `FEATURE_MAPS`.
-        x: queries or keys (..., dim), of which `normalize` says whether they are scaled yet.
+        x: queries or keys (..., dim), scaled already if `normalize` is None.
         projection: (dim, m), from `draw_projection`.
-        normalize: None: x is scaled. Otherwise phi is taken of `scale_for_kernel(x, normalize)`, for less than the two
-            one after the other cost.
+        normalize: as in `scale_for_kernel`, which this function then applies to `x` first, at lower cost than a call of
+            both.
 
     Returns:
         Features (..., m), (..., 2 m) for "trigonometric", or (..., dim) for "elu" and "softmax".
@@ -91,7 +91,7 @@ def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = 
         return ops.elu(x) + 1
     along = ops.matmul(x, ops.cast(projection, x.dtype))
     if normalize:
-        # Dividing the products is cheaper than dividing x where m < dim, and the same for the rest.
+        # Dividing the products is cheaper than dividing x where m < dim, and costs the same elsewhere.
         along, half_square = along * _inverse_norm(x), 0.5
     else:
         half_square = ops.sum(ops.square(x), axis=-1, keepdims=True) / 2

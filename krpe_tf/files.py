@@ -5,7 +5,7 @@
         companion(target, "report.json").write_text(report)
 
 What the body leaves in `target.parent` appears beside `path`, `path` itself last; if it raises, nothing does. Only a
-kill between two renames leaves some without the others: then the next export puts the old ones back.
+kill between two renames leaves some without the others: then the next writer puts the old ones back.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "asset
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a UTF-8 file whole or not at all, and brings it to the disk."""
+    """Write a UTF-8 file whole or not at all, and bring it to the disk."""
     temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -44,15 +44,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, content) -> None:
-    """Writes JSON as `write_text` does."""
+    """Write JSON as `write_text` does."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def make_directory(path: str | os.PathLike) -> Path:
-    """Makes a folder that can be written to.
+    """Make a folder that can be written to.
 
     Raises:
-        ValueError: if that is not possible.
+        ValueError: If that is not possible.
     """
     path = Path(path)
     try:
@@ -62,17 +62,17 @@ def make_directory(path: str | os.PathLike) -> Path:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"output must be a writable folder ({error.strerror}). Received: output={str(path)!r}"
+            f"`output` must be a writable folder ({error.strerror}). Received: output={str(path)!r}"
         ) from error
     return path
 
 
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Keeps other processes that lock the same folder out of it; a lock goes with its process, however that ends.
+    """Keep other processes that lock the same folder out of it; a lock goes with its process, however that ends.
 
     Raises:
-        ValueError: if another process, or another place in this one, holds the lock.
+        ValueError: If another process, or another place in this one, holds the lock.
     """
     if fcntl is None:
         yield
@@ -83,7 +83,7 @@ def locked(output: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"output must be a folder that no other process trains in. Received: output={str(output)!r}"
+                f"`output` must be a folder that no other process trains in. Received: output={str(output)!r}"
             ) from error
         except OSError as error:  # Some network file systems have no locks.
             logger.info("%s cannot be locked (%s): train there with one process at a time", output, error.strerror)
@@ -99,8 +99,8 @@ def staged(
     """Yield a free path in a temporary folder beside `path`; what lies in that folder at the end is renamed into place.
 
     When the body raises, nothing is left and all is as it was. A destination that is taken or cannot be written is
-    refused before any work is done. What an export that was killed left beside `path` is removed; one that still runs,
-    in any process, is left alone.
+    refused before any work is done. What a killed process left beside `path` is removed; what one that still runs is
+    writing is left alone.
 
     Args:
         path: The file or folder to make.
@@ -138,14 +138,14 @@ def staged(
         if error.errno is None:
             raise
         reason = f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
-        raise OSError(error.errno, f"the export cannot be written ({reason})", str(path)) from error
+        raise OSError(error.errno, f"the output cannot be written ({reason})", str(path)) from error
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def companion(path: str | os.PathLike, suffix: str) -> Path:
-    """Where a file that belongs to another lies: `model.report.json` beside `model.tflite`, for "report.json"."""
+    """Return the path of a file beside another: `model.report.json` of `model.tflite`, for "report.json"."""
     path = Path(path)
     return path.with_name(f"{path.stem}.{suffix}")
 
@@ -161,7 +161,7 @@ def _replaceable(path: Path, contents: set[str]) -> bool:
 
 
 def _make_folder(path: Path) -> tuple[Path, int]:
-    """A temporary folder beside `path` and the descriptor that locks it until it is closed or its process ends."""
+    """Make a temporary folder beside `path`; return it and the descriptor that locks it until that is closed."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent))
         lock = None
@@ -176,7 +176,7 @@ def _make_folder(path: Path) -> tuple[Path, int]:
             if lock is not None:
                 os.close(lock)
             shutil.rmtree(folder, ignore_errors=True)
-            if not isinstance(error, FileNotFoundError):  # Another export found it before the lock: it looked stale.
+            if not isinstance(error, FileNotFoundError):  # Another writer found it before the lock: it looked stale.
                 raise
 
 
@@ -186,7 +186,7 @@ def _remove_stale(path: Path) -> None:
         return
     for name in glob.glob(f".{glob.escape(path.name)}.*{SUFFIX}", root_dir=path.parent):
         folder = path.parent / name
-        # It may still run, or another export removes it already, or it is not ours to remove.
+        # It may still run, or another writer removes it already, or it is not ours to remove.
         with contextlib.suppress(OSError):
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
             try:
@@ -200,7 +200,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _put_in_place(folder: Path, path: Path, overwrite: bool, beside: list[Path], contents: set[str]) -> None:
-    """Moves what was there to `old`, then what was made to its place; all of it back if that fails."""
+    """Move what was there to `old`, then what was made to its place; all of it back if that fails."""
     target = folder / "new" / path.name
     target.stat()
     made = [*(each for each in (folder / "new").iterdir() if each != target), target]

@@ -10,10 +10,10 @@ class FiniteWeights:
     _refusal = None
 
     def load_own_variables(self, store):
-        """Loads the layer's variables, each checked before it replaces anything."""
+        """Load the layer's variables, each checked before it replaces anything."""
         keys = list(store.keys())
         if self._refusal and not keys:
-            # Keras tries a layer that failed again wherever else it stands, and would report what it lacks there.
+            # Keras tries a layer that failed again in every other place, and would report missing weights there.
             raise ValueError(self._refusal)
         for key in keys:
             finite = np.isfinite(np.asarray(store[key]).astype("float32"))
@@ -27,7 +27,7 @@ class FiniteWeights:
 
 
 def finite(layer_class: type) -> type:
-    """A Keras layer class that refuses to load weights that are not finite, under the same name."""
+    """Return a Keras layer class of the same name that refuses to load weights that are not finite."""
     made = type(layer_class.__name__, (FiniteWeights, layer_class), {"__doc__": layer_class.__doc__})
-    # A user's functional model over an encoder's output holds these layers itself, and must load again.
+    # Registered, since a functional model over an encoder's output holds these layers itself and must load.
     return saving.register_keras_serializable("krpe_tf")(made)

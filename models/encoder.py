@@ -62,6 +62,7 @@ class Encoder(keras.Model):
         ValueError: For sizes below 1, or a `hidden_dim` that the heads do not divide.
     """
 
+    # Long: the arguments of a backbone, as in Keras.
     def __init__(
         self,
         vocabulary_size: int,

@@ -50,6 +50,15 @@ class Head(keras.Model):
         """What the model takes and gives."""
         return functional_interface(self)
 
+    def in_float32(self) -> "Head":
+        """Return a model with these weights that computes in float32, as exports need it; itself if it does so."""
+        if self.encoder.compute_dtype == "float32":
+            return self
+        encoder = Encoder.from_config({**self.encoder.get_config(), "dtype": "float32"})
+        model = type(self)(**{**self.get_config(), "encoder": encoder})
+        model.set_weights(self.get_weights())
+        return model
+
     @classmethod
     def get_layout_map(cls, device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
         """Return how the weights of head and encoder lie on a mesh, as `Encoder.get_layout_map` does."""

@@ -57,11 +57,13 @@ def functional_interface(model: keras.Model) -> Interface:
     """Read an interface from the symbolic tensors of a functional model, as `interface_of` says."""
     if not (getattr(model, "inputs", None) and getattr(model, "outputs", None)):
         raise ValueError(f"`model` must be a functional Keras model. Received: model={model!r}")
-    inputs = _named(model.input, [(tensor.name, tensor) for tensor in model.inputs])
+    # `getattr`: a Sequential model that was never called has symbolic tensors, and no structure of them.
+    inputs = _named(getattr(model, "input", None), [(tensor.name, tensor) for tensor in model.inputs])
     if len(model.outputs) == 1:
-        outputs = _named(model.output, [("output", model.outputs[0])])
+        outputs = [("output", model.outputs[0])]
     else:
-        outputs = _named(model.output, [(f"output_{i}", tensor) for i, tensor in enumerate(model.outputs)])
+        outputs = [(f"output_{index}", tensor) for index, tensor in enumerate(model.outputs)]
+    outputs = _named(getattr(model, "output", None), outputs)
     return Interface(tuple(_array(*each) for each in inputs), tuple(_array(*each) for each in outputs))
 
 

@@ -1,4 +1,4 @@
-"""Set-up shared by all tests: exact matmuls, fixed seeds, few examples, slow tests last."""
+"""Set-up shared by all tests: exact matmuls, fixed seeds, few examples, and their order."""
 
 import keras
 import pytest
@@ -24,8 +24,20 @@ elif keras.backend.backend() == "tensorflow":
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+# The modules that take longest, longest first, by CPU seconds on TensorFlow. Two workers that take a module at a time
+# begin with these, so that neither is left with a long one at the end.
+LONGEST = """
+distributed_runs kill_and_resume colab litert benchmarks distribution demo saved_model garden tpu_compile main toeplitz
+backends compression attention litert_model litert_any_length report litert_text long quantization recipes packaging
+""".split()
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # one of several workers of pytest-xdist
+        places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    else:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +73,14 @@ def prepared(tmp_path_factory, words_tokenizer):
     folder = tmp_path_factory.mktemp("prepared")
     source = write_jsonl(folder / "a.jsonl", make_documents(60))
     return prepare(source, folder / "out", tokenizer=words_tokenizer, **SIZES)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A classifier and its exports, each made when a test first asks for it: see `export_models.Shared`."""
+    from export_models import Shared
+
+    return Shared(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -31,6 +32,34 @@ def make_encoder(length=None, seed=0, **arguments):
 
 def make_classifier(length=None, **arguments):
     return models.TextClassifier(make_encoder(length, **arguments), 3)
+
+
+class Shared:
+    """A classifier and three exports of it, each the file's path and the report, made when first asked for.
+
+    Attributes: `classifier`; `ids`, for 16 and 40 tokens; `text`, with a tokenizer, compared on `TEXTS` with a
+    tolerance of 1e-3; `free`, with a tokenizer, for 16, 40 and any number of tokens, and measured.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.classifier = make_classifier(vocabulary_size=2048)
+
+    def _export(self, name, lengths, **arguments):
+        path = self.folder / f"{name}.tflite"
+        return path, export_tflite(self.classifier, path, lengths, **arguments)
+
+    @cached_property
+    def ids(self):
+        return self._export("ids", (16, 40))
+
+    @cached_property
+    def text(self):
+        return self._export("text", (16, 40), tokenizer=make_tokenizer(), sample_texts=TEXTS, tolerance=1e-3)
+
+    @cached_property
+    def free(self):
+        return self._export("free", (16, 40, None), tokenizer=make_tokenizer(), measure=True)
 
 
 def make_ids(batch, length, counts, seed=0):

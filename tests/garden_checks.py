@@ -1,16 +1,18 @@
-"""What tests/test_garden.py runs in processes of its own: Model Garden warns, and sets up TensorFlow as it likes.
+"""What tests/test_garden.py runs in a process of its own: Model Garden warns, and configures TensorFlow.
 
     python -P tests/garden_checks.py FOLDER CHECK [CHECK ...]
 
 A check is named as its function here. The last line printed is the JSON, by check, that the tests judge.
 """
 
+import importlib
 import json
 import re
 import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -273,8 +275,6 @@ def write_examples(path, batch=4, length=24, predictions=3):
 def check_train(folder):
     """Model Garden's masked-LM task and trainer, on two devices and on one."""
     folder = Path(folder)
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     tf_keras.utils.set_random_seed(0)
     write_examples(folder / "examples.tfrecord")
     params = exp_factory.get_exp_config("krpe_tf/pretraining")
@@ -370,9 +370,18 @@ def check_refusals(folder):
             attempt()
         except ValueError as error:
             messages[name] = str(error)
+    with mock.patch.dict(sys.modules, {"official": None}):
+        del sys.modules["krpe_tf.garden"]
+        try:
+            importlib.import_module("krpe_tf.garden")
+        except ImportError as error:
+            messages["no official"] = str(error)
     return messages
 
 
 if __name__ == "__main__":
     folder, *checks = sys.argv[1:]
+    # Before TensorFlow computes anything, for `check_train`.
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     print(json.dumps({name: globals()[f"check_{name}"](folder) for name in checks}))

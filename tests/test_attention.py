@@ -282,7 +282,7 @@ def test_redraw_draws_new_random_features():
     assert layer.get_config()["seed"] == 6
     assert error(to_numpy(layer(x, x)), to_numpy(before)) > 1e-3
     assert error(to_numpy(after), to_numpy(before)) > 1e-3
-    with pytest.raises(ValueError, match=r"seed.*Received: seed=-1"):
+    with pytest.raises(ValueError, match=r"`seed`.*Received: seed=-1"):
         layer.redraw(-1)
     with pytest.raises(ValueError, match=r"built.*Received: built=False"):
         make().redraw(1)
@@ -293,24 +293,32 @@ import sys, keras, numpy as np
 from krpe_tf import KernelizedRPEAttention
 keras.utils.set_random_seed(3)
 x = np.random.default_rng(0).standard_normal((2, 150, 6)).astype("float32")
-layer = KernelizedRPEAttention(2, 4, route=sys.argv[2])
-inputs = keras.Input((None, 6))
-model = keras.Model(inputs, layer(inputs, inputs))
-model.save(sys.argv[1] + ".keras")
-np.save(sys.argv[1] + ".npy", keras.ops.convert_to_numpy(model(x)))
+for route in ("dense", "fft", "banded"):
+    layer = KernelizedRPEAttention(2, 4, route=route)
+    inputs = keras.Input((None, 6))
+    model = keras.Model(inputs, layer(inputs, inputs))
+    model.save(f"{route}.keras")
+    np.save(f"{route}.npy", keras.ops.convert_to_numpy(model(x)))
 """
+
+
+@pytest.fixture(scope="module")
+def saved_twice(tmp_path_factory):
+    """Two folders, each written by a process of its own, that hold a model and its output for each route."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    for folder in folders:
+        subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, env=environment, cwd=folder)
+    return folders
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ["dense", "fft", "banded"])
-def test_two_processes_and_the_saved_file_agree_to_the_bit(tmp_path, route):
-    for name in ("first", "second"):
-        run = [sys.executable, "-c", SCRIPT, str(tmp_path / name), route]
-        subprocess.run(run, check=True, capture_output=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
-    first, second = (np.load(tmp_path / f"{name}.npy") for name in ("first", "second"))
+def test_two_processes_and_the_saved_file_agree_to_the_bit(saved_twice, route):
+    first, second = (np.load(folder / f"{route}.npy") for folder in saved_twice)
     np.testing.assert_array_equal(first, second)
     x = np.random.default_rng(0).standard_normal((2, 150, 6)).astype("float32")
-    model = keras.saving.load_model(tmp_path / "first.keras")
+    model = keras.saving.load_model(saved_twice[0] / f"{route}.keras")
     if keras.backend.backend() == "tensorflow":  # on JAX the tests compile otherwise than the script, see conftest.py
         np.testing.assert_array_equal(to_numpy(model(x)), first)
 
@@ -324,7 +332,7 @@ def test_a_prefix_is_seen_by_all(feature_map, route):
     causal, first = layer(x, x, use_causal_mask=True), layer(x[:, :12], x[:, :12])
     assert error(output[:, 12:], to_numpy(causal)[:, 12:]) < 1e-5
     assert error(output[:, :12], to_numpy(first)) < 1e-5
-    with pytest.raises(ValueError, match=r"prefix_length goes with causal.*Received: prefix_length=12"):
+    with pytest.raises(ValueError, match=r"`prefix_length` needs `causal=True`.*Received: prefix_length=12"):
         layer(x, x, prefix_length=12)
 
 

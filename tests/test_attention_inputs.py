@@ -205,13 +205,13 @@ BAD_ARGUMENTS = {
 
 @pytest.mark.parametrize(("argument", "value"), [(name, x) for name, values in BAD_ARGUMENTS.items() for x in values])
 def test_bad_arguments_raise(argument, value):
-    with pytest.raises(ValueError, match=rf"{argument}.*Received: {argument}"):
+    with pytest.raises(ValueError, match=rf"`{argument}`.*Received: {argument}"):
         make(**{argument: value})
 
 
 @pytest.mark.parametrize("route", ["fft", "banded"])
 def test_softmax_has_no_linear_route(route):
-    with pytest.raises(ValueError, match=r"softmax.*Received: route="):
+    with pytest.raises(ValueError, match=r"`feature_map=.softmax.`.*Received: route="):
         make(feature_map="softmax", route=route)
 
 
@@ -219,7 +219,7 @@ def test_softmax_has_no_linear_route(route):
 def test_linear_routes_have_no_scores(route):
     layer = make(route=route)
     for x in (normal(2, 5, 6), keras.Input((5, 6))):
-        with pytest.raises(ValueError, match=r"return_attention_scores.*Received: route="):
+        with pytest.raises(ValueError, match=r"`return_attention_scores`.*Received: route="):
             layer(x, x, return_attention_scores=True)
 
 
@@ -250,7 +250,7 @@ def test_bad_calls_raise(case):
     change, argument = BAD_CALLS[case]
     layer = make()
     layer.build((None, None, 6), (None, None, 6))
-    with pytest.raises(ValueError, match=rf"(?s){argument}.*Received: "):
+    with pytest.raises(ValueError, match=rf"(?s)`{argument}`.*Received: "):
         layer(**inputs(**change))
 
 
@@ -258,7 +258,7 @@ def test_bad_calls_raise(case):
 def test_bad_symbolic_calls_raise(case):
     change, argument = BAD_CALLS[case]
     change = {name: keras.Input(batch_shape=x.shape, dtype=x.dtype) for name, x in inputs(**change).items()}
-    with pytest.raises(ValueError, match=rf"(?s){argument}.*Received: "):
+    with pytest.raises(ValueError, match=rf"(?s)`{argument}`.*Received: "):
         make()(**change)
 
 
@@ -269,15 +269,15 @@ def test_a_width_other_than_the_built_one_raises(argument, width):
     layer(normal(2, 5, 6), normal(2, 7, 6), normal(2, 7, 6))
     good = {"query": normal(2, 5, 6), "value": normal(2, 7, 6), "key": normal(2, 7, 6)}
     # Twice the width must not be folded into the length.
-    with pytest.raises(ValueError, match=rf"(?s){argument}.*Received: "):
+    with pytest.raises(ValueError, match=rf"(?s)`{argument}`.*Received: "):
         layer(**{**good, argument: normal(*good[argument].shape[:2], width)})
 
 
 def test_the_refusal_of_a_full_mask_says_what_is_supported():
     x = normal(2, 5, 6)
+    supported = r"\(batch, n_k\).*`causal=True`.*packed segments"
     with pytest.raises(
-        ValueError,
-        match=r"(?s)\(batch, n_k\).*causal=True.*packed segments.*Received: attention_mask.shape=\(2, 5, 5\)",
+        ValueError, match=rf"(?s)`attention_mask`.*{supported}.*Received: attention_mask.shape=\(2, 5, 5\)"
     ):
         make()(x, x, attention_mask=np.ones((2, 5, 5), bool))
 
@@ -308,5 +308,5 @@ def test_the_default_layer_takes_an_empty_sequence_of_unknown_length():
 
 def test_an_unknown_width_raises():
     for shapes in ([(1, 3, None), (1, 3, 6)], [(1, 3, 6), (1, 3, None)], [(1, 6), (1, 3, 6)]):
-        with pytest.raises(ValueError, match=r"(query|value).*Received: (query|value).shape="):
+        with pytest.raises(ValueError, match=r"`(query|value)`.*Received: (query|value).shape="):
             make().build(*shapes)

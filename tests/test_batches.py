@@ -191,7 +191,7 @@ class Recorder(keras.layers.Layer):
 
     def call(self, inputs):
         tf.py_function(lambda ids: self.seen.append(ids.numpy()), [inputs["token_ids"]], [])
-        return self.weight * keras.ops.ones_like(inputs["mask_positions"], "float32")[..., None]
+        return self.weight * keras.ops.one_hot(inputs["mask_positions"], 32)
 
 
 def recorded(masked_lm, **arguments):
@@ -199,7 +199,7 @@ def recorded(masked_lm, **arguments):
     inputs = {name: keras.Input((width,), dtype="int32", name=name) for name, width in widths.items()}
     recorder = Recorder()
     model = keras.Model(inputs, recorder(inputs))
-    model.compile("sgd", keras.losses.MeanSquaredError())
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(masked_lm.training_data(7), steps_per_epoch=3, shuffle=False, verbose=0, **arguments)
     return recorder.seen
 

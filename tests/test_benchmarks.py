@@ -1,5 +1,6 @@
 """The benchmarks run, at sizes that prove nothing, and their summary holds what was measured."""
 
+import importlib
 import json
 import math
 import os
@@ -13,27 +14,50 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TIMED = ("attention", "layers", "paper_figure", "training_step", "input_pipeline", "on_device", "routes")
+# By script, the number that each of its rows must hold.
+NUMBERS = {**dict.fromkeys(TIMED, "ms"), "memory": "peak_mib", "compile_time": "nodes"}
+# One process, as it is importing TensorFlow that takes long.
+RUN_ALL = """
+import importlib, json, sys, traceback
+
+folder, *names = sys.argv[1:]
+failures = {}
+for name in names:
+    try:
+        importlib.import_module(name).main(["--quick", "--rounds", "1", "--output", folder])
+    except BaseException:
+        failures[name] = traceback.format_exc()
+print(json.dumps(failures))
+"""
 
 
-def run_script(name, *arguments):
+def run_python(code, *arguments, folders=(BENCHMARKS,)):
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    environment["PYTHONPATH"] = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("bench")
+def quick_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    return folder, run_python(RUN_ALL, folder, *NUMBERS)
+
+
+@pytest.fixture
+def summary(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("summary")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [*((name, "ms") for name in TIMED), ("memory", "peak_mib"), ("compile_time", "nodes")],
-)
-def test_quick_run(folder, name, number):
-    process = run_script(name, "--quick", "--rounds", 1, "--output", folder)
-    assert process.returncode == 0, process.stderr
+@pytest.mark.parametrize("name", NUMBERS)
+def test_quick_run(quick_runs, name):
+    folder, failures = quick_runs
+    assert name not in failures, failures[name]
+    number = NUMBERS[name]
     content = json.loads((folder / f"{name}.json").read_text())
     assert content["quick"]
     assert content["about"]["matmul_gflop_per_s"] > 0
@@ -44,9 +68,9 @@ def test_quick_run(folder, name, number):
 
 
 @pytest.mark.slow
-def test_summary_of_quick_runs(folder):
-    process = run_script("summary", "--output", folder)
-    assert process.returncode == 0, process.stderr
+def test_summary_of_quick_runs(quick_runs, summary):
+    folder, _ = quick_runs
+    summary.main(["--output", str(folder)])
     text = (folder / "summary.md").read_text()
     assert "A quick run" in text
     assert "forward: softmax with bias / banded, DecayBias(16, 2), m = 16" in text
@@ -65,7 +89,7 @@ def write_attention(folder, rows):
     (folder / "attention.json").write_text(json.dumps(content))
 
 
-def test_summary_takes_the_better_mode_of_each_side(tmp_path):
+def test_summary_takes_the_better_mode_of_each_side(tmp_path, summary, capsys):
     write_attention(
         tmp_path,
         [
@@ -78,9 +102,8 @@ def test_summary_takes_the_better_mode_of_each_side(tmp_path):
             attention_row("softmax with bias", 512, 3.0, bias="another"),
         ],
     )
-    process = run_script("summary", "--output", tmp_path)
-    assert process.returncode == 0, process.stderr
-    lines = process.stdout.splitlines()
+    summary.main(["--output", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
     assert (
         "| forward: softmax with bias / banded, DecayBias(16, 2), m = 16 | 8,192 | 65.0x | at least 60x | ok |" in lines
     )
@@ -90,7 +113,7 @@ def test_summary_takes_the_better_mode_of_each_side(tmp_path):
     assert f"{growth} at most 2.1x | ok |" in lines
 
 
-def test_summary_publishes_the_same_text_twice(tmp_path):
+def test_summary_publishes_the_same_text_twice(tmp_path, summary):
     output, docs = tmp_path / "output", tmp_path / "docs"
     (docs / "figures").mkdir(parents=True)
     output.mkdir()
@@ -99,8 +122,7 @@ def test_summary_publishes_the_same_text_twice(tmp_path):
     (tmp_path / "README.md").write_text("before\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nafter\n")
     texts = []
     for source in (output, docs / "figures" / "speed"):
-        process = run_script("summary", "--output", source, "--publish", docs)
-        assert process.returncode == 0, process.stderr
+        summary.main(["--output", str(source), "--publish", str(docs)])
         texts.append((docs / "speed.md").read_text())
     assert texts[0] == texts[1]
     assert texts[0].startswith("before\n")
@@ -111,18 +133,34 @@ def test_summary_publishes_the_same_text_twice(tmp_path):
     assert re.fullmatch(pattern, (tmp_path / "README.md").read_text())
 
 
-def test_bad_options_fail_early(tmp_path):
-    process = run_script("summary", "--output", tmp_path)
-    assert process.returncode != 0
-    assert "--output must hold JSON" in process.stderr
+def test_a_page_without_markers_leaves_the_others_as_they_were(tmp_path, summary):
+    docs, page = tmp_path / "docs", "before\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nafter\n"
+    docs.mkdir()
+    write_attention(docs, [attention_row("banded", 512, 1.0)])
+    (docs / "speed.md").write_text(page)
+    (tmp_path / "README.md").write_text(page.replace("end", "beginning"))
+    with pytest.raises(SystemExit, match=r"README\.md must hold <!-- speed: begin --> and <!-- speed: end --> once"):
+        summary.main(["--output", str(docs), "--publish", str(docs)])
+    assert (docs / "speed.md").read_text() == page
 
 
-def test_speed_page_is_what_the_kept_results_give(tmp_path):
+def test_bad_options_fail_early(tmp_path, summary):
+    with pytest.raises(SystemExit, match="--output must hold JSON"):
+        summary.main(["--output", str(tmp_path)])
+
+
+def test_pages_are_made_without_keras():
+    code = "import json, sys, page, summary; print(json.dumps(sorted(sys.modules)))"
+    imported = run_python(code, folders=(BENCHMARKS, BENCHMARKS / "recipes"))
+    assert {"page", "summary"} <= set(imported)
+    assert not {"jax", "keras", "krpe_tf", "tensorflow"} & set(imported)
+
+
+def test_speed_page_is_what_the_kept_results_give(tmp_path, summary):
     kept, docs = BENCHMARKS.parent / "docs", tmp_path / "docs"
     shutil.copytree(kept / "figures" / "speed", docs / "figures" / "speed")
     for path in (kept / "speed.md", BENCHMARKS.parent / "README.md"):
         shutil.copy(path, docs if path.parent == kept else tmp_path)
-    process = run_script("summary", "--output", docs / "figures" / "speed", "--publish", docs)
-    assert process.returncode == 0, process.stderr
+    summary.main(["--output", str(docs / "figures" / "speed"), "--publish", str(docs)])
     assert (docs / "speed.md").read_text() == (kept / "speed.md").read_text()
     assert (tmp_path / "README.md").read_text() == (BENCHMARKS.parent / "README.md").read_text()

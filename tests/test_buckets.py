@@ -38,25 +38,36 @@ def test_every_document_comes_once_whole_or_truncated_and_counted(
     words_tokenizer, lengths, max_length, batch_tokens, shuffle
 ):
     texts, labels = make_corpus(lengths)
-    dataset, report = classification_dataset(
-        words_tokenizer, texts, labels, max_length, batch_tokens, min_length=8, shuffle=shuffle
-    )
+    fields = {"token_ids": Ragged.join(map(ids_of, texts)), "label": np.array(labels)}
+    made, report = buckets(fields, max_length, batch_tokens, tokenizer=words_tokenizer, min_length=8, shuffle=shuffle)
     excess = [max(0, length - max_length) for length in lengths]
     assert report == CutReport(len(lengths), sum(e > 0 for e in excess), sum(excess), sum(lengths))
     seen = {}
-    found = batches(dataset)
-    for ids, mask, label in found:
-        for row, row_mask, index in zip(ids, mask, label, strict=True):
+    for inputs, label, weight in taken(made, made.steps_per_epoch):
+        for ids, mask, index in zip(*(rows[weight == 1] for rows in (*inputs.values(), label)), strict=True):
             assert index not in seen
-            seen[index] = row[row_mask == 1].tolist()
-            assert not row[row_mask == 0].any()
-            assert (np.diff(row_mask) <= 0).all()
-    expected = words_tokenizer.encode(texts)
-    for index, ids in enumerate(expected):
-        cut = ids.tolist() if len(ids) <= max_length else [*ids[: max_length - 1].tolist(), SEP]
-        assert seen.pop(index) == cut
+            seen[index] = ids[mask == 1].tolist()
+            assert not ids[mask == 0].any()
+            assert (np.diff(mask) <= 0).all()
+        assert not any(rows[weight == 0].any() for rows in (*inputs.values(), label))
+    for index, ids in enumerate(map(ids_of, texts)):
+        assert seen.pop(index) == (ids if len(ids) <= max_length else [*ids[: max_length - 1], SEP])
     assert not seen
-    assert int(dataset.cardinality()) == len(found)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_dataset_has_the_rows_of_the_batches_without_padding(words_tokenizer, shuffle):
+    texts, labels = make_corpus([*range(3, 60)])
+    arguments = (words_tokenizer, texts, labels, 40, 256, 8, 1, shuffle)
+    dataset, _ = classification_dataset(*arguments)
+    made, _ = classification_batches(*arguments)
+    assert int(dataset.cardinality()) == made.steps_per_epoch
+    for epoch in range(2):
+        expected = [
+            (inputs["token_ids"][weight == 1], inputs["padding_mask"][weight == 1], label[weight == 1])
+            for inputs, label, weight in taken(made.steps(epoch * made.steps_per_epoch), made.steps_per_epoch)
+        ]
+        assert same(batches(dataset), expected)
 
 
 def test_buckets_shapes_and_batch_sizes(words_tokenizer):

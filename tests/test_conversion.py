@@ -59,18 +59,22 @@ def test_arguments_and_dropout_go_over():
 
 def test_what_cannot_be_converted_raises():
     for layer in (keras.layers.Dense(3), keras.layers.MultiHeadAttention(2, 4), None):
-        with pytest.raises(ValueError, match=r"built keras.layers.MultiHeadAttention. Received: layer="):
+        with pytest.raises(
+            ValueError, match=r"`layer` must be a built keras.layers.MultiHeadAttention. Received: layer="
+        ):
             from_multi_head_attention(layer)
     two_axes = keras.layers.MultiHeadAttention(2, 4, attention_axes=(1, 2))
     two_axes(normal(1, 3, 3, 6), normal(1, 3, 3, 6))
-    with pytest.raises(ValueError, match=r"one axis.*Received: layer with attention_axes=\(1, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"`layer` must attend over one axis.*Received: layer with attention_axes=\(1, 2\)"
+    ):
         from_multi_head_attention(two_axes)
     for arguments in ({"output_shape": 3}, {"num_heads": 3}, {"use_bias": False}):
-        with pytest.raises(ValueError, match=rf"cannot be given.*Received: {next(iter(arguments))}="):
+        with pytest.raises(ValueError, match=rf"`use_bias`.* cannot be given.*Received: {next(iter(arguments))}="):
             from_multi_head_attention(trained(), **arguments)
     gated = trained()
     gated.get_config = lambda: {**keras.layers.MultiHeadAttention.get_config(gated), "use_gate": True}
-    with pytest.raises(ValueError, match=r"gate.*Received: layer with use_gate=True"):
+    with pytest.raises(ValueError, match=r"`layer` must have no gate.*Received: layer with use_gate=True"):
         from_multi_head_attention(gated)
-    with pytest.raises(ValueError, match=r"one axis.*Received: layer with .*output_shape=\(2, 3\)"):
+    with pytest.raises(ValueError, match=r"output of one axis.*Received: layer with .*output_shape=\(2, 3\)"):
         from_multi_head_attention(trained(output_shape=(2, 3)))

@@ -226,5 +226,5 @@ def test_features_of_a_position_depend_on_this_position_alone(name):
 )
 def test_bad_input_raises(change, argument):
     arguments = {"feature_map": "orthogonal", "dim": 4, "num_features": 8, "seed": 0, **change}
-    with pytest.raises(ValueError, match=f"{argument}.*Received: {argument}="):
+    with pytest.raises(ValueError, match=f"`{argument}`.*Received: {argument}="):
         draw_projection(**arguments)

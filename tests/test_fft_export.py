@@ -7,7 +7,7 @@ from export_models import export_tflite, make_classifier, make_encoder, make_ids
 from test_litert import PLAIN
 
 from krpe_tf import KernelizedRPEAttention, LearnedBias, LearnedBias2D, toeplitz_attention
-from krpe_tf.toeplitz import fft
+from krpe_tf.toeplitz import fft, override
 
 LENGTHS = (1, 33, 100)
 
@@ -22,7 +22,7 @@ def noisy_table(num_heads, max_distance):
 @pytest.mark.parametrize("length", [2, 4, 64])
 def test_the_inverse_by_a_forward_transform(length):
     x = np.random.default_rng(0).normal(size=(2, 3, length)).astype("float32")
-    with fft.forward_transforms():
+    with override(forward_transforms=True):
         real, imaginary = fft._rfft(x, length)
         back = fft._irfft((real, imaginary), length)
     expected = np.fft.rfft(x.astype("float64"))
@@ -38,7 +38,7 @@ def test_the_route_is_the_same_with_forward_transforms(n_q, n_k, causal):
     value, mask = rng.normal(size=(2, 3, n_k, 5)).astype("float32"), np.arange(n_k) < [[n_k], [n_k // 2 + 1]]
     arrays = query, key, value, noisy_table(3, 9)
     expected = toeplitz_attention(*arrays, causal=causal, key_mask=mask, route="dense")
-    with fft.forward_transforms():
+    with override(forward_transforms=True):
         result = toeplitz_attention(*arrays, causal=causal, key_mask=mask, route="fft")
     assert np.abs(np.asarray(result) - np.asarray(expected)).max() < 1e-4
 
@@ -87,7 +87,7 @@ def test_a_file_for_a_grid(tmp_path):
 
 
 def test_unknown_lengths_are_refused():
-    with fft.forward_transforms(), pytest.raises(ValueError, match=r'lengths that are known; take "banded"'):
+    with override(forward_transforms=True), pytest.raises(ValueError, match=r'lengths that are known; take "banded"'):
         fft._transform_length(None, 4)
 
 

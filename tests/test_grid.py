@@ -123,5 +123,5 @@ def test_a_vision_model_trains_and_loads(tmp_path):
 @pytest.mark.parametrize("value", [0, -1, 2.5, None])
 def test_bad_arguments_raise(argument, value):
     arguments = {"num_heads": 2, "height": 3, "width": 4, argument: value}
-    with pytest.raises(ValueError, match=rf"{argument}.*Received: {argument}="):
+    with pytest.raises(ValueError, match=rf"`{argument}`.*Received: {argument}="):
         LearnedBias2D(**arguments)

@@ -70,6 +70,11 @@ def test_a_functional_model_of_a_user():
     assert [each.name for each in interface_of(several).outputs] == ["output_0", "output_1"]
 
 
+def test_a_sequential_model_with_an_input():
+    model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2)])
+    assert described(model) == ((Array("x", "float32", ("batch", 3)),), [("float32", ("batch", 2))])
+
+
 def test_an_interface_of_its_own_is_taken():
     class Stateful(keras.Model):
         interface = Interface(TOKENS, (), state=(Array("state", "float32", ("batch", 2, 4)),))

@@ -329,7 +329,7 @@ def test_two_processes_do_not_train_in_one_folder(folder, capsys):
     (folder / "locked").mkdir()
     with locked(folder / "locked"):
         assert main(arguments(folder, "locked")) == 2
-    assert "must be a folder that no other process trains in" in capsys.readouterr().err
+    assert "`output` must be a folder that no other process trains in" in capsys.readouterr().err
 
 
 def state(output, seed=0, data="data", task=TEXT_CLASSIFICATION, **arguments):

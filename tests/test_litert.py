@@ -65,20 +65,18 @@ def with_op(function):
 
 
 @pytest.fixture(scope="module")
-def classifier():
-    return make_classifier()
+def classifier(shared):
+    return shared.classifier
 
 
 @pytest.fixture(scope="module")
-def ids_file(classifier, tmp_path_factory):
-    path = tmp_path_factory.mktemp("ids") / "model.tflite"
-    return path, export_tflite(classifier, path, LENGTHS)
+def ids_file(shared):
+    return shared.ids
 
 
 @pytest.fixture(scope="module")
-def text_file(classifier, tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "model.tflite"
-    return path, export_tflite(classifier, path, LENGTHS, tokenizer=make_tokenizer())
+def text_file(shared):
+    return shared.text
 
 
 def test_file_runs_alone_and_agrees(classifier, ids_file):
@@ -304,8 +302,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
 def test_lengths_share_the_weights(tmp_path):
     model = make_classifier(vocabulary_size=8192, hidden_dim=128, num_heads=4, intermediate_dim=512)
     tokenizer = make_tokenizer()
-    one = export_tflite(model, tmp_path / "one.tflite", (512,), tokenizer=tokenizer)
-    three = export_tflite(model, tmp_path / "three.tflite", (512, 2048, 8192), tokenizer=tokenizer)
+    one = export_tflite(model, tmp_path / "one.tflite", (16,), tokenizer=tokenizer)
+    three = export_tflite(model, tmp_path / "three.tflite", (16, 48, 128), tokenizer=tokenizer)
     assert three.bytes < 1.03 * one.bytes
     assert max(three.max_error.values()) < 1e-4
 
@@ -350,11 +348,9 @@ def test_model_reads_text(classifier, text_file):
 
 
 @pytest.mark.slow
-def test_own_sample_texts(classifier, tmp_path):
-    report = export_tflite(
-        classifier, tmp_path / "model.tflite", (16,), tokenizer=make_tokenizer(), sample_texts=TEXTS, tolerance=1e-3
-    )
+def test_own_sample_texts(classifier, text_file, tmp_path):
+    _, report = text_file
     assert report.tolerance == 1e-3
-    assert sorted(report.max_error) == ["ids_16", "text_16"]
+    assert sorted(report.max_error) == ["ids_16", "ids_40", "text_16", "text_40"]
     with pytest.raises(ValueError, match="texts"):
         export_tflite(classifier, tmp_path / "b", (16,), tokenizer=make_tokenizer(), sample_texts=[""])

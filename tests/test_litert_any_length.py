@@ -17,6 +17,7 @@ from export_models import (
 )
 
 from krpe_tf import LearnedBias, models
+from krpe_tf.export import LiteRTModel
 
 # LiteRT alone, all lengths one after the other in one interpreter.
 EVERY_LENGTH = """
@@ -39,15 +40,13 @@ def run_any(path, inputs, folder):
 
 
 @pytest.fixture(scope="module")
-def classifier():
-    return make_classifier(vocabulary_size=2048)
+def classifier(shared):
+    return shared.classifier
 
 
 @pytest.fixture(scope="module")
-def files(classifier, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("any")
-    report = export_tflite(classifier, folder / "any.tflite", (40, None), tokenizer=make_tokenizer())
-    return folder / "any.tflite", report
+def files(shared):
+    return shared.free
 
 
 def test_every_length_agrees(classifier, files, tmp_path):
@@ -59,9 +58,10 @@ def test_every_length_agrees(classifier, files, tmp_path):
 
 def test_it_stands_beside_the_fixed_lengths(files):
     path, report = files
-    assert report.lengths == [40, None]
-    assert sorted(report.signatures) == ["ids_40", "ids_any", "text_40", "text_any", "tokenize"]
-    assert sorted(report.max_error) == ["ids_40", "ids_any", "text_40", "text_any"]
+    assert report.lengths == [16, 40, None]
+    compared = ["ids_16", "ids_40", "ids_any", "text_16", "text_40", "text_any"]
+    assert sorted(report.signatures) == [*compared, "tokenize"]
+    assert sorted(report.max_error) == compared
     assert max(report.max_error.values()) < 1e-5
     assert report.highest_rank <= 4
     assert report.bytes == path.stat().st_size
@@ -84,6 +84,8 @@ def test_every_kind_of_model_agrees(model, tmp_path):
     assert report.custom_ops == {}
     assert report.highest_rank <= 4
     assert report.max_error["ids_any"] < 1e-5
+    loaded = LiteRTModel(tmp_path / "model.tflite")
+    assert (loaded.lengths, loaded.any_length) == ([], True)
 
 
 @pytest.mark.parametrize(

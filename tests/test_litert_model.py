@@ -7,27 +7,25 @@ import numpy as np
 import pytest
 import sentencepiece
 from ai_edge_litert.tools import flatbuffer_utils
-from export_models import TEXTS, export_tflite, make_classifier, make_tokenizer, relative_error
+from export_models import TEXTS, export_tflite, make_tokenizer, relative_error
 
 from krpe_tf.export import LiteRTModel
 from krpe_tf.export.vocabulary import vocabulary_files
+from krpe_tf.files import companion
 from krpe_tf.text import SentencePieceTokenizer, WordPieceTokenizer
 
 MIXED = [*TEXTS, "🙂🙃 👩‍👩‍👧", "война и мир, law и peace", "שלום العالم the people", b"the law", "x" * 2_000_000]
 
 
 @pytest.fixture(scope="module")
-def classifier():
-    return make_classifier()
+def classifier(shared):
+    return shared.classifier
 
 
 @pytest.fixture(scope="module")
-def files(classifier, tmp_path_factory):
+def files(shared):
     """One file that windows are needed for, one for any length."""
-    folder = tmp_path_factory.mktemp("text")
-    for name, lengths in (("fixed", (16, 40)), ("free", (None,))):
-        export_tflite(classifier, folder / f"{name}.tflite", lengths, tokenizer=make_tokenizer(), measure=False)
-    return folder
+    return {"fixed": shared.text[0], "free": shared.free[0]}
 
 
 def in_windows(classifier, ids, largest):
@@ -48,10 +46,10 @@ def test_texts_of_any_kind(classifier, files, runtime):
     tokenizer = make_tokenizer()
     long = ["war and peace " * 100, "the people of the union " * 30]
     expected = np.concatenate([classifier(tokenizer([text])) for text in [*MIXED, *long]])
-    free = LiteRTModel(files / "free.tflite", runtime=runtime)
-    assert (free.lengths, free.any_length, free.reads_text) == ([], True, True)
+    free = LiteRTModel(files["free"], runtime=runtime)
+    assert (free.lengths, free.any_length, free.reads_text) == ([16, 40], True, True)
     assert relative_error(free([*MIXED, *long]), expected) < 1e-5
-    fixed = LiteRTModel(files / "fixed.tflite", runtime=runtime, too_long="windows")
+    fixed = LiteRTModel(files["fixed"], runtime=runtime, too_long="windows")
     assert (fixed.lengths, fixed.any_length) == ([16, 40], False)
     expected[len(MIXED) :] = [in_windows(classifier, ids, 40) for ids in tokenizer.encode(long)]
     assert relative_error(fixed([*MIXED, *long]), expected) < 1e-5
@@ -64,7 +62,7 @@ def test_texts_of_any_kind(classifier, files, runtime):
 @pytest.mark.slow
 def test_two_megabytes_in_windows(classifier, files):
     text = "war and peace law " * 111_112
-    result = LiteRTModel(files / "fixed.tflite", too_long="windows")([text])
+    result = LiteRTModel(files["fixed"], too_long="windows")([text])
     # All windows but the shorter ones at the end hold the same 38 tokens, at one of four places in the phrase.
     ids = make_tokenizer().encode([text])[0]
     inside = len(ids) - 2
@@ -85,8 +83,8 @@ def test_two_megabytes_in_windows(classifier, files):
 @pytest.mark.slow
 def test_the_first_graph_needs_no_text_ops(files):
     """Runtimes prepare the first graph of a file when they open it, also those that lack the tokenizer's ops."""
-    for name in ("fixed", "free"):
-        model = flatbuffer_utils.read_model(str(files / f"{name}.tflite"))
+    for path in files.values():
+        model = flatbuffer_utils.read_model(str(path))
         codes = [model.operatorCodes[op.opcodeIndex] for op in model.subgraphs[0].operators]
         assert all(code.customCode is None for code in codes)
 
@@ -94,18 +92,18 @@ def test_the_first_graph_needs_no_text_ops(files):
 @pytest.mark.slow
 def test_the_vocabulary_lies_beside_the_file(classifier, files, tmp_path):
     tokenizer = make_tokenizer()
-    lines = (files / "free.vocab.txt").read_text(encoding="utf-8").split("\n")
+    lines = companion(files["free"], "vocab.txt").read_text(encoding="utf-8").split("\n")
     assert lines == [*tokenizer.vocabulary, ""]
-    settings = json.loads((files / "free.tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = json.loads(companion(files["free"], "tokenizer_config.json").read_text(encoding="utf-8"))
     assert settings["do_lower_case"] is settings["strip_accents"] is True
     assert [settings[f"{name}_token"] for name in ("pad", "unk", "cls", "sep", "mask")] == tokenizer.vocabulary[:5]
     # The file and what lies beside it: all of them, or none.
     path = tmp_path / "model.tflite"
     (tmp_path / "model.vocab.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"`path` must be free.*model\.vocab\.txt"):
-        export_tflite(classifier, path, (8,), tokenizer=tokenizer, measure=False)
+        export_tflite(classifier, path, (8,), tokenizer=tokenizer)
     with pytest.raises(ValueError, match="nothing was written"):
-        export_tflite(classifier, path, (8,), tokenizer=tokenizer, measure=False, overwrite=True, tolerance=1e-30)
+        export_tflite(classifier, path, (8,), tokenizer=tokenizer, overwrite=True, tolerance=1e-30)
     assert [each.name for each in tmp_path.iterdir()] == ["model.vocab.txt"]
     assert (tmp_path / "model.vocab.txt").read_text() == "mine"
 

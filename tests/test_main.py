@@ -134,4 +134,4 @@ def test_unwritable_output_is_said_before_any_work(tmp_path, capsys):
     data = write_csv(tmp_path / "documents.csv", 8)
     (tmp_path / "file").touch()
     assert main(["train", str(data), "--output", str(tmp_path / "file" / "run")]) == 2
-    assert "output must be a writable folder" in capsys.readouterr().err.replace("`", "")
+    assert "`output` must be a writable folder" in capsys.readouterr().err

@@ -26,12 +26,13 @@ assert not any(name.startswith("tensorflow") for name, module in sys.modules.ite
 print(keras.backend.backend())
 """
 IMPORTS = """
-import sys, pathlib
+import importlib.metadata, pathlib
 import krpe_tf, krpe_tf.models, krpe_tf.export, krpe_tf.toeplitz
 from krpe_tf.export import LiteRTModel, export_saved_model, export_tflite
 from krpe_tf.models import Encoder, MaskedLM, TextClassifier
 for module in (krpe_tf, krpe_tf.models, krpe_tf.export, krpe_tf.toeplitz):
     print(pathlib.Path(module.__file__).resolve())
+assert krpe_tf.__version__ == importlib.metadata.version("krpe_tf")
 """
 
 
@@ -66,22 +67,40 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_every_module(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("krpe_tf", "models", "export"):
-        for path in (ROOT / folder).rglob("*.py"):
+        for path in sorted([*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("py.typed")]):
             name = path.relative_to(ROOT).as_posix()
             assert (name if folder == "krpe_tf" else f"krpe_tf/{name}") in names
     assert not any(name.startswith(("models/", "export/", "tests/")) for name in names)
 
 
-@pytest.mark.slow
-def test_the_wheel_installs_and_imports_outside_of_the_checkout(wheel, tmp_path):
-    target = tmp_path / "site"
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", target, wheel]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    files = run_python(IMPORTS, tmp_path, PYTHONPATH=str(target))
+    return target
+
+
+@pytest.mark.slow
+def test_the_wheel_imports_outside_of_the_checkout(installed, tmp_path):
+    files = run_python(IMPORTS, tmp_path, PYTHONPATH=str(installed))
     assert len(files) == 4
     for file in files:
-        assert Path(file).is_relative_to(target)
+        assert Path(file).is_relative_to(installed)
+    assert (installed / "krpe_tf" / "py.typed").exists()
+
+
+@pytest.mark.slow
+def test_the_command_is_python_m_krpe_tf(installed, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(installed), "KERAS_BACKEND": "jax"}
+    script, module = (
+        subprocess.run([*command, "predict", "nowhere", "text"], cwd=tmp_path, env=environment, capture_output=True)
+        for command in ([installed / "bin" / "krpe-tf"], [sys.executable, "-m", "krpe_tf"])
+    )
+    assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
+    assert script.returncode == 2
+    assert b"nowhere" in script.stderr
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def test_make_position_bias():
     bias = LearnedBias(3, 5)
     assert make_position_bias(bias, 3) is bias
     for wrong in ("t5", 3, object(), LearnedBias(2, 5), LearnedBias):
-        with pytest.raises(ValueError, match=r"position_bias.*Received: position_bias"):
+        with pytest.raises(ValueError, match=r"`position_bias`.*Received: position_bias"):
             make_position_bias(wrong, 3)
 
 
@@ -218,5 +218,5 @@ def test_make_position_bias():
     ],
 )
 def test_bad_input_raises(bias_class, arguments, argument):
-    with pytest.raises(ValueError, match=f"{argument}.*Received: {argument}="):
+    with pytest.raises(ValueError, match=f"`{argument}`.*Received: {argument}="):
         bias_class(**arguments)

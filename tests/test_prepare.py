@@ -265,9 +265,9 @@ from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 tokenizer = WordPieceTokenizer([*RESERVED_TOKENS, *words])
 
-def peak():
+def memory(name):
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
 def run(name, megabytes):
     source = Path(sys.argv[1], f"{name}.jsonl")
@@ -276,17 +276,19 @@ def run(name, megabytes):
         for _ in range(megabytes * 10**6 // len(text)):
             file.write('{"text": "' + text + '"}' + chr(10))
     prepared = prepare(
-        source, Path(sys.argv[1], name), tokenizer=words_tokenizer, labelled=False, num_shards=8, progress=False
+        source, Path(sys.argv[1], name), tokenizer=tokenizer, labelled=False, progress=False
     )
-    after_preparing = peak()
-    batches = prepared.masked_lm_batches(512, 16, shuffle_tokens=2**18)
+    after_preparing = memory("VmHWM")
+    batches = prepared.masked_lm_batches(512, 16)
+    # Of the process's own memory: what is mapped of the file can be dropped at any time.
+    most = 0
     for _ in batches.dataset().take(batches.steps_per_epoch):
-        pass
-    return source.stat().st_size, 4 * prepared.tokens(), after_preparing, peak()
+        most = max(most, memory("RssAnon"))
+    return source.stat().st_size, 4 * prepared.tokens(), after_preparing, most
 
-_, _, _, before = run("small", 8)
+_, _, before, before_reading = run("small", 8)
 size, held, preparing, reading = run("large", 160)
-print(size, held, preparing - before, reading - before)
+print(size, held, preparing - before, reading - before_reading)
 """
 
 

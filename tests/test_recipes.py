@@ -1,11 +1,9 @@
 """The recipes: their batches and models, a run at sizes that prove nothing, and the page of what was measured."""
 
+import importlib
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -16,16 +14,16 @@ RECIPES = Path(__file__).parent.parent / "benchmarks" / "recipes"
 DOCS = RECIPES.parent.parent / "docs"
 
 
-def run_script(name, *arguments):
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-
-
 @pytest.fixture
 def recipes(monkeypatch):
     monkeypatch.syspath_prepend(RECIPES)
     return pytest.importorskip("_masked_lm")
+
+
+@pytest.fixture
+def page(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    return importlib.import_module("page")
 
 
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 16, "length": 12, "seed": 0}
@@ -89,14 +87,13 @@ def test_models_of_a_seed_start_from_the_same_weights(recipes):
 
 
 @pytest.mark.slow
-def test_quick_run_and_its_page(tmp_path):
+def test_quick_run_and_its_page(tmp_path, recipes, page):
     output, docs = tmp_path / "output", tmp_path / "docs"
     docs.mkdir()
     (docs / "recipes.md").write_text("before\n<!-- recipes: begin -->\nold\n<!-- recipes: end -->\nafter\n")
     # The second time there is nothing left to run.
     suites = [option for name in ("small", "small", "timing") for option in ("--suite", name)]
-    process = run_script("masked_lm", "--quick", "--output", output, *suites)
-    assert process.returncode == 0, process.stderr
+    importlib.import_module("masked_lm").main(["--quick", "--output", str(output), *suites])
     lines = [json.loads(line) for line in (output / "masked_lm.jsonl").read_text().splitlines()]
     trained, timing = lines[:-1], lines[-1]
     assert [run["attention"] for run in trained] == ["kernel", "softmax", "kernel, not normalized"]
@@ -106,27 +103,24 @@ def test_quick_run_and_its_page(tmp_path):
         assert run["final"] > 0
     assert all(seconds > 0 for seconds in timing["seconds"].values())
 
-    process = run_script("page", "--output", output, "--publish", docs)
-    assert process.returncode == 0, process.stderr
-    page = (docs / "recipes.md").read_text()
-    assert page.startswith("before\n")
-    assert page.endswith("after\n")
-    assert "old" not in page
-    assert "A quick run" in page
-    assert f"| softmax | {trained[1]['final']:.3f} |" in page
+    page.main(["--output", str(output), "--publish", str(docs)])
+    text = (docs / "recipes.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "A quick run" in text
+    assert f"| softmax | {trained[1]['final']:.3f} |" in text
     assert (docs / "figures" / "recipes" / "small_masked_lm.png").stat().st_size > 10_000
 
 
-def test_page_without_runs_says_so(tmp_path):
-    process = run_script("page", "--output", tmp_path)
-    assert process.returncode != 0
-    assert "--output must hold masked_lm.jsonl" in process.stderr
+def test_page_without_runs_says_so(tmp_path, page):
+    with pytest.raises(SystemExit, match=r"--output must hold masked_lm\.jsonl"):
+        page.main(["--output", str(tmp_path)])
 
 
-def test_page_is_what_the_kept_runs_give(tmp_path):
+def test_page_is_what_the_kept_runs_give(tmp_path, page):
     docs = tmp_path / "docs"
     shutil.copytree(DOCS / "figures" / "recipes", docs / "figures" / "recipes")
     shutil.copy(DOCS / "recipes.md", docs)
-    process = run_script("page", "--output", docs / "figures" / "recipes", "--publish", docs)
-    assert process.returncode == 0, process.stderr
+    page.main(["--output", str(docs / "figures" / "recipes"), "--publish", str(docs)])
     assert (docs / "recipes.md").read_text() == (DOCS / "recipes.md").read_text()

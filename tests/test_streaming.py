@@ -156,7 +156,7 @@ def test_a_step_compiles():
 )
 def test_layers_that_cannot_stream_say_so(arguments):
     layer = KernelizedRPEAttention(**{"num_heads": 2, "key_dim": 4, "causal": True, **arguments})
-    with pytest.raises(ValueError, match=r"(?s)decoding needs causal=True.*Received: causal="):
+    with pytest.raises(ValueError, match=r"(?s)decoding needs `causal=True`.*Received: causal="):
         layer.initial_state(1)
 
 
@@ -164,18 +164,18 @@ def test_bad_steps_raise():
     layer, x = make(), normal(2, 3, 6)
     state = layer.initial_state(2)
     for bad in (layer.initial_state(3), {}, None, {**state, "keys": state["values"][:, :1]}):
-        with pytest.raises(ValueError, match=r"(?s)state must come from initial_state.*Received: state"):
+        with pytest.raises(ValueError, match=r"(?s)`state` must come from `initial_state.*Received: state"):
             layer.step(x, bad)
-    with pytest.raises(ValueError, match=r"(?s)query must have shape.*Received: query"):
+    with pytest.raises(ValueError, match=r"(?s)`query` must have shape.*Received: query"):
         layer.step(x[0], state)
-    with pytest.raises(ValueError, match=r"(?s)mask must have shape \(2, 3\).*Received: mask.shape"):
+    with pytest.raises(ValueError, match=r"(?s)`mask` must have shape \(2, 3\).*Received: mask.shape"):
         layer.step(x, state, mask=np.ones((2, 4), bool))
-    with pytest.raises(ValueError, match=r"(?s)reset must have shape \(2,\).*Received: reset.shape"):
+    with pytest.raises(ValueError, match=r"(?s)`reset` must have shape \(2,\).*Received: reset.shape"):
         layer.step(x, state, reset=np.ones((3,), bool))
-    with pytest.raises(ValueError, match=r"at least one.*Received: query.shape"):
+    with pytest.raises(ValueError, match=r"`query` must have a known length of at least one.*Received: query.shape"):
         layer.step(x[:, :0], state)
     unbuilt = KernelizedRPEAttention(2, 4, causal=True)
     with pytest.raises(ValueError, match=r"built.*Received: built=False"):
         unbuilt.step(x, unbuilt.initial_state(2))
-    with pytest.raises(ValueError, match=r"batch_size.*Received: batch_size=0"):
+    with pytest.raises(ValueError, match=r"`batch_size`.*Received: batch_size=0"):
         layer.initial_state(0)

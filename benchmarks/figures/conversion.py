@@ -1,14 +1,21 @@
-"""Figure 2 of the paper, small: softmax models converted to random features without training on.
+"""Figure 2 of the paper, small: softmax models converted to random features without further training.
 
 Byte-level language models with standard or normalised attention, with or without relative positions (then absolute
 ones), trained with the exact softmax kernel; then the kernel is replaced by m positive features (Eq. 5).
 """
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
-from _language import evaluate, load_bytes, make_model, train
-from _output import arguments, write
+from _language import evaluate, make_model, train
+from _output import command_line, write
 from keras.utils import Progbar
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all benchmarks share
+from _messages import load_bytes
 
 VARIANTS = {
     "standard": {"normalize": False, "bias": None},
@@ -19,7 +26,7 @@ VARIANTS = {
 
 
 def measure(steps: int, seeds: int, counts: tuple[int, ...]) -> dict:
-    """Validation losses by variant and number of features, one a seed."""
+    """Return validation losses by variant and number of features, one for each seed."""
     training, validation = load_bytes()
     losses = {name: {str(m): [] for m in ("softmax", *counts)} for name in VARIANTS}
     progress = Progbar(len(VARIANTS) * seeds, unit_name="model")
@@ -39,13 +46,15 @@ def measure(steps: int, seeds: int, counts: tuple[int, ...]) -> dict:
 
 
 def plot(numbers: dict):
-    """One panel a variant: means with two standard errors, and the softmax model it came from."""
+    """Plot a panel for each variant: means with two standard errors, and the softmax model it came from."""
     figure, axes = plt.subplots(1, len(VARIANTS), figsize=(14, 3.5), sharey=True)
     for axis, (name, values) in zip(axes, numbers["nats"].items(), strict=True):
         counts = [int(m) for m in values if m != "softmax"]
         mean = np.array([np.mean(values[str(m)]) for m in counts])
-        spread = [2 * np.std(values[str(m)], ddof=1) / np.sqrt(numbers["seeds"]) for m in counts]
-        axis.errorbar(counts, mean, spread if numbers["seeds"] > 1 else None, marker="o", capsize=3, label="converted")
+        spread = None
+        if numbers["seeds"] > 1:
+            spread = [2 * np.std(values[str(m)], ddof=1) / np.sqrt(numbers["seeds"]) for m in counts]
+        axis.errorbar(counts, mean, spread, marker="o", capsize=3, label="converted")
         axis.axhline(np.mean(values["softmax"]), color="black", linestyle="--", label="softmax")
         axis.set(title=name, xlabel="features m", xscale="log", xticks=counts, xticklabels=counts)
         axis.minorticks_off()
@@ -55,9 +64,9 @@ def plot(numbers: dict):
     return figure
 
 
-def main() -> None:
-    """Trains, converts, plots and writes."""
-    options = arguments(__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, convert, plot and write."""
+    options = command_line(__doc__, arguments)
     numbers = measure(3, 1, (16,)) if options.quick else measure(400, 5, (16, 32, 64, 128, 256, 512))
     write(options.output, "conversion", numbers, plot(numbers))
 

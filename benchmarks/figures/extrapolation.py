@@ -1,10 +1,18 @@
 """Loss against length, up to eight times the length of training, for every bias and for the softmax twin."""
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
-from _language import LENGTH, evaluate, load_bytes, make_model, train
-from _output import arguments, write
+from _language import LENGTH, evaluate, make_model, train
+from _output import command_line, write
 from keras.utils import Progbar
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all benchmarks share
+
+from _messages import load_bytes
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
 
@@ -21,7 +29,7 @@ MODELS = {
 
 
 def measure(steps: int, seeds: int, times: tuple[int, ...]) -> dict:
-    """Validation losses by model and length, one a seed."""
+    """Return validation losses by model and length, one for each seed."""
     training, validation = load_bytes()
     losses = {name: {str(factor * LENGTH): [] for factor in times} for name in MODELS}
     progress = Progbar(len(MODELS) * seeds, unit_name="model")
@@ -36,7 +44,7 @@ def measure(steps: int, seeds: int, times: tuple[int, ...]) -> dict:
 
 
 def plot(numbers: dict):
-    """One line a model."""
+    """Plot a line for each model."""
     figure, axis = plt.subplots(figsize=(6, 4.5))
     for name, values in numbers["nats"].items():
         axis.plot(list(map(int, values)), [np.mean(losses) for losses in values.values()], marker="o", label=name)
@@ -49,9 +57,9 @@ def plot(numbers: dict):
     return figure
 
 
-def main() -> None:
-    """Trains, measures, plots and writes."""
-    options = arguments(__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, measure, plot and write."""
+    options = command_line(__doc__, arguments)
     numbers = measure(3, 1, (1, 2)) if options.quick else measure(400, 3, (1, 2, 4, 8))
     write(options.output, "extrapolation", numbers, plot(numbers))
 

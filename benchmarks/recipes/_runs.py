@@ -1,16 +1,16 @@
-"""The file of finished runs, a line of JSON each."""
+"""The file of finished runs, a line of JSON for each."""
 
 import json
 from pathlib import Path
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The finished runs."""
+    """Return the finished runs."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def append(path: Path, run: dict) -> None:
-    """One more run: the file is replaced whole, so an interruption leaves the one before."""
+    """Add a run: the file is replaced whole, so an interruption leaves the one before."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in [*read_lines(path), run]), encoding="utf-8")
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Trains the small masked-LM recipe and the table of biases, and keeps every finished run.
+"""Train the small masked-LM recipe and the table of biases, and keep every finished run.
 
     python benchmarks/recipes/masked_lm.py --suite small
     python benchmarks/recipes/masked_lm.py --suite timing       # on an idle machine
@@ -13,12 +13,17 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
-from _masked_lm import ABSOLUTE, compiled, datasets, load_bytes, train
+from _masked_lm import ABSOLUTE, compiled, datasets, train
 from _runs import append, read_lines
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all benchmarks share
+
+from _messages import load_bytes
 
 CONFIG = Path(__file__).with_name("small_masked_lm.json")
 DECAY = "radius 16 + 2 exponentials"
@@ -67,13 +72,13 @@ QUICK = {
 
 
 def cell(bias: str, attention: str, num_features: int | None) -> dict:
-    """The settings that name a model."""
+    """Return the settings that name a model."""
     features = {} if num_features is None else {"num_features": num_features}
     return {"bias": bias, "attention": attention, **features}
 
 
 def runs(suite: str, config: dict) -> list[dict]:
-    """The settings of every run of a suite, in order."""
+    """Return the settings of every run of a suite, in order."""
     base = {"suite": suite, **{name: value for name, value in config.items() if name not in ("seeds", "models")}}
     if suite == "small":
         return [{**base, **model, "seed": seed} for seed in config["seeds"] for model in config["models"]]
@@ -82,19 +87,19 @@ def runs(suite: str, config: dict) -> list[dict]:
 
 
 def quick_runs(suite: str, config: dict) -> list[dict]:
-    """One run of the suite, of the recipe one for each model, at sizes that prove nothing."""
+    """Return one run of the suite, of the recipe one for each model, at sizes that prove nothing."""
     chosen = runs(suite, {**config, "seeds": config["seeds"][:1]})
     return [{**run, **QUICK} for run in chosen[: 3 if suite == "small" else 1]]
 
 
 def is_done(settings: dict, finished: list[dict]) -> bool:
-    """Whether a run with all these settings is among the finished ones, of whatever suite."""
+    """Return whether a run with all these settings is among the finished ones, of whatever suite."""
     wanted = {name: value for name, value in settings.items() if name != "suite"}
     return any(all(run.get(name) == value for name, value in wanted.items()) for run in finished)
 
 
 def measure_time(config: dict, data, steps: int, rounds: int) -> dict:
-    """Seconds of `steps` training steps of each of the recipe's models, in turn, warm; the least of the rounds."""
+    """Measure seconds of `steps` warm training steps of the recipe's models, in turn; the least of the rounds."""
     calls, seconds, first = {}, {}, {}
     for run in runs("small", {**config, "seeds": config["seeds"][:1]}):
         model, (training, _) = compiled(run), datasets({**run, "steps": steps}, data)
@@ -112,13 +117,13 @@ def measure_time(config: dict, data, steps: int, rounds: int) -> dict:
     return {"suite": "timing", "steps": steps, "seconds": seconds, "first_seconds": first, "xla": config["xla"]}
 
 
-def main() -> None:
-    """Runs what is not there yet."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/recipes"), help="the folder of masked_lm.jsonl")
     parser.add_argument("--suite", choices=SUITES, action="append", help="what to run, again for more (default: all)")
-    parser.add_argument("--quick", action="store_true", help="the same path at sizes that prove nothing, to see it run")
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="tiny sizes that prove nothing: see it run")
+    options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     path, data = options.output / "masked_lm.jsonl", load_bytes()
     config = {"xla": False, "validation_tokens": 2**17, **json.loads(CONFIG.read_text(encoding="utf-8"))}

@@ -1,4 +1,4 @@
-"""From the finished runs of masked_lm.py to the tables and the plot of docs/recipes.md.
+"""Make the tables and the plot of docs/recipes.md from the finished runs of masked_lm.py.
 
     python benchmarks/recipes/page.py --output build/recipes --publish docs
 
@@ -7,15 +7,20 @@ between the markers of recipes.md, and the plot and the runs, from which this ca
 """
 
 import argparse
-import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from _runs import read_lines
 from matplotlib.figure import Figure
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all benchmarks share
+
+from _pages import keep_files, replace_marked, save_figure
+from _tables import markdown_table
+
 RUNS, PLOT = "masked_lm.jsonl", "small_masked_lm.png"
-BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
 # The first measurement: a prototype on 25 MB of other text, one seed, 900 steps of 8 x 256 bytes, and 3,600 of two.
 FIRST = {
     ("none, absolute positions", "softmax", None): 3.054,
@@ -36,29 +41,23 @@ FIRST_LONGER = {("buckets from zeros", "kernel", 16): 1.679, ("radius 16 + 2 exp
 
 
 def key(run: dict) -> tuple:
-    """What names a model."""
+    """Return what names a model."""
     return run["bias"], run["attention"], run.get("num_features")
 
 
 def label(attention: str, num_features: int | None) -> str:
-    """The heading of a column."""
+    """Return the heading of a column."""
     return attention if num_features is None else f"{attention}, m = {num_features}"
 
 
 def nats(loss: float | None, first: float | None = None) -> str:
-    """A loss, or that there is none, with that of the first measurement in parentheses."""
+    """Write a loss, or that it is not finite, with that of the first measurement in parentheses."""
     text = "not finite" if loss is None else f"{loss:.3f}"
     return text if first is None else f"{text} ({first:.3f})"
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def small_table(runs: list[dict]) -> str:
-    """Final losses of the recipe: one column a seed, mean and spread, and the mean difference from softmax."""
+    """Return the final losses of the recipe: a column for each seed, mean, spread, and the difference from softmax."""
     models, seeds = list(dict.fromkeys(map(key, runs))), sorted({run["seed"] for run in runs})
     final = {(key(run), run["seed"]): run["final"] for run in runs}
     twin = next((model for model in models if model[1] == "softmax"), None)
@@ -80,11 +79,11 @@ def small_table(runs: list[dict]) -> str:
         "most - least",
         "minus softmax: mean (least to most)",
     ]
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def bias_table(runs: list[dict], first: dict) -> str:
-    """A row a bias and a column an attention; the first measurement in parentheses."""
+    """Return a table with a row for each bias and a column for each attention; first measurement in parentheses."""
     final = {key(run): run["final"] for run in runs}
     columns = sorted({model[1:] for model in final}, key=lambda column: (column[0] != "softmax", column[0], column[1]))
     rows = []
@@ -94,11 +93,11 @@ def bias_table(runs: list[dict], first: dict) -> str:
             model = (bias, *column)
             cells.append(nats(final[model], first.get(model)) if model in final else "-")
         rows.append([bias, *cells])
-    return markdown(["bias", *(label(*column) for column in columns)], rows)
+    return markdown_table(["bias", *(label(*column) for column in columns)], rows)
 
 
 def longer_table(table: list[dict], longer: list[dict]) -> str:
-    """Runs of many steps beside those of few."""
+    """Return a table of runs of many steps beside those of few."""
     few = {key(run): run for run in table}
     rows = []
     for run in longer:
@@ -107,11 +106,11 @@ def longer_table(table: list[dict], longer: list[dict]) -> str:
             cells = [nats(few[model]["final"], FIRST.get(model)), nats(run["final"], FIRST_LONGER.get(model))]
             rows.append([model[0], label(*model[1:]), *cells])
             steps = few[model]["steps"], run["steps"]
-    return markdown(["bias", "attention", *(f"{count:,} steps" for count in steps)], rows) if rows else ""
+    return markdown_table(["bias", "attention", *(f"{count:,} steps" for count in steps)], rows) if rows else ""
 
 
 def not_run(suites: dict, table: list[dict]) -> str:
-    """What of the first measurement, and of the suites, has no run."""
+    """Say what of the first measurement, and of the suites, has no run."""
     done = set(map(key, table))
     missing = [f"{bias} with {label(*rest)}" for bias, *rest in FIRST if (bias, *rest) not in done]
     missing += [
@@ -121,13 +120,13 @@ def not_run(suites: dict, table: list[dict]) -> str:
 
 
 def sentence(run: dict) -> str:
-    """The sizes of a suite."""
+    """Describe the sizes of a suite."""
     sizes = f"{run['steps']:,} steps of {run['batch_size']} x {run['length']:,} bytes"
     return f"{sizes}, {run['num_layers']} layers of {run['hidden_dim']}, {run['num_heads']} heads.\n"
 
 
 def timing_text(timing: dict, steps: int) -> str:
-    """What the recipe takes on an idle machine, reckoned from a few steps."""
+    """Describe what the recipe takes on an idle machine, reckoned from a few steps."""
     parts = []
     for name, seconds in timing["seconds"].items():
         first = timing["first_seconds"][name] - seconds
@@ -139,7 +138,7 @@ def timing_text(timing: dict, steps: int) -> str:
 
 
 def tables(runs: list[dict]) -> str:
-    """Everything between the markers."""
+    """Return everything between the markers."""
     suites = {}
     for run in runs:
         suites.setdefault(run["suite"], []).append(run)
@@ -170,7 +169,7 @@ def tables(runs: list[dict]) -> str:
 
 
 def plot(runs: list[dict]):
-    """Validation loss of the recipe against steps: the mean over seeds, and each seed."""
+    """Plot the validation loss of the recipe against steps: the mean over seeds, and each seed."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     for index, model in enumerate(dict.fromkeys(map(key, runs))):
@@ -186,27 +185,12 @@ def plot(runs: list[dict]):
     return figure
 
 
-def publish(text: str, folder: Path, docs: Path) -> None:
-    """Tables, plot and runs into the docs folder."""
-    page = docs / "recipes.md"
-    content = page.read_text(encoding="utf-8")
-    if content.count(BEGIN) != 1 or content.count(END) != 1:
-        raise SystemExit(f"{page.name} must hold {BEGIN} and {END} once each")
-    before, after = content.split(BEGIN)[0], content.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
-    kept = docs / "figures" / "recipes"
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in (RUNS, PLOT):
-        if folder.resolve() != kept.resolve() and (folder / name).is_file():
-            shutil.copy(folder / name, kept / name)
-
-
-def main() -> None:
-    """Reads the runs and writes tables and plot."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the runs and write tables and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/recipes"), help=f"the folder that holds {RUNS}")
     parser.add_argument("--publish", type=Path, metavar="DOCS", help="the docs folder to write to as well")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     runs = read_lines(options.output / RUNS)
     if not runs:
         raise SystemExit(f"--output must hold {RUNS} of masked_lm.py, run it first. Received: {options.output}")
@@ -215,9 +199,10 @@ def main() -> None:
         (options.output / "tables.md").write_text(text, encoding="utf-8")
     small = [run for run in runs if run["suite"] == "small"]
     if small:
-        plot(small).savefig(options.output / PLOT, dpi=110)
+        save_figure(plot(small), options.output / PLOT)
     if options.publish is not None:
-        publish(text, options.output, options.publish)
+        replace_marked("recipes", {options.publish / "recipes.md": text})
+        keep_files((RUNS, PLOT), options.output, options.publish / "figures" / "recipes")
     print(text)
 
 

@@ -136,8 +136,7 @@ class _Plan:
         self._counts = np.bincount(self._bucket_of, minlength=len(sizes))
         batches = -(-self._counts // self._rows)
         self.steps = int(batches.sum())
-        self._bucket = np.repeat(np.arange(len(sizes)), batches)
-        self._number = np.arange(self.steps) - np.repeat(np.cumsum(batches) - batches, batches)
+        self._first_batch = np.cumsum(batches) - batches
         self._first = np.cumsum(self._counts) - self._counts
         self._seed, self._shuffle = seed, shuffle
         self._epoch = functools.lru_cache(maxsize=1)(self._plan_epoch)
@@ -145,7 +144,7 @@ class _Plan:
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The documents by bucket, and the batches in their order."""
         documents = np.arange(len(self._bucket_of), dtype="uint32")
-        order = np.arange(self.steps)
+        order = np.arange(self.steps, dtype="uint32")
         if self._shuffle:
             random = np.random.default_rng([self._seed, epoch])
             random.shuffle(documents)
@@ -156,7 +155,8 @@ class _Plan:
         """The bucket and the documents of a step."""
         epoch, place = divmod(step, self.steps)
         documents, order = self._epoch(epoch if self._shuffle else 0)
-        bucket, number = self._bucket[order[place]], self._number[order[place]]
-        start = number * self._rows[bucket]
+        batch = int(order[place])
+        bucket = int(np.searchsorted(self._first_batch, batch, side="right")) - 1
+        start = (batch - self._first_batch[bucket]) * self._rows[bucket]
         stop = min(start + self._rows[bucket], self._counts[bucket])
-        return int(bucket), documents[self._first[bucket] + start : self._first[bucket] + stop].astype("int64")
+        return bucket, documents[self._first[bucket] + start : self._first[bucket] + stop].astype("int64")

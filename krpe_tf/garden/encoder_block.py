@@ -14,11 +14,11 @@ class EncoderBlock(tf_keras.layers.Layer):
 
     Args:
         attention: a tf_keras attention layer.
-        width: of x.
+        width: width of the inputs and outputs.
         intermediate_size: width inside the feed-forward block.
-        dropout_rate: on the output of the feed-forward block.
-        kernel_initializer: returns a new initializer.
-        name: of the layer.
+        dropout_rate: rate on the output of the feed-forward block.
+        kernel_initializer: a function that returns a new initializer.
+        name: name of the layer.
     """
 
     def __init__(
@@ -43,5 +43,5 @@ class EncoderBlock(tf_keras.layers.Layer):
 
 
 def make_norm(name: str) -> tf_keras.layers.Layer:
-    """A layer norm in float32: statistics over a half-precision vector lose what the norm is for."""
+    """Return a layer norm that computes in float32: half precision is too coarse for its statistics."""
     return tf_keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype="float32", name=name)

@@ -8,10 +8,10 @@ from .encoder_config import EncoderConfig
 
 @exp_factory.register_config_factory("krpe_tf/pretraining")
 def pretraining() -> config_definitions.ExperimentConfig:
-    """Model Garden's experiment "bert/pretraining" with our encoder, without the prediction of next sentences.
+    """Return Model Garden's experiment "bert/pretraining" with our encoder, without next-sentence prediction.
 
-    The loss is scaled by the number of replicas: with as many predictions on each, gradients are then those of one
-    device on the whole batch. Weight decay leaves position biases alone, by their names.
+    The loss is scaled by the number of replicas, so that with equally many predictions on each, gradients are those of
+    one device on the whole batch. Weight decay excludes position biases, by their names.
     """
     config = pretraining_experiments.bert_pretraining()
     config.task.model = bert.PretrainerConfig(encoder=encoders.EncoderConfig(type="any", any=EncoderConfig()))

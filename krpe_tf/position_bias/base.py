@@ -1,8 +1,4 @@
-"""Position biases: a learned log-weight for every offset between a key and a query.
-
-A bias is defined by `log_weights`. Every one-dimensional bias has one shape, and this shape is what the linear routes
-use: free values in a near band, and on each side a sum of decaying exponentials. Images have a table over two axes.
-"""
+"""What all biases share, and the base of the one-dimensional ones."""
 
 import numpy as np
 from keras import layers, ops
@@ -12,12 +8,12 @@ from ..finite import FiniteWeights
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """The slopes s_h = 2^(-8 h / heads), h = 1..heads, that every bias starts from (ALiBi, arXiv 2108.12409)."""
+    """Return the slopes s_h = 2^(-8 h / heads), h = 1..heads, that every bias starts from (ALiBi, arXiv 2108.12409)."""
     return 2.0 ** (-8.0 * np.arange(1, num_heads + 1) / num_heads)
 
 
 class BiasLayer(FiniteWeights, layers.Layer):
-    """What all biases are: a layer of float32 weights that are there at once, called with offsets."""
+    """Base of all biases: a layer of float32 weights that exist from the start, called with offsets."""
 
     def __init__(self, num_heads: int, **kwargs):
         check_at_least(1, num_heads=num_heads)
@@ -29,9 +25,9 @@ class BiasLayer(FiniteWeights, layers.Layer):
         return self.log_weights(offsets)
 
     def add_bias_weight(self, name: str, initial: np.ndarray):
-        """A float32 weight that mixed precision leaves alone, starting at `initial`."""
+        """Add a float32 weight that mixed precision leaves alone, starting at `initial`."""
         initial = np.asarray(initial, "float32")
-        # Not `Constant`: its value would land in configs.
+        # `initializers.Constant` would serialise the whole array into the config.
         return self.add_weight(
             shape=initial.shape,
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(initial, dtype or "float32"),
@@ -66,15 +62,15 @@ class PositionBias(BiasLayer):
         self.radius = radius
 
     def near_table(self):
-        """Log-weights of the offsets -(radius - 1) .. radius - 1, shape (num_heads, 2 * radius - 1)."""
+        """Return log-weights of the offsets -(radius - 1) .. radius - 1, shape (num_heads, 2 * radius - 1)."""
         raise NotImplementedError
 
     def tails(self):
-        """The tails before and after the query: (log_amplitudes, rates), each of shape (2, num_heads, terms)."""
+        """Return the tails before and after the query: (log_amplitudes, rates), both of shape (2, num_heads, terms)."""
         raise NotImplementedError
 
     def log_weights(self, offsets):
-        """The bias itself.
+        """Return the bias itself.
 
         Args:
             offsets: integers of any shape, key position minus query position.
@@ -90,7 +86,7 @@ class PositionBias(BiasLayer):
         log_amplitudes, rates = self.tails()
         distance = ops.abs(flat)
         beyond = ops.cast(ops.maximum(distance - self.radius, 0), log_amplitudes.dtype)[None]
-        # A row for every side, head and term. Not broadcast: LiteRT's converter folds no constant that grows much.
+        # A row for every side, head and term, not broadcast: LiteRT's converter folds no constant that grows much.
         terms = log_amplitudes.shape[-1]
         log_amplitudes, rates = (ops.reshape(part, (-1, 1)) for part in (log_amplitudes, rates))
         decays = log_amplitudes - rates * ops.concatenate([beyond] * rates.shape[0])

@@ -24,11 +24,11 @@ class BucketedBias(PositionBias):
         check_at_least(1, num_heads=num_heads, max_distance=max_distance)
         check_at_least(4, num_buckets=num_buckets)
         if num_buckets % 2:
-            raise ValueError(f"num_buckets must be even. Received: num_buckets={num_buckets}")
+            raise ValueError(f"`num_buckets` must be even. Received: num_buckets={num_buckets}")
         if max_distance <= num_buckets // 4:
             raise ValueError(
-                f"max_distance must be more than num_buckets // 4 = {num_buckets // 4}, the distances with a bucket of "
-                f"their own. Received: max_distance={max_distance}"
+                f"`max_distance` must be more than num_buckets // 4 = {num_buckets // 4}, the distances with a bucket "
+                f"of their own. Received: max_distance={max_distance}"
             )
         first_distance = _bucket_starts(num_buckets // 2, max_distance)
         super().__init__(num_heads, radius=int(first_distance[-1]), **kwargs)
@@ -55,7 +55,7 @@ class BucketedBias(PositionBias):
 
 
 def _bucket_starts(num_buckets: int, max_distance: int) -> np.ndarray:
-    """Smallest distance of each bucket of one direction, in integers so that no boundary depends on rounding."""
+    """Return the smallest distance of each bucket of one direction, computed in integers, without rounding."""
     exact = num_buckets // 2
     steps = num_buckets - exact
     starts = list(range(exact))

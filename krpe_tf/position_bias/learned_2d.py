@@ -14,7 +14,7 @@ class LearnedBias2D(BiasLayer):
     b_(dy, dx) = table[dy + height - 1, dx + width - 1]. The positions are those of the grid, row after row, of which
     there must be height * width; with `class_token` there is one more before them, outside the grid, with three scalars
     of its own per head: how it weighs itself, how it weighs the grid, and how the grid weighs it. The table starts from
-    a slope per head, -s_h sqrt(dy^2 + dx^2). Served by the routes "dense" and "fft".
+    a slope per head, -s_h sqrt(dy^2 + dx^2). The routes "dense" and "fft" serve it.
 
     Args:
         num_heads: number of attention heads, at least 1.
@@ -36,11 +36,11 @@ class LearnedBias2D(BiasLayer):
 
     @property
     def num_positions(self) -> int:
-        """How many positions queries and keys must have."""
+        """The number of positions that queries and keys must have."""
         return self.height * self.width + int(self.class_token)
 
     def log_weights(self, offsets):
-        """The bias itself, within the grid.
+        """Return the bias itself, within the grid.
 
         Args:
             offsets: integers (..., 2), (dy, dx) of the key minus those of the query. Those past the table are clipped.
@@ -53,7 +53,7 @@ class LearnedBias2D(BiasLayer):
         return ops.take(self.diagonals(), index[..., 0] * (2 * self.width - 1) + index[..., 1], axis=1)
 
     def diagonals(self):
-        """The table as one row: b at dy (2 width - 1) + dx, ascending, (num_heads, (2 height - 1) (2 width - 1))."""
+        """Return the table as rows, b at dy (2 width - 1) + dx: (num_heads, (2 height - 1) (2 width - 1))."""
         return ops.reshape(ops.convert_to_tensor(self.table), (self.num_heads, -1))
 
     def compute_output_shape(self, offsets_shape):

@@ -12,14 +12,14 @@ class NoBias:
         self.num_heads = num_heads
 
     def log_weights(self, offsets):
-        """Zeros."""
+        """Return zeros."""
         return ops.zeros((self.num_heads, *ops.shape(offsets)), "float32")
 
     def near_table(self):
-        """One zero."""
+        """Return one zero for each head."""
         return ops.zeros((self.num_heads, 1), "float32")
 
     def tails(self):
-        """One constant term on each side."""
+        """Return one constant term on each side."""
         zeros = ops.zeros((2, self.num_heads, 1), "float32")
         return zeros, zeros

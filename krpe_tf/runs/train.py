@@ -111,12 +111,13 @@ def train_run(
         with distribution.scope():
             models = _models(recipe, corpus, batches, settings, initial_encoder)
             histories = _fit(models, batches, settings, state, distribution)
+            model = models[task].in_float32()
         with distribution.chief_first():
             if not distribution.is_chief:
                 return json.loads((output / "training.json").read_text(encoding="utf-8"))
             length = getattr(settings, task.length)
             summary = save_run(
-                output, models[task], corpus.tokenizer, corpus.classes, length, histories, settings.to_json(), task
+                output, model, corpus.tokenizer, corpus.classes, length, histories, settings.to_json(), task
             )
             if task.scores is not None and batches[task][1] is not None:
                 summary["scores"] = task.scores(load_run(output)[0], batches[task][1], corpus.classes)

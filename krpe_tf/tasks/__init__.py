@@ -7,8 +7,9 @@ from .masked_lm import MASKED_LM
 from .settings import Settings, argument_names, check_names, setting
 from .task import Task
 from .text_classification import TEXT_CLASSIFICATION
+from .token_classification import TOKEN_CLASSIFICATION
 
-TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION)}
+TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)}
 
 
 def layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
@@ -28,6 +29,7 @@ __all__ = [
     "MASKED_LM",
     "TASKS",
     "TEXT_CLASSIFICATION",
+    "TOKEN_CLASSIFICATION",
     "DocumentSettings",
     "Settings",
     "Task",

@@ -18,6 +18,7 @@ class DocumentSettings(Settings):
     """Settings of a task on whole documents."""
 
     max_length: int = setting(8192, "tokens per document; longer documents are truncated")
+    min_length: int = setting(128, "tokens of the shortest length bucket; `max_length` makes all batches of one shape")
     epochs: int = setting(4, "passes over the documents at most")
     batch_tokens: int = setting(16_384, "tokens per batch of documents, padding included")
     patience: int = setting(3, "epochs without improvement before training stops early")
@@ -26,6 +27,7 @@ class DocumentSettings(Settings):
     def __post_init__(self):  # noqa: D105
         super().__post_init__()
         check_at_least(3, max_length=self.max_length)
+        check_at_least(1, min_length=self.min_length)
         check_at_least(1, epochs=self.epochs, batch_tokens=self.batch_tokens, patience=self.patience)
         complete_optimizer(self, "fine_tune_optimizer", learning_rate=1e-3)
 
@@ -44,6 +46,7 @@ def document_batches(
         settings.max_length,
         settings.batch_tokens,
         tokenizer=corpus.tokenizer,
+        min_length=settings.min_length,
         target=target,
         seed=seed,
         shuffle=split == "train",

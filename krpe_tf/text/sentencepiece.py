@@ -26,7 +26,7 @@ TRIED = 20_000
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """SentencePiece tokens between <s> and </s>, by tensorflow-text's `FastSentencepieceTokenizer`.
+    """SentencePiece tokens between `<s>` and `</s>`, by tensorflow-text's `FastSentencepieceTokenizer`.
 
     The same interface as `WordPieceTokenizer`. A model that fits is trained with the `sentencepiece` package:
 
@@ -36,13 +36,13 @@ class SentencePieceTokenizer(Tokenizer):
         )
         tokenizer = SentencePieceTokenizer(pathlib.Path("pieces.model").read_bytes())
 
-    Control symbols written in a text ("[MASK]", "<s>") are plain characters. An empty text gives <s> and </s> alone.
+    Control symbols written in a text (`[MASK]`, `<s>`) are plain characters. An empty text gives `<s>` and `</s>`.
 
     Attributes: those of `Tokenizer`, `model`, and `pieces`, the `FastSentencepieceTokenizer` itself.
 
     Args:
-        model: The bytes of a SentencePiece model of the unigram kind, with <pad>, <unk>, <s> and </s> ([PAD], [UNK],
-            [CLS] and [SEP] in their place), and [MASK] or <mask> if it is to pretrain.
+        model: The bytes of a SentencePiece model of the unigram kind, with `<pad>`, `<unk>`, `<s>` and `</s>` (or
+            `[PAD]`, `[UNK]`, `[CLS]` and `[SEP]`), and `[MASK]` or `<mask>` if it is to pretrain.
         vocabulary: The model's pieces, as `save` wrote them: TensorFlow then reads and checks the model when a text is
             first tokenized, and not before. None reads and checks it at once.
 

@@ -27,8 +27,8 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, lowercase: bool 
         lowercase: Learn from lowercase text without accents, as a tokenizer with `lowercase=True` sees it.
 
     Returns:
-        The tokens, most frequent first after the reserved ones ([PAD] [UNK] [CLS] [SEP] [MASK], ids 0 to 4) and the
-        single characters.
+        The tokens, most frequent first after the reserved ones (`[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`: ids 0
+        to 4) and the single characters.
 
     Raises:
         ValueError: For bad texts (see `check_texts`) or a `vocabulary_size` that is not an integer of 32 or more.

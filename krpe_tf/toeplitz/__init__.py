@@ -1,19 +1,26 @@
 """Attention with a Toeplitz matrix of position weights: pure functions, one module a route.
 
-`dispatch` is the one place where a route is chosen.
+`dispatch` is the one place where a route is chosen, by `cost_model`.
 """
 
-from .dispatch import ROUTES, choose_route, exact_attention, is_grid, toeplitz_attention
-from .numerics import wide
+from .banded import SMALLEST_CHUNK
+from .cost_model import banded_cost, choose_route
+from .dispatch import ROUTES, exact_attention, toeplitz_attention
+from .grid import is_grid
+from .numerics import at_least_float32
+from .overrides import override
 from .streaming import initial_state, stream
 
 __all__ = [
     "ROUTES",
+    "SMALLEST_CHUNK",
+    "at_least_float32",
+    "banded_cost",
     "choose_route",
     "exact_attention",
     "initial_state",
     "is_grid",
+    "override",
     "stream",
     "toeplitz_attention",
-    "wide",
 ]

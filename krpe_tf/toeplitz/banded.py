@@ -1,8 +1,8 @@
 """The banded route: linear cost, matmuls only, all terms positive.
 
-Queries are cut into chunks of C, and keys into chunks on a grid `lead` places earlier. Queries of chunk J meet the keys
-of chunks J .. J + blocks - 1 directly: that covers the near band on both sides. All other keys lie in the exponential
-tails, where the weight of a key for a query factors over chunk borders. For a key in a chunk before,
+Queries are split into chunks of C, and keys into chunks on a grid `lead` places earlier. Queries of chunk J meet the
+keys of chunks J .. J + blocks - 1 directly: that covers the near band on both sides. All other keys lie in the
+exponential tails, where the weight of a key for a query factors over chunk borders. For a key in an earlier chunk,
 
     exp(-s (i - j - radius)) = exp(-s (x + nearest)) * exp(-s C (J - I - 1)) * exp(-s (C - 1 - y)),
 
@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from ..position_bias import NoBias
-from .numerics import append_one, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows, wide
+from .numerics import append_one, at_least_float32, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows
 
 # One size for most lengths: the signatures of an exported file then share its constants.
 SMALLEST_CHUNK = 64
@@ -24,18 +24,18 @@ GROUP = 16
 
 
 def banded_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
-    """Attention for any bias of a near band and exponential tails, at O(n) time and memory for a fixed radius.
+    """Compute attention for any bias of a near band and exponential tails, at O(n) time and memory for a fixed radius.
 
-    Range: a row whose visible keys all have weights below about exp(-70) of the head's largest comes out as zeros.
+    Range: a row whose visible keys all have weights below about exp(-70) of the head's largest becomes zeros.
 
     Args and returns: as `toeplitz_attention`.
     """
-    query, key, value = wide(query_features), wide(key_features), wide(value)
+    query, key, value = at_least_float32(query_features), at_least_float32(key_features), at_least_float32(value)
     key, value = hide_keys(key, value, key_mask)
     batch, heads, n_q, m = ops.shape(query)
     n_k, d = ops.shape(value)[2:]
     if isinstance(position_bias, NoBias) and not causal:
-        # All weights are one, and all keys reach every query through one sum: linear attention as it is known.
+        # All weights are one, and all keys reach every query through one sum: plain linear attention.
         state = ops.matmul(ops.swapaxes(key, -1, -2), append_one(value))
         return divide(ops.matmul(query, state))
     static = isinstance(n_q, int) and isinstance(n_k, int)
@@ -45,13 +45,14 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     chunks = -(-n // chunk) if static else ops.maximum(-(-n // chunk), 1)
     key_chunks = chunks + blocks - 1
 
-    def cut(x, before, count, ones=0):
-        """(batch * heads, count, chunk, width + ones), filled up with zeros, or ones where the value's ones go on."""
+    def split(x, before, count, ones=0):
+        """Reshape to (batch * heads, count, chunk, width + ones), padded with zeros, or with the value's ones."""
         after, width = count * chunk - ops.shape(x)[2] - before, x.shape[-1] + ones
         x = ops.pad(x, [[0, 0], [0, 0], [before, after], [0, ones]], constant_values=ones)
         return ops.reshape(fold_heads(x), (-1, count, chunk, width))
 
-    query, key, value = cut(query, 0, chunks), cut(key, lead, key_chunks), cut(value, lead, key_chunks, ones=1)
+    query, key = split(query, 0, chunks), split(key, lead, key_chunks)
+    value = split(value, lead, key_chunks, ones=1)
     weights, largest = _near_weights(position_bias, chunk, blocks, lead, n if static else None, causal, value.dtype)
     weights = per_sequence(weights, batch)[:, None]
     sums = 0
@@ -65,11 +66,17 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
 
 
 def chunk_plan(n: int | None, radius: int, m: int, causal: bool) -> tuple[int, int]:
-    """The length of a chunk, and how many chunks of keys one of queries meets directly. None: n is not known.
+    """Return the length of a chunk, and how many chunks of keys one of queries meets directly.
 
     Two chunks, the grid of keys half a chunk early, reach half a chunk to both sides of every query, and three a whole
     one; where nothing is seen ahead, two reach a whole one back. The length is the fastest measured: shorter chunks are
     fewer pairs and more sums, whose size grows with the features.
+
+    Args:
+        n: the longer of the lengths of queries and keys, or None where it is not known.
+        radius: of the bias.
+        m: width of the features.
+        causal: whether keys after the query are hidden.
     """
     if n is not None and n <= 2 * SMALLEST_CHUNK:
         return max(n, 1), 1
@@ -82,25 +89,18 @@ def chunk_plan(n: int | None, radius: int, m: int, causal: bool) -> tuple[int, i
     return chunk, 2 if causal else 3
 
 
-def banded_cost(n: int, radius: int, terms: int, m: int, d: int, causal: bool) -> int:
-    """Operations of the matmuls, for pairs that meet directly and for sums; m, d: widths of features and values."""
-    chunk, blocks = chunk_plan(n, radius, m, causal)
-    sides = 1 if causal else 2
-    return n * (2 * blocks * chunk * (m + d) + 4 * sides * terms * m * (d + 1))
-
-
 def group_size(key_chunks: int) -> int:
-    """A size of groups near `GROUP` that leaves the fewest places of the last group empty."""
+    """Return a size of groups near `GROUP` that leaves the fewest places of the last group empty."""
     if key_chunks <= GROUP:
         return key_chunks
     return min(range(GROUP // 2, 2 * GROUP), key=lambda size: (-key_chunks % size, abs(size - GROUP)))
 
 
 def _near_weights(position_bias, chunk, blocks, lead, n, causal, dtype):
-    """c between a chunk of queries and those it meets, (heads, chunk, blocks * chunk), and the log of the largest.
+    """Return c between a chunk of queries and those it meets, (heads, chunk, blocks * chunk), and log of the largest.
 
-    The largest is divided out: c enters as a ratio. Offsets of `radius` are among those it is taken over where far sums
-    are, so that no amplitude is above it.
+    The largest is divided out: c enters as a ratio. Wherever there are far sums, offsets of `radius` are among those
+    it is the maximum of, so that no amplitude exceeds it.
     """
     offsets = ops.arange((blocks + 1) * chunk - 1) - (chunk - 1 + lead)
     reached = ops.abs(offsets) < (n or 2 * chunk)
@@ -113,13 +113,13 @@ def _near_weights(position_bias, chunk, blocks, lead, n, causal, dtype):
 
 
 def _chunks(x, first, count):
-    """Chunks first .. first + count - 1. A slice by index would have a slow gradient on TensorFlow."""
+    """Return chunks first .. first + count - 1. Indexing would have a slow gradient on TensorFlow."""
     size, _, chunk, width = ops.shape(x)
     return ops.slice(x, (0, first, 0, 0), (size, count, chunk, width))
 
 
 def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, batch):
-    """What reaches a query from the chunks that it does not meet, before it and, with two sides, after it."""
+    """Return the sums over the chunks that a query does not meet, before it and, with two sides, after it."""
     sides = 1 if causal else 2
     chunks, chunk, m = ops.shape(query)[1:]
     key_chunks, width = ops.shape(key)[1], value.shape[-1]
@@ -143,7 +143,7 @@ def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, b
     query_decays = ops.exp((log_amplitudes - largest)[:, None] - rates[:, None] * from_border)
 
     def decayed(features, decays):
-        """The features once for every side and term, each with its decay: (batch * heads, chunks, chunk, count * m)."""
+        """Repeat the features for every side and term, with its decay: (batch * heads, chunks, chunk, count * m)."""
         # Each decay m times. `repeat` is a long graph on TensorFlow, and `broadcast_to` slow on LiteRT.
         decays = decays[..., None] * ops.ones((m,), decays.dtype)
         decays = ops.reshape(decays, (*decays.shape[:2], count * m))
@@ -166,7 +166,7 @@ def _far_sums(query, key, value, position_bias, largest, causal, blocks, lead, b
 
 
 def _carry(sums, decays, direction, batch):
-    """For each chunk the decayed sum of all chunks before it or, on the second side, after it.
+    """Return for each chunk the decayed sum of all chunks before it or, on the second side, after it.
 
     Args:
         sums: (batch * heads * sides * terms, key_chunks, width).
@@ -174,7 +174,7 @@ def _carry(sums, decays, direction, batch):
         direction: (sides * terms,), 1 for sums from before and -1 for those from after.
 
     Returns:
-        The same shape, with more chunks where the last group was filled up.
+        The same shape, with more chunks where the last group was padded.
     """
     key_chunks, width = ops.shape(sums)[1:]
     group = group_size(key_chunks) if isinstance(key_chunks, int) else GROUP
@@ -184,7 +184,7 @@ def _carry(sums, decays, direction, batch):
     direction = direction[:, None]
 
     def matrices(decays, to, come):
-        """exp(-decay * chunks between), zero on the other side; to, come: places (sides * terms or 1, rows)."""
+        """Return exp(-decay * chunks between), zero on the other side; to, come: places (sides * terms or 1, rows)."""
         between = direction[..., None] * (to[:, :, None] - come[:, None]) - 1
         between = ops.tile(between, (decays.shape[0], 1, 1))
         distance = ops.cast(ops.maximum(between, 0), decays.dtype)
@@ -196,7 +196,7 @@ def _carry(sums, decays, direction, batch):
         return ops.matmul(matrices(decays, places, places), sums)
     before, after = np.where(direction > 0, -1, group), np.where(direction > 0, group, -1)
     sums = ops.reshape(sums, (-1, groups, group, width))
-    # What a group gives to the next, then from group to group; it enters a group as one chunk more, at its border.
+    # The total that each group passes on, carried from group to group; it enters a group as one chunk at its border.
     totals = ops.matmul(matrices(decays, after, places)[:, None], sums)
     places_of_groups = (np if isinstance(groups, int) else ops).arange(groups)[None]
     across = matrices(decays * group, places_of_groups, places_of_groups)

@@ -1,13 +1,15 @@
 """The dense route: every pair of positions, a block of queries at a time. It defines what the other routes compute."""
 
+import functools
+
 import keras
 from keras import ops
 
 from ..position_bias import NoBias
-from .numerics import fold_heads, hide_keys, safe_inverse, toeplitz_rows, wide
+from .numerics import at_least_float32, fold_heads, hide_keys, safe_inverse, toeplitz_rows
 
 BLOCK = 512
-# Causal queries are cut into so many parts, and each meets the keys up to its end: 5/8 of all pairs.
+# Causal queries are computed in so many parts, and each meets the keys up to its end: 5/8 of all pairs.
 CAUSAL_PARTS = 4
 
 
@@ -23,7 +25,7 @@ def dense_attention(
     exact_kernel=False,
     scores=False,
 ):
-    """Attention by definition (Eq. 10), at O(n_q n_k) time and O(block n_k) memory.
+    """Compute attention by definition (Eq. 10), at O(n_q n_k) time and O(block n_k) memory.
 
     Each row subtracts the maximum over its visible keys, so that a visible key counts however small its weight is
     against keys that the row cannot see.
@@ -36,48 +38,43 @@ def dense_attention(
         causal: whether a query sees no key after it.
         key_mask: None, or (batch, n_k), false where a key is hidden.
         prefix_length: None, or how many first keys every query sees in spite of `causal`.
-        exact_kernel: the kernel is exp(q . k), the one of softmax attention, in place of q . k.
-        scores: return the weights too, in one block.
+        exact_kernel: whether the kernel is exp(q . k), that of softmax attention, in place of q . k.
+        scores: whether to return the weights too, computed in one block.
 
     Returns:
         (batch, heads, n_q, d), and with `scores` the normalised weights (batch, heads, n_q, n_k).
     """
-    query, key, value = wide(query_features), wide(key_features), wide(value)
+    query, key, value = at_least_float32(query_features), at_least_float32(key_features), at_least_float32(value)
     key, value = hide_keys(key, value, key_mask)
     heads, n_q = ops.shape(query)[1:3]
     n_k = ops.shape(value)[2]
     position_bias = position_bias or NoBias(heads)
     static = isinstance(n_q, int) and isinstance(n_k, int)
-    options = {"causal": causal, "prefix_length": prefix_length, "exact_kernel": exact_kernel}
+    visible = functools.partial(visible_pairs, causal=causal, prefix_length=prefix_length)
+    attend = functools.partial(_attend_rows, position_bias=position_bias, exact_kernel=exact_kernel)
     if scores or (isinstance(n_q, int) and n_q <= BLOCK):
-        return _attend_rows(query, key, value, position_bias, key_mask, scores=scores, **options)
+        return attend(query, key, value, functools.partial(visible, key_mask=key_mask), scores=scores)
     size = -(-n_q // (BLOCK * CAUSAL_PARTS)) * BLOCK if static and causal else n_q
     if not static or size >= n_q:
-        return _attend_rows(query, key, value, position_bias, key_mask, rows=BLOCK, **options)
+        return attend(query, key, value, functools.partial(visible, key_mask=key_mask), rows=BLOCK)
     parts = []
     for first in range(0, n_q, size):
         seen = min(n_k, max(first + size, prefix_length or 0))
         mask = None if key_mask is None else key_mask[:, :seen]
         arrays = query[:, :, first : first + size], key[:, :, :seen], value[:, :, :seen]
-        parts.append(_attend_rows(*arrays, position_bias, mask, place=first, rows=BLOCK, **options))
+        parts.append(attend(*arrays, functools.partial(visible, key_mask=mask), place=first, rows=BLOCK))
     return ops.concatenate(parts, axis=2)
 
 
-def _attend_rows(
-    query,
-    key,
-    value,
-    position_bias,
-    key_mask,
-    *,
-    causal,
-    prefix_length,
-    exact_kernel,
-    place=0,
-    rows=None,
-    scores=False,
-):
-    """Attention of the queries from `place` on to keys from 0 on, `rows` queries at a time, or all at once."""
+def _attend_rows(query, key, value, visible, *, position_bias, exact_kernel, place=0, rows=None, scores=False):
+    """Compute attention of the queries from `place` on to keys from 0 on.
+
+    Args:
+        query, key, value, position_bias, exact_kernel, scores: as in `dense_attention`.
+        visible: `visible_pairs` of the first query, a number of queries and the number of keys.
+        place: position of the first query.
+        rows: how many queries at a time; None for all at once.
+    """
     heads, n_q = ops.shape(query)[1:3]
     n_k = ops.shape(value)[2]
     one_block = rows is None
@@ -89,8 +86,7 @@ def _attend_rows(
     def attend(query, first, key, value, diagonals):
         start = (blocks - 1) * rows - first
         bias = toeplitz_rows(ops.slice(diagonals, (0, start), (heads, rows + n_k - 1)), rows, n_k)
-        visible = visible_pairs(place + first, rows, n_k, causal, prefix_length, key_mask)
-        return attend_pairs(query, key, value, bias, visible, exact_kernel, scores)
+        return attend_pairs(query, key, value, bias, visible(place + first, rows, n_k), exact_kernel, scores)
 
     if one_block:
         return attend(query, 0, key, value, diagonals)
@@ -98,7 +94,7 @@ def _attend_rows(
 
 
 def attend_pairs(query, key, value, bias, visible, exact_kernel=False, scores=False):
-    """Attention with a log-weight for each pair of positions.
+    """Compute attention with a log-weight for each pair of positions.
 
     Args:
         bias: (heads, rows, n_k).
@@ -116,7 +112,10 @@ def attend_pairs(query, key, value, bias, visible, exact_kernel=False, scores=Fa
 
 
 def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask):
-    """Which keys queries `first` .. `first` + `rows` - 1 see: None for all, or bool (batch or 1, 1, rows or 1, n_k)."""
+    """Return which keys queries `first` .. `first + rows - 1` see: None for all, or bool.
+
+    The shape is (batch or 1, 1, rows or 1, n_k).
+    """
     mask = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]
     if not causal:
         return mask
@@ -128,9 +127,13 @@ def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask):
 
 
 def by_blocks(attend, query, rows, blocks, *shared):
-    """attend(block of `rows` queries, place of its first, *shared) for all queries (batch, heads, n_q, m), in turn.
+    """Compute `attend(block, place of its first query, *shared)` for one block of `rows` queries after another.
 
-    `shared` must hold all that needs gradients: what `attend` closes over gets none on TensorFlow.
+    Args:
+        attend: the function. `shared` must hold all that needs gradients: what `attend` closes over gets none on
+            TensorFlow.
+        query: (batch, heads, n_q, m).
+        rows, blocks: queries in a block, and the number of blocks.
     """
     heads, n_q, m = ops.shape(query)[1:]
     padded = fold_heads(ops.pad(query, [[0, 0], [0, 0], [0, blocks * rows - n_q], [0, 0]]))
@@ -148,7 +151,7 @@ def by_blocks(attend, query, rows, blocks, *shared):
 
 
 def _exp_from_row_maximum(logits, visible):
-    """exp(logits - the row's visible maximum), zero where not visible."""
+    """Return exp(logits - the row's visible maximum), zero where not visible."""
     if visible is None:
         return ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
     # Finite in place of minus infinity: a row that sees nothing must give zeros, and gradients no NaN.

@@ -1,20 +1,17 @@
-"""The fft route: the paper's Algorithm 1, the Toeplitz product of Eqs. 11-13 by FFT, kept from drowning its small rows.
+"""The fft route: the paper's Algorithm 1, the Toeplitz product of Eqs. 11-13 by FFT, made accurate for small rows.
 
-A transform rounds relative to the largest weight anywhere. A row that cannot see that weight, because a mask hides the
-keys or the bias peaks further back than the sequence reaches, would drown in it: errors of hundreds. So every row is
-given the level of the largest weight that it sees, and a row below the first level is computed by a transform that
-leaves out all larger weights, which it cannot see. Where all rows see the first level, as with weights that fall with
-the distance, that costs nothing but the count.
+A transform rounds relative to the largest weight anywhere. For a row that cannot see that weight, because a mask hides
+the keys or the bias peaks further back than the sequence reaches, rounding would exceed the result many times. So every
+row is given the level of the largest weight that it sees, and a row below the first level is computed by a transform
+that leaves out all larger weights, which it cannot see. Where all rows see the first level, as with weights that fall
+with the distance, that costs only the count.
 """
-
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 
 from keras import ops
 
 from .dense import dense_attention
-from .numerics import TINY, append_one, divide, fold_heads, hide_keys, per_sequence, sum_over, wide
+from .numerics import TINY, append_one, at_least_float32, divide, fold_heads, hide_keys, per_sequence, sum_over
+from .overrides import active_overrides
 
 # Floats that one transform may hold; features are taken a few at a time to stay below.
 TRANSFORM_BUDGET = 2**24
@@ -28,21 +25,19 @@ LEVELS = 27
 # Causal rows before this fraction of the sequence are computed densely, for less than the transforms cost.
 FIRST_ROWS = 64
 
-_forward_only = ContextVar("forward_only", default=False)
-
 
 def fft_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
-    """Attention by FFT, at O(n log n * m * (d + 1)) time, for any bias.
+    """Compute attention by FFT, at O(n log n * m * (d + 1)) time, for any bias.
 
-    Range: a row whose visible keys all have weights below exp(-70) of the head's largest comes out as zeros. So does
-    one whose denominator is less than 1000 times the estimate of its own rounding error, as of a row whose visible keys
-    are few among many, or small beside those of other rows by orders of magnitude; a row just above that may be off by
-    1e-3. The first 1/64 of causal rows, which see the fewest, are computed densely (64 where the length is unknown).
-    The backward pass transforms each group of features again instead of keeping all.
+    Range: a row whose visible keys all have weights below exp(-70) of the head's largest becomes zeros. So does one
+    whose denominator is less than 1000 times the estimate of its own rounding error: its visible keys are few among
+    many, or orders of magnitude smaller than those of other rows. A row just above that may be off by 1e-3. The first
+    1/64 of causal rows, which see the fewest keys, are computed densely (64 rows where the length is unknown). The
+    backward pass transforms each group of features again instead of keeping all.
 
     Args and returns: as `toeplitz_attention`.
     """
-    query, key, value = wide(query_features), wide(key_features), wide(value)
+    query, key, value = at_least_float32(query_features), at_least_float32(key_features), at_least_float32(value)
     key, value = hide_keys(key, value, key_mask)
     sums, _, floor = fft_sums(query, key, append_one(value), position_bias, causal=causal, key_mask=key_mask)
     output = divide(sums, floor)
@@ -58,11 +53,11 @@ def fft_attention(query_features, key_features, value, position_bias, *, causal,
 
 
 def fft_sums(query, key, value, position_bias, *, causal, key_mask):
-    """sum_j c_{j-i} (phi(q_i) . phi(k_j)) v_j, up to a factor a row, where masked keys and values are zeros already.
+    """Return sum_j c_{j-i} (phi(q_i) . phi(k_j)) v_j up to a factor for each row; masked keys and values are zeros.
 
     Returns:
-        The sums (batch, heads, n_q, width of the value), and two of (batch, heads, n_q, 1): the log of the factor that
-        is missing in them, and the size below which a sum of positive terms is taken for rounding.
+        The sums (batch, heads, n_q, width of the value), and two arrays (batch, heads, n_q, 1): the log of the factor
+        that is missing in the sums, and the size below which a sum of positive terms counts as rounding.
     """
     batch, heads, n_q = ops.shape(query)[:3]
     n_k, width = ops.shape(value)[2:]
@@ -78,7 +73,7 @@ def fft_sums(query, key, value, position_bias, *, causal, key_mask):
     row_level = fold_heads(level)
 
     def sums_of(this_level, query, key, value, log_weights):
-        """Sums of the rows of one level and the norm of its weights, zeros for the other rows."""
+        """Return sums of the rows of one level and the norm of its weights, zeros for the other rows."""
         kept = log_weights <= -LEVEL_HEIGHT * this_level
         weights = ops.where(kept, ops.exp(ops.where(kept, log_weights + LEVEL_HEIGHT * this_level, 0)), 0)
         here = ops.cast(row_level == this_level, query.dtype)
@@ -105,7 +100,7 @@ def fft_sums(query, key, value, position_bias, *, causal, key_mask):
 
 
 def fast_length(at_least: int) -> int:
-    """The smallest length of the form 2^a 3^b 5^c that is at least `at_least`: those transform fast."""
+    """Return the smallest length of the form 2^a 3^b 5^c that is at least `at_least`: those transform fast."""
     best = 1 << (at_least - 1).bit_length()
     five = 1
     while five < best:
@@ -117,31 +112,21 @@ def fast_length(at_least: int) -> int:
     return best
 
 
-@contextlib.contextmanager
-def forward_transforms() -> Iterator[None]:
-    """While it is open, the route transforms forward alone and by powers of two: what LiteRT's builtins do."""
-    token = _forward_only.set(True)
-    try:
-        yield
-    finally:
-        _forward_only.reset(token)
-
-
 def _transform_length(n_q, n_k):
     static = isinstance(n_q, int) and isinstance(n_k, int)
-    if not _forward_only.get():
+    if not active_overrides().forward_transforms:
         return fast_length(n_q + n_k - 1) if static else n_q + n_k - 1
     if not static:
         raise ValueError(
-            'route="fft" exports to LiteRT for lengths that are known; take "banded" for any length. '
+            'route="fft" exports to LiteRT only for known lengths; take "banded" for any length. '
             f"Received: n_q={n_q}, n_k={n_k}"
         )
     return max(2, 1 << (n_q + n_k - 2).bit_length())
 
 
 def _rfft(x, length):
-    """The transform along the last axis, filled up with zeros: its real and its imaginary part."""
-    if not _forward_only.get():
+    """Transform along the last axis, padded with zeros; return the real and the imaginary part."""
+    if not active_overrides().forward_transforms:
         return ops.rfft(x, fft_length=length)
     # LiteRT's transform is over two axes, one of them added: the others are folded to stay within rank 4.
     parts = ops.rfft(ops.reshape(x, (-1, x.shape[-1])), fft_length=length)
@@ -149,20 +134,20 @@ def _rfft(x, length):
 
 
 def _irfft(spectrum, length):
-    """The inverse of `_rfft`."""
-    if not _forward_only.get():
+    """Invert `_rfft`."""
+    if not active_overrides().forward_transforms:
         return ops.irfft(spectrum, fft_length=length)
-    # The Hartley transform is its own inverse but for a factor, and is read off a forward transform.
+    # The Hartley transform is its own inverse up to a factor, and follows from a forward transform.
     return _hartley(*_rfft(_hartley(*spectrum), length)) / length
 
 
 def _hartley(real, imaginary):
-    """The real part less the imaginary one, at all frequencies; those past the middle mirror those before it."""
+    """Return the real less the imaginary part at all frequencies; those past the middle mirror those before it."""
     return ops.concatenate([real - imaginary, ops.flip((real + imaginary)[..., 1:-1], axis=-1)], axis=-1)
 
 
 def _product(query, key, value, weights, length, batch_and_heads):
-    """The Toeplitz product itself, a few features at a time: (batch * heads, n_q, width of the value)."""
+    """Compute the Toeplitz product, a few features at a time: (batch * heads, n_q, width of the value)."""
     m, n_q, width = query.shape[-1], ops.shape(query)[1], value.shape[-1]
     spectrum = tuple(part[:, None, None, :] for part in _rfft(weights, length))
     # The transforms run along the last axis.
@@ -196,7 +181,7 @@ def _product(query, key, value, weights, length, batch_and_heads):
 
 
 def _circulant_log_weights(position_bias, n_q, n_k, length, causal, dtype):
-    """b as the first column of a circulant of size `length`, (heads, length), less the largest (heads, 1).
+    """Return b as the first column of a circulant of size `length`, (heads, length), less the largest (heads, 1).
 
     Entries that no query meets are far below all others.
     """
@@ -213,10 +198,10 @@ def _circulant_log_weights(position_bias, n_q, n_k, length, causal, dtype):
 
 
 def _levels_of_rows(log_weights, key_mask, n_q, n_k, length):
-    """The level of the largest weight that each row sees, (batch or 1, heads, n_q); 0 for a row that sees none.
+    """Return the level of the largest weight that each row sees, (batch or 1, heads, n_q); 0 for a row without keys.
 
-    The keys that a row sees at each level are counted by FFT too, one level at a time. Rounding leaves a count right to
-    6e-8 n, so up to millions of positions none is taken for one.
+    The keys that a row sees at each level are counted by FFT too, one level at a time. Rounding changes a count by
+    6e-8 n at most, so that zero and one differ up to millions of positions.
     """
     log_weights = ops.stop_gradient(log_weights)
     dtype = log_weights.dtype
@@ -234,7 +219,7 @@ def _levels_of_rows(log_weights, key_mask, n_q, n_k, length):
         )
         return level + 1, ops.where(ops.logical_and(found < 0, seen(here)), level, found)
 
-    # Most rows are found at once, and those that see nothing must not keep the search going.
+    # Most rows are found in the first round, and rows that see nothing must not prolong the search.
     start = ops.where(seen(log_weights > -1e29), ops.cast(-1, dtype), 0)
     _, found = ops.while_loop(
         lambda level, found: ops.logical_and(level < LEVELS, ops.any(found < 0)),

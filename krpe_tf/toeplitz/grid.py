@@ -2,15 +2,21 @@
 
 A grid whose rows are followed by width - 1 empty places is a line: the place of (y, x) is y (2 width - 1) + x, and the
 difference of two places tells both dy and dx, since |dx| < width. On this line the two-axis Toeplitz product is an
-ordinary one, over as many places as padding both axes takes, so one real FFT serves both axes. A class token, the first
+ordinary one, over as many places as padding both axes needs, so one real FFT serves both axes. A class token, the first
 position, stands outside: every pair with it has a weight of its own.
 """
 
 from keras import ops
 
+from ..position_bias import LearnedBias2D
 from .dense import BLOCK, attend_pairs, by_blocks, visible_pairs
 from .fft import fft_sums
-from .numerics import TINY, append_one, divide, hide_keys, toeplitz_rows, wide
+from .numerics import TINY, append_one, at_least_float32, divide, hide_keys, toeplitz_rows
+
+
+def is_grid(position_bias) -> bool:
+    """Return whether the bias is over two axes."""
+    return isinstance(position_bias, LearnedBias2D)
 
 
 def dense_grid_attention(
@@ -25,11 +31,11 @@ def dense_grid_attention(
     exact_kernel=False,
     scores=False,
 ):
-    """Attention by definition for a `LearnedBias2D`. Causal is the order of the positions, row after row.
+    """Compute attention by definition for a `LearnedBias2D`. Causal is the order of the positions, row after row.
 
     Args and returns: as `dense_attention`.
     """
-    query, key, value = wide(query_features), wide(key_features), wide(value)
+    query, key, value = at_least_float32(query_features), at_least_float32(key_features), at_least_float32(value)
     key, value = hide_keys(key, value, key_mask)
     height, width, token = position_bias.height, position_bias.width, int(position_bias.class_token)
     heads, n_k, line = position_bias.num_heads, token + height * width, 2 * width - 1
@@ -38,7 +44,7 @@ def dense_grid_attention(
     # Diagonals -(blocks * grid_rows * line - 1) .. height * line - 1 of the line; the ends lie outside the grid.
     before = (blocks * grid_rows - height) * line + width - 1
     diagonals = ops.pad(ops.cast(position_bias.diagonals(), value.dtype), [[0, 0], [before, width - 1]])
-    # What the blocks need gradients for is passed on to them: a rematerialised function must not close over it.
+    # Passed to the blocks, as they need gradients: a rematerialised function must not close over it.
     shared = [key, value, diagonals]
     if token:
         special = ops.cast(position_bias.class_weights, value.dtype)
@@ -73,17 +79,17 @@ def dense_grid_attention(
 
 
 def fft_grid_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
-    """Attention by FFT for a `LearnedBias2D`, at O(n log n * m * (d + 1)) time. Range: as `fft_attention`.
+    """Compute attention by FFT for a `LearnedBias2D`, at O(n log n * m * (d + 1)) time. Range: as `fft_attention`.
 
     Args and returns: as `toeplitz_attention`; `causal` must not hold.
     """
-    query, key, value = wide(query_features), wide(key_features), wide(value)
+    query, key, value = at_least_float32(query_features), at_least_float32(key_features), at_least_float32(value)
     key, value = hide_keys(key, value, key_mask)
     value, grid_value = append_one(value), value
     height, width, token = position_bias.height, position_bias.width, int(position_bias.class_token)
 
     def to_line(x):
-        """(batch, heads, positions, w) to (batch, heads, places of the line, w), without the class token."""
+        """Reshape (batch, heads, positions, w) to (batch, heads, places of the line, w), without the class token."""
         x = x[:, :, token:]
         heads, depth = x.shape[1], x.shape[3]
         x = ops.reshape(x, (-1, heads * height, width, depth))
@@ -131,6 +137,6 @@ class _Line:
 
 
 def _class_row(special, n_k):
-    """The log-weights of the class token's own row, (heads, 1, n_k)."""
+    """Return the log-weights of the class token's own row, (heads, 1, n_k)."""
     row = ops.concatenate([special[:, :1], ops.repeat(special[:, 1:2], n_k - 1, axis=1)], axis=1)
     return row[:, None]

@@ -1,4 +1,4 @@
-"""What the routes share."""
+"""Numerics that the routes share: precision, safe division, loops over terms, rows of a Toeplitz matrix."""
 
 import keras
 from keras import backend, ops
@@ -7,13 +7,13 @@ from keras import backend, ops
 TINY = 1e-32
 
 
-def wide(x):
-    """x in float32, or as it is when it is float64: exp, sums over the sequence and FFT are never taken in less."""
+def at_least_float32(x):
+    """Cast `x` to float32, or keep it in float64: exp, sums over the sequence and FFT are never computed in less."""
     return x if backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
 
 
 def hide_keys(key_features, value, key_mask):
-    """Removes masked keys from both sums, whatever stands in their place: NaN too, which zero times does not remove."""
+    """Remove masked keys from both sums. They may hold NaN, which multiplying by zero would keep."""
     if key_mask is None:
         return key_features, value
     visible = ops.cast(key_mask, "bool")[:, None, :, None]
@@ -22,21 +22,22 @@ def hide_keys(key_features, value, key_mask):
 
 
 def append_one(value):
-    """[v, 1]: numerator and denominator in one product."""
+    """Return [v, 1], so that one product gives numerator and denominator."""
     return ops.pad(value, [[0, 0], [0, 0], [0, 0], [0, 1]], constant_values=1)
 
 
 def divide(sums, floor=TINY):
-    """Numerator over denominator, from (..., d + 1); zeros where the denominator is within `floor` of zero."""
+    """Divide numerator by denominator, from (..., d + 1); zeros where the denominator is within `floor` of zero."""
     # Split, not sliced: the gradient of a slice fills and copies the whole tensor, once for each slice.
     numerator, denominator = ops.split(sums, [sums.shape[-1] - 1], axis=-1)
     return numerator * safe_inverse(denominator, floor)
 
 
 def safe_inverse(x, floor=TINY):
-    """1 / x, and zero where |x| is below `floor`; its gradient is finite, and never squares x, which might underflow.
+    """Return 1 / x, and zero where |x| is below `floor`.
 
-    Trigonometric features may sum up to a negative denominator, which then stays one.
+    The gradient is finite and never squares x, which might underflow. A negative denominator, to which trigonometric
+    features may sum up, keeps its sign.
     """
     seen = ops.abs(x) > floor
     scale = ops.stop_gradient(1 / ops.where(seen, x, 1))
@@ -44,11 +45,16 @@ def safe_inverse(x, floor=TINY):
 
 
 def sum_over(function, count, needed, start, *arrays):
-    """start + function(0, *arrays) + ... + function(count - 1, *arrays), one term at a time.
+    """Return start + function(0, *arrays) + ... + function(count - 1, *arrays), computed one term at a time.
 
-    The graph holds `function` once, of a float32 scalar and the arrays that it needs gradients for, and the backward
-    pass computes each term again instead of keeping all of them. Only the first `needed`, a float32 scalar, are
-    computed; the others must be zero.
+    The graph holds `function` once, and the backward pass computes each term again instead of keeping all of them.
+
+    Args:
+        function: of a float32 scalar and the arrays that it needs gradients for.
+        count: number of terms.
+        needed: a float32 scalar: only so many first terms are computed, and the others must be zero.
+        start: the initial value.
+        *arrays: passed on to `function`.
     """
     if backend.backend() == "tensorflow":
         term = keras.remat(function)
@@ -71,21 +77,21 @@ def sum_over(function, count, needed, start, *arrays):
 
 
 def fold_heads(x):
-    """(batch, heads, n, width) to (batch * heads, n, width)."""
+    """Reshape (batch, heads, n, width) to (batch * heads, n, width)."""
     shape = ops.shape(x)
     batch_heads = -1 if shape[0] is None else shape[0] * shape[1]
     return ops.reshape(x, (batch_heads, shape[2], shape[3]))
 
 
 def per_sequence(per_head, batch):
-    """Repeats (heads, ...) for every entry of the batch: (batch * heads, ...), in the order of `fold_heads`."""
+    """Repeat (heads, ...) for every entry of the batch: (batch * heads, ...), in the order of `fold_heads`."""
     if isinstance(batch, int) and batch == 1:
         return per_head
     return ops.tile(per_head, (batch,) + (1,) * (len(per_head.shape) - 1))
 
 
 def toeplitz_rows(diagonals, rows, columns):
-    """Rows of a Toeplitz matrix, without a gather, whose gradient would be a slow scatter.
+    """Return rows of a Toeplitz matrix, made without a gather, whose gradient would be a slow scatter.
 
     Args:
         diagonals: (heads, rows + columns - 1), the value of the diagonal j - i at index j - i + rows - 1.

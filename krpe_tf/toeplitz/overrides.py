@@ -1,33 +1,51 @@
-"""What an export changes while it traces a model."""
+"""The one scope in which an export changes what attention computes, while it traces a model."""
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-
-_replacements = ContextVar("replacements", default=None)
-
-_forced_route = ContextVar("forced_route", default=None)
+from typing import Any
 
 
-@contextlib.contextmanager
-def replaced_biases(replacements: dict) -> Iterator[None]:
-    """While it is open, attention computes with other biases, on the banded route: for an export, which traces a model.
+@dataclasses.dataclass(frozen=True)
+class Overrides:
+    """What attention computes with in place of its arguments.
 
     Args:
-        replacements: for a bias the one, with `radius` and `tails`, that takes its place.
+        replaced_biases: for a bias the one, with `radius` and `tails`, that takes its place, on the banded route.
+        route: the route of every linear attention; None leaves the one that it asks for.
+        forward_transforms: whether the fft route transforms forward only and by powers of two, as LiteRT's builtin ops
+            do.
     """
-    token = _replacements.set(replacements)
-    try:
-        yield
-    finally:
-        _replacements.reset(token)
+
+    replaced_biases: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
+    route: str | None = None
+    forward_transforms: bool = False
+
+    def apply(self, position_bias, route: str) -> tuple[Any, str]:
+        """Return the bias and the route to compute with in place of these."""
+        if self.replaced_biases and position_bias in self.replaced_biases:
+            return self.replaced_biases[position_bias], "banded"
+        return position_bias, self.route or route
+
+
+_active = ContextVar("overrides", default=Overrides())  # noqa: B039  Frozen.
+
+
+def active_overrides() -> Overrides:
+    """Return the overrides of the innermost open scope."""
+    return _active.get()
 
 
 @contextlib.contextmanager
-def forced_route(route: str) -> Iterator[None]:
-    """While it is open, every linear attention takes this route: for an export, which says what another one costs."""
-    token = _forced_route.set(route)
+def override(**changes) -> Iterator[None]:
+    """Override what attention computes while this scope is open; an inner scope keeps what it does not name.
+
+    Args:
+        **changes: fields of `Overrides`.
+    """
+    token = _active.set(dataclasses.replace(_active.get(), **changes))
     try:
         yield
     finally:
-        _forced_route.reset(token)
+        _active.reset(token)

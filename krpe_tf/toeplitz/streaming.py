@@ -1,20 +1,20 @@
 """The streaming route: causal attention a piece at a time, in memory that does not grow with what was read.
 
 The state holds the last `radius` keys and values, which the near band still weighs one by one, and for each term of the
-tail one sum over all keys before them. Only differences of positions count, so every entry of a batch starts where it
-likes, from zeros.
+tail one sum over all keys before them. Only differences of positions count, so every entry of a batch may start at any
+time, from zeros.
 """
 
 from keras import ops
 
-from .numerics import append_one, divide, hide_keys, toeplitz_rows, wide
+from .numerics import append_one, at_least_float32, divide, hide_keys, toeplitz_rows
 
 # Positions that meet one another directly; longer inputs are read a piece at a time.
 SMALLEST_PIECE = 64
 
 
 def initial_state(position_bias, batch_size: int, m: int, d: int) -> dict:
-    """The state of streams that have read nothing: zeros.
+    """Return the state of streams that have read nothing: zeros.
 
     Args:
         position_bias: a bias with a near band and tails.
@@ -35,7 +35,7 @@ def initial_state(position_bias, batch_size: int, m: int, d: int) -> dict:
 
 
 def stream(query_features, key_features, value, position_bias, state, key_mask=None):
-    """Reads n more positions.
+    """Read n more positions.
 
     Range: sums of a tail that does not decay round by up to 6e-8 for each position read.
 
@@ -43,13 +43,13 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
         query_features, key_features: (batch, heads, n, m), n known and at least 1.
         value: (batch, heads, n, d).
         position_bias: a bias with a near band and tails.
-        state: from `initial_state`, or from the call before.
+        state: from `initial_state`, or from the previous call.
         key_mask: None, or (batch, n), zero where a key is hidden; a hidden position still counts as one.
 
     Returns:
         (batch, heads, n, d), and the new state.
     """
-    query, key, value = wide(query_features), wide(key_features), wide(value)
+    query, key, value = at_least_float32(query_features), at_least_float32(key_features), at_least_float32(value)
     key, value = hide_keys(key, value, key_mask)
     value = append_one(value)
     state = {name: ops.cast(x, value.dtype) for name, x in state.items()}
@@ -59,15 +59,15 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
         piece *= 2
     pieces, outputs = n // piece, []
     if pieces > 1:
-        cut = [_cut(x[:, :, : pieces * piece], pieces, piece) for x in (query, key, value)]
-        sums = ops.zeros_like(cut[2][0])
+        parts = [_split(x[:, :, : pieces * piece], pieces, piece) for x in (query, key, value)]
+        sums = ops.zeros_like(parts[2][0])
 
         def read(carry, arrays):
             sums, state = _read(*arrays, position_bias, carry[1])
-            # On TensorFlow a Keras scan returns nothing but values shaped as its carry.
+            # On TensorFlow a Keras scan returns only values shaped as its carry.
             return (sums, state), (sums, state)
 
-        (_, state), (sums, _) = ops.scan(read, (sums, state), cut)
+        (_, state), (sums, _) = ops.scan(read, (sums, state), parts)
         outputs.append(_join(sums))
     else:
         pieces = 0
@@ -79,13 +79,13 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
 
 
 def streaming_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
-    """Causal attention over a whole sequence, read a piece at a time from an empty state, at O(n) time.
+    """Compute causal attention over a whole sequence, read a piece at a time from an empty state, at O(n) time.
 
-    For decoding; train with "banded", which is faster and whose gradient XLA compiles on TensorFlow, which it does not
-    for the loop over more than one piece here.
+    For decoding. Train with "banded": it is faster, and on TensorFlow XLA compiles its gradient, but not that of the
+    loop over several pieces here.
 
-    Range: as `stream`, and a row whose visible keys all have weights below about exp(-70) of the head's largest comes
-    out as zeros.
+    Range: as `stream`, and a row whose visible keys all have weights below about exp(-70) of the head's largest becomes
+    zeros.
 
     Args and returns: as `toeplitz_attention`; `causal` must hold, and queries and keys be the same positions.
     """
@@ -94,7 +94,7 @@ def streaming_attention(query_features, key_features, value, position_bias, *, c
 
 
 def _read(query, key, value, position_bias, state):
-    """The sums for n positions that meet one another directly, and the state after them."""
+    """Return the sums for n positions that meet one another directly, and the state after them."""
     radius, n, m = position_bias.radius, query.shape[2], query.shape[3]
     keys = ops.concatenate([state["keys"], key], axis=2)
     values = ops.concatenate([state["values"], value], axis=2)
@@ -125,18 +125,18 @@ def _read(query, key, value, position_bias, state):
 
 
 def _each_term(features, decay):
-    """Features (batch, heads, n, m) once for each term, with its decay (heads, n, terms): (..., terms * m)."""
+    """Repeat features (batch, heads, n, m) for each term, with its decay (heads, n, terms): (..., terms * m)."""
     m, terms = features.shape[-1], decay.shape[-1]
     return ops.tile(features, (1, 1, 1, terms)) * ops.repeat(decay, m, axis=-1)
 
 
-def _cut(x, pieces, piece):
-    """(batch, heads, pieces * piece, width) to (pieces, batch, heads, piece, width)."""
+def _split(x, pieces, piece):
+    """Reshape (batch, heads, pieces * piece, width) to (pieces, batch, heads, piece, width)."""
     heads, width = x.shape[1], x.shape[3]
     return ops.transpose(ops.reshape(x, (-1, heads, pieces, piece, width)), (2, 0, 1, 3, 4))
 
 
 def _join(x):
-    """What `_cut` cut."""
+    """Undo `_split`."""
     pieces, _, heads, piece, width = x.shape
     return ops.reshape(ops.transpose(x, (1, 2, 0, 3, 4)), (-1, heads, pieces * piece, width))

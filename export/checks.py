@@ -1,0 +1,199 @@
+"""The arguments that both exports take, checked once, and what they say together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..attention import KernelizedRPEAttention
+from ..models import Interface, interface_of
+from ..toeplitz import choose_route
+from .layers import all_layers, lambda_layers, vocabulary_size
+
+if TYPE_CHECKING:
+    import keras
+
+    from ..text import Tokenizer
+
+# What tokenizers make of a document, and all that a model may take: an integer for each token.
+DOCUMENT = ("token_ids", "padding_mask")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported, checked by `check_source`.
+
+    Attributes: `model`; `interface`, what it takes and gives; `tokenizer`, which goes into the file, or None; `texts`,
+    the documents to compare on, None for built-in ones.
+    """
+
+    model: "keras.Model"
+    interface: Interface
+    tokenizer: "Tokenizer | None"
+    texts: list[str] | None
+
+    @property
+    def length(self) -> int | None:
+        """The one length that the model takes, None where it takes any."""
+        length = self.interface.inputs[0].axes[1]
+        return length if isinstance(length, int) else None
+
+    @property
+    def gives_rows(self) -> bool:
+        """Whether the output has a row for each position: `(batch, n, width)` has, `(batch, classes)` has not."""
+        axes = self.interface.outputs[0].axes
+        return len(axes) > 2 and axes[1] == self.interface.inputs[0].axes[1]
+
+
+def check_source(
+    model: "keras.Model", tokenizer: "Tokenizer | None", sample_texts: Iterable[str] | None, tolerance: float
+) -> Source:
+    """Check the arguments that both exports take.
+
+    Raises:
+        ValueError: For a wrong model, tokenizer, text or tolerance.
+    """
+    interface = check_model(model)
+    check_tokenizer(tokenizer, model)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
+        raise ValueError(f"`tolerance` must be a number above 0. Received: tolerance={tolerance!r}")
+    if sample_texts is not None:
+        if tokenizer is None:
+            raise ValueError(
+                f"`sample_texts` needs a tokenizer. Received: tokenizer=None, sample_texts={sample_texts!r}"
+            )
+        from ..text import check_texts
+
+        sample_texts = check_texts(sample_texts)
+    return Source(model, interface, tokenizer, sample_texts)
+
+
+def check_model(model: "keras.Model") -> Interface:
+    """Return what `model` takes and gives.
+
+    Raises:
+        ValueError: If Keras runs on another backend than TensorFlow, `model` is not a functional model from a document
+            to one tensor, with a row for each token or one for the document, or it holds a Python lambda.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "export needs Keras on TensorFlow: save the model and load it with KERAS_BACKEND=tensorflow. "
+            f"Received: keras.backend.backend()={keras.backend.backend()!r}"
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a Keras model. Received: model={model!r}")
+    interface = interface_of(model)
+    _check_inputs(interface)
+    if len(interface.outputs) != 1:
+        raise ValueError(f"`model` must have one output. Received: outputs {_listed(interface.outputs)}")
+    (output,), length = interface.outputs, interface.inputs[0].axes[1]
+    # Callers tell a row for each token from one for the document by the rank: `has_length_axis` of litert_ids.py.
+    if (len(output.axes) == 2 and isinstance(output.axes[1], str)) or (
+        len(output.axes) > 2 and output.axes[1] != length
+    ):
+        raise ValueError(
+            "`model` must give (batch, width), or (batch, n, width) with a row for each of the n tokens. "
+            f"Received: an output of shape {output.shape()}"
+        )
+    lambdas = lambda_layers(model)
+    if lambdas:
+        raise ValueError(
+            "`model` must hold no Python lambda, which Keras saves as bytecode and loads with safe_mode=False only: "
+            f"register a named function instead. Received: a model with a lambda in {', '.join(lambdas)}"
+        )
+    return interface
+
+
+def _check_inputs(interface: Interface) -> None:
+    others = [x for x in interface.inputs if {axis for axis in x.axes if isinstance(axis, str)} - {"batch", "length"}]
+    if others:
+        raise ValueError(
+            "`model` must take arrays with no free axis but batch and length. A MaskedLM with at_positions=True is for "
+            "training: make MaskedLM(model.encoder), give it set_weights(model.get_weights()) and export that. "
+            f"Received: a model with an input {_listed(others)}"
+        )
+    if {x.name for x in interface.inputs} != set(DOCUMENT) or any(len(x.axes) != 2 for x in interface.inputs):
+        raise ValueError(
+            "`model` must be functional, with inputs token_ids and padding_mask (batch, length). "
+            f"Received: inputs {_listed(interface.inputs)}"
+        )
+
+
+def _listed(arrays: Sequence) -> str:
+    return ", ".join(map(str, arrays))
+
+
+def check_tokenizer(tokenizer: "Tokenizer | None", model: "keras.Model") -> None:
+    """Raise a ValueError unless `tokenizer` is None or one whose every id the model embeds."""
+    if tokenizer is None:
+        return
+    if not hasattr(tokenizer, "tokenize_one"):
+        raise ValueError(
+            "`tokenizer` must be a WordPieceTokenizer, a SentencePieceTokenizer or None. "
+            f"Received: tokenizer={tokenizer!r}"
+        )
+    embedded = vocabulary_size(model)
+    if embedded is not None and tokenizer.vocabulary_size > embedded:
+        raise ValueError(
+            f"`tokenizer` must have at most the {embedded} tokens that the model embeds. "
+            f"Received: tokenizer with {tokenizer.vocabulary_size} tokens"
+        )
+
+
+def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> list[int | None]:
+    """Check the lengths of a .tflite file's signatures.
+
+    Args:
+        lengths: Distinct integers of 1 or more; None for any length.
+        only_length: The one that the model takes, None for any.
+
+    Returns:
+        The lengths as a list.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    values = list(lengths) if isinstance(lengths, Iterable) and not isinstance(lengths, (str, bytes)) else []
+    fixed = [n for n in values if n is not None]
+    wrong = [n for n in fixed if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
+    if not values or wrong or len(set(values)) < len(values):
+        raise ValueError(
+            f"`lengths` must hold distinct integers of 1 or more, or None for any length. Received: lengths={lengths!r}"
+        )
+    if only_length is not None and values != [only_length]:
+        raise ValueError(
+            f"`lengths` must be ({only_length},), the one length that the model takes. Received: lengths={lengths!r}"
+        )
+    return [None if n is None else int(n) for n in values]
+
+
+def check_any_length(model: "keras.Model") -> None:
+    """Refuse a model that does not convert where the sequence length is not known.
+
+    Raises:
+        ValueError: If an attention layer would take another route than "banded".
+    """
+    for layer in all_layers(model):
+        if not isinstance(layer, KernelizedRPEAttention):
+            continue
+        route = "dense" if layer.feature_map == "softmax" else layer.route
+        if route == "auto" and layer.position_bias is not None:
+            route = choose_route(layer.position_bias, None, None, layer.num_features, layer.value_dim, layer.causal)
+        if route not in ("auto", "banded"):
+            raise ValueError(
+                "`lengths` may hold None only for a model whose attention takes the banded route, the one that "
+                f"converts for a length that is not known. Received: layer {layer.name!r} on route {route!r}"
+            )
+
+
+def check_float32(model: "keras.Model") -> None:
+    """Raise a ValueError unless all layers compute in float32."""
+    half = sorted({layer.compute_dtype for layer in all_layers(model)} - {"float32"})
+    if half:
+        raise ValueError(
+            "`model` must compute in float32, LiteRT has no other builtin ops: build it with dtype='float32' and load "
+            f"the weights. Received: a model that computes in {', '.join(half)}"
+        )

@@ -1,0 +1,78 @@
+"""The plots of the demo's report."""
+
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+CAPTIONS = {
+    "training.png": "Training: masked-LM pretraining, then fine-tuning of the model and of its softmax twin.",
+    "biases.png": "The learned position bias of each head, against where every bias starts.",
+    "scaling.png": "Milliseconds for one document against its length.",
+}
+
+
+def plot_training(path: Path, histories: dict) -> None:
+    """Plot losses of pretraining and validation accuracies of fine-tuning.
+
+    Args:
+        path: the file to write.
+        histories: those of "pretraining", "fine_tuning" and "twin_fine_tuning", see `krpe_tf.training.fit`.
+    """
+    figure, (left, right) = _figure(2)
+    pretraining = histories["pretraining"]
+    left.plot(pretraining["step"], pretraining["loss"], marker="o", label="training")
+    left.plot(pretraining["val_step"], pretraining["val_loss"], marker="o", label="validation")
+    left.set(title="masked-LM pretraining", xlabel="step", ylabel="loss, nats")
+    for name, label in (("fine_tuning", "this model"), ("twin_fine_tuning", "softmax twin")):
+        values = histories[name]["val_accuracy"]
+        right.plot(range(1, len(values) + 1), values, marker="o", label=label)
+    right.set(title="fine-tuning", xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
+    left.legend()
+    right.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_biases(path: Path, position_bias) -> None:
+    """Plot a trained bias layer against a new one.
+
+    Args:
+        path: the file to write.
+        position_bias: the layer.
+    """
+    figure, axis = _figure()
+    offsets = np.arange(-64, 65)
+    start = type(position_bias).from_config(position_bias.get_config())
+    learned, started = (ops.convert_to_numpy(bias.log_weights(offsets)) for bias in (position_bias, start))
+    for head in range(position_bias.num_heads):
+        (line,) = axis.plot(offsets, learned[head], label=f"head {head + 1}")
+        axis.plot(offsets, started[head], color=line.get_color(), linestyle=":", linewidth=1)
+    axis.set(title="position bias (dotted: start)", xlabel="key position - query position", ylabel="log weight b")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_scaling(path: Path, milliseconds: dict[str, dict[int, float]]) -> None:
+    """Plot milliseconds against length, both on logarithmic axes.
+
+    Args:
+        path: the file to write.
+        milliseconds: what `time_models` returns for "model" and "softmax_twin".
+    """
+    figure, axis = _figure()
+    for name, label in (("model", "this model"), ("softmax_twin", "softmax twin")):
+        axis.loglog(list(milliseconds[name]), list(milliseconds[name].values()), marker="o", base=2, label=label)
+    axis.set(title="one document, on this machine", xlabel="tokens", ylabel="ms")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _figure(columns: int = 1):
+    # The object interface, not pyplot: no window system, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * columns, 4), layout="constrained")
+    axes = figure.subplots(1, columns)
+    for axis in np.atleast_1d(axes):
+        axis.grid(alpha=0.3)
+    return figure, axes
