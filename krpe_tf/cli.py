@@ -106,7 +106,7 @@ def _named_values(option: str, pairs: list[str]) -> dict:
 
 
 def _export(options):
-    from .export.report import summary
+    from .export import summary
     from .files import companion
     from .runs import export_run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from ..export.litert import COMPANIONS
+from ..export import COMPANIONS
 from ..files import companion, staged, write_json
 from ..tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Task
 from ..text import Tokenizer, load_tokenizer

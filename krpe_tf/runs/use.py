@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..export import LiteRTModel, LiteRTReport, export_saved_model, export_tflite
-from ..export.litert import check_lengths
+from ..export import LiteRTModel, LiteRTReport, check_lengths, export_saved_model, export_tflite
 from ..text import check_texts, load_tokenizer
 from .folder import check_run, load_labels, load_run, load_task
 
