@@ -38,7 +38,7 @@ def run_in_own_process(
         command = python_command("_runner.py", kind, os.fspath(path), ops, request, answer)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
-            at = done.stdout.split() or ["none, it did not load"]
+            at = done.stdout.splitlines() or ["none, it did not load"]
             raise RuntimeError(
                 f"the exported file failed in its own process (signature {at[-1]}, exit status {done.returncode}): "
                 f"{done.stderr[-2000:]}"

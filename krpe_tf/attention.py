@@ -1,6 +1,5 @@
 """The Keras layer: projections, masks and config. The numerics live in `feature_maps` and `toeplitz`."""
 
-import inspect
 import random
 
 from keras import KerasTensor, initializers, layers, ops, saving
@@ -284,14 +283,22 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         output = ops.cast(output, self.compute_dtype)
         return self.output_dense(self.dropout_layer(output, training=training))
 
-    def compute_output_spec(self, *args, **kwargs):
-        call = inspect.signature(self.call).bind(*args, **kwargs).arguments
-        query, value, key = call["query"], call["value"], call.get("key")
-        scores = call.get("return_attention_scores", False)
-        self._check_call(query, value, value if key is None else key, call.get("attention_mask"), scores)
+    def compute_output_spec(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        return_attention_scores=False,
+        **unused_modes,
+    ):
+        self._check_call(query, value, value if key is None else key, attention_mask, return_attention_scores)
         output_shape = (*query.shape[:-1], self.output_width or query.shape[-1])
         output = KerasTensor(output_shape, dtype=self.compute_dtype)
-        if not scores:
+        if not return_attention_scores:
             return output
         scores_shape = (query.shape[0], self.num_heads, query.shape[1], value.shape[1])
         return output, KerasTensor(scores_shape, dtype="float32")

@@ -1,4 +1,7 @@
-"""`python -m krpe_tf train` on several devices and processes: killed, resumed, and equal to a run on one device."""
+"""`python -m krpe_tf train` on several devices and processes: killed, resumed, and equal to a run on one device.
+
+On JAX they train on a prepared corpus, where importing TensorFlow fails.
+"""
 
 import json
 import os
@@ -11,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_distribution import SCRIPT, free_port
+
+from krpe_tf.cli import main
 
 SETTINGS = {
     "preset": "tiny",
@@ -26,9 +31,12 @@ SETTINGS = {
 }
 
 
+WITHOUT_TENSORFLOW = Path(__file__).with_name("without_tensorflow.py")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Holds texts.csv and config.json."""
+    """Holds texts.csv, what `prepare` makes of it, and config.json."""
     folder = tmp_path_factory.mktemp("runs")
     rng = random.Random(0)
     words = {
@@ -38,16 +46,20 @@ def folder(tmp_path_factory):
     rows = [f"{' '.join(rng.choices(words[label], k=rng.randint(10, 25)))},{label}" for label in ["tea", "sea"] * 20]
     (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    sizes = ["--vocabulary-size", "60", "--validation-fraction", "0.2"]
+    assert main(["prepare", str(folder / "texts.csv"), "--output", str(folder / "prepared"), *sizes]) == 0
     return folder
 
 
-def start(backend, output, *options, program=("-m", "krpe_tf"), data="texts.csv", devices=1):
+def start(backend, output, *options, program=("-m", "krpe_tf"), data="prepared", devices=1):
+    if backend == "jax" and data == "prepared":
+        program = (WITHOUT_TENSORFLOW,)
     data, config = output.parent / data, output.parent / "config.json"
     # As in conftest.py, LLVM's optimizations cost more than they save here.
     jax = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen(
         [sys.executable, *program, "train", data, "--output", output, "--config", config, *options],
-        env={**os.environ, **jax, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, **jax, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,15 +91,19 @@ def start_both(output, **options):
     return [start("jax", output, *both, str(index), **options) for index in range(2)]
 
 
-def check_equal(output: Path, reference: Path, phases=("pretraining", "fine_tuning")):
+PHASES = ("pretraining", "fine_tuning")
+
+
+def check_equal(output: Path, reference: Path):
     got, expected = (json.loads((run / "training.json").read_text(encoding="utf-8")) for run in (output, reference))
-    assert got["histories"].keys() == expected["histories"].keys() == set(phases)
-    for phase in phases:
+    assert got["histories"].keys() == expected["histories"].keys() == set(PHASES)
+    for phase in PHASES:
         assert got["histories"][phase].keys() == expected["histories"][phase].keys()
         for name, values in expected["histories"][phase].items():
             np.testing.assert_allclose(got["histories"][phase][name], values, rtol=1e-4, atol=1e-6, err_msg=name)
-    names = {path.name for path in output.iterdir()} - {"labels.json"}
-    assert names == {"model.keras", "tokenizer.json", "training.json", "logs"}
+    names = {path.name for path in output.iterdir()} - {"logs"}
+    assert names == {"model.keras", "tokenizer.json", "task.json", "labels.json", "training.json"}
+    assert (output / "logs").exists() == (reference / "logs").exists()
 
 
 @pytest.fixture(scope="module")
@@ -101,40 +117,37 @@ def one(folder):
 def test_two_processes_resume_and_give_the_run_of_one(folder, one):
     kill_after_a_checkpoint(folder / "two", *start_both(folder / "two"))
     chief, other = finish(*start_both(folder / "two"))
-    assert "goes on after step" in chief
+    assert "resuming pretraining at step" in chief or "resuming fine_tuning at step" in chief
     assert "model.keras" in chief
     assert "model.keras" not in other
     check_equal(folder / "two", one)
 
 
 @pytest.mark.slow
-def test_a_model_cut_over_two_devices_gives_the_run_of_one(folder, one):
-    finish(start("jax", folder / "cut", "--distribution", "model=2", devices=2))
-    check_equal(folder / "cut", one)
+def test_a_model_sharded_over_two_devices_gives_the_run_of_one(folder, one):
+    finish(start("jax", folder / "sharded", "--distribution", "model=2", devices=2))
+    check_equal(folder / "sharded", one)
 
 
 @pytest.mark.slow
-def test_two_processes_read_their_own_shards_and_give_the_run_of_one(folder):
-    command = [sys.executable, "-m", "krpe_tf", "prepare", folder / "texts.csv", "--output", folder / "shards"]
-    options = ["--unlabelled", "--num-shards", "2", "--vocabulary-size", "60"]
-    subprocess.run(
-        [*command, *options], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, check=True, capture_output=True
-    )
-    finish(start("jax", folder / "shards one", data="shards"))
-    chief, other = finish(*start_both(folder / "shards two", data="shards"))
+def test_two_processes_share_the_vocabulary_that_one_learned_and_give_the_run_of_one(folder):
+    finish(start("jax", folder / "learned by one", data="texts.csv"))
+    chief, other = finish(*start_both(folder / "learned by two", data="texts.csv"))
+    assert "learning a vocabulary" in chief
+    assert "learning a vocabulary" not in other
     assert "model.keras" in chief
     assert "model.keras" not in other
-    check_equal(folder / "shards two", folder / "shards one", phases=["pretraining"])
+    check_equal(folder / "learned by two", folder / "learned by one")
 
 
 @pytest.mark.slow
-def test_a_run_on_two_replicas_goes_on_on_one(folder):
+def test_a_run_on_two_replicas_is_resumed_on_one(folder):
     output = folder / "mirrored"
     # One host has one CPU device: the script makes two of it.
     kill_after_a_checkpoint(
         output, start("tensorflow", output, "--distribution", "data", program=(SCRIPT, "command_line", os.devnull))
     )
     (printed,) = finish(start("tensorflow", output))
-    assert "goes on after step" in printed
+    assert "resuming pretraining at step" in printed or "resuming fine_tuning at step" in printed
     finish(start("tensorflow", folder / "plain"))
     check_equal(output, folder / "plain")

@@ -3,6 +3,7 @@
 The chain of kills runs on JAX, on a prepared corpus, where importing TensorFlow fails; one kill runs on TensorFlow.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -24,11 +25,12 @@ from test_checkpoints import stop_inside_a_write
 from trained_run import documents, write_csv
 
 from krpe_tf.cli import main
+from krpe_tf.data import LabelledTexts
 from krpe_tf.export import LiteRTModel
 from krpe_tf.files import locked
 from krpe_tf.models import Encoder, MaskedLM
-from krpe_tf.runs import RunSettings, RunState, load_run, train_run
-from krpe_tf.tasks import MASKED_LM, TEXT_CLASSIFICATION
+from krpe_tf.runs import RunSettings, RunState, load_run, load_task, train_run
+from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION
 from krpe_tf.training import Checkpoints, Distribution
 
 # Small, but with dropout, several shapes of batches, and checkpoints between validations.
@@ -281,20 +283,33 @@ def test_a_run_without_labels_diverges_resumes_and_is_exported(folder, capsys, c
     np.testing.assert_allclose(vectors, keras.ops.convert_to_numpy(model.encoder(inputs)), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_run_starts_from_an_encoder_a_tokenizer_and_its_own_validation_set(folder, whole):
-    from krpe_tf.data import LabelledTexts
+def score(model, batches, classes):
+    """The documents that are validated by, and the share of them that is right."""
+    inputs, labels, weights = batches[0]
+    right = np.argmax(model.predict(inputs, verbose=0), -1) == labels
+    return {"documents": float(weights.sum()), "right": float(np.average(right, weights=weights))}
 
+
+@pytest.mark.slow
+def test_a_run_of_another_task_starts_from_what_it_is_given(folder, whole, monkeypatch, caplog):
+    """An encoder, a tokenizer and a validation set; and the task's own scores are kept and said."""
+    monkeypatch.setitem(TASKS, "scored", dataclasses.replace(TEXT_CLASSIFICATION, name="scored", scores=score))
+    caplog.set_level(logging.INFO)
     given, tokenizer, _ = load_run(whole)
     train, validation = (LabelledTexts(*map(list, zip(*part, strict=True))) for part in _halves())
     sizes = {"preset": "tiny", "encoder": {"num_layers": 1, "feature_map": "softmax"}, "max_length": 32}
     run = folder / "twin"
-    arguments = {"validation": validation, "tokenizer": tokenizer, "initial_encoder": given.encoder}
+    arguments = {"validation": validation, "tokenizer": tokenizer, "initial_encoder": given.encoder, "task": "scored"}
     # With a rate that moves nothing, what comes out is what went in.
     still = {"learning_rate": 1e-12, "weight_decay": 0.0}
     summary = train_run(train, run, pretrain_steps=0, epochs=1, fine_tune_optimizer=still, **sizes, **arguments)
     assert list(summary["histories"]) == ["fine_tuning"]
     assert summary["max_length"] == 32
+    right = summary["histories"]["fine_tuning"]["val_accuracy"][-1]
+    assert summary["scores"] == {"documents": 8, "right": pytest.approx(right)}
+    assert f"validation: documents 8.0000, right {right:.4f}" in caplog.text
+    assert json.loads((run / "training.json").read_text()) == summary
+    assert load_task(run).name == "scored"
     twin, same_tokenizer, _ = load_run(run)
     assert same_tokenizer.vocabulary == tokenizer.vocabulary
     assert twin.encoder.feature_map == "softmax"

@@ -142,9 +142,9 @@ def test_a_masked_lm_at_positions_is_exported_as_the_full_one(tmp_path):
     assert relative_error(LiteRTModel(tmp_path / "model.tflite")(inputs)[:, positions[0]], expected) < 1e-5
 
 
-@pytest.mark.parametrize("head", ["encoder", "masked_lm"])
+@pytest.mark.parametrize("head", [lambda x: x, models.MaskedLM, partial(models.TokenClassifier, num_classes=5)])
 def test_outputs_with_a_length_axis(tmp_path, head):
-    model = make_encoder() if head == "encoder" else models.MaskedLM(make_encoder())
+    model = head(make_encoder())
     path = tmp_path / "model.tflite"
     export_tflite(model, path, (8, 24))
     inputs = make_ids(3, 11, [11, 4, 7])
@@ -290,6 +290,12 @@ def test_what_does_not_run_on_every_litert_is_refused(tmp_path):
         export_tflite(rank_5, tmp_path / "model.tflite", (8,))
     with pytest.raises(ValueError, match=r"compute in float32.*Received: a model that computes in bfloat16"):
         export_tflite(make_classifier(dtype="mixed_bfloat16"), tmp_path / "model.tflite", (8,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_with_a_row_for_every_second_token_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must give output \(batch, length, 32\).*shape \(1, 4, 32\) for 8 tokens"):
+        export_tflite(with_op(lambda x: x[:, ::2]), tmp_path / "model.tflite", (8,))
     assert list(tmp_path.iterdir()) == []
 
 

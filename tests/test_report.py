@@ -11,6 +11,7 @@ from krpe_tf.export import LiteRTModel
 from krpe_tf.export.compare import relative_errors
 from krpe_tf.export.inspection import inspect, keep_one_signature
 from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
+from krpe_tf.export.process import run_in_own_process
 from krpe_tf.export.report import comparison_table, markdown_table, render, summary
 from krpe_tf.export.samples import Document, Sample
 from krpe_tf.files import companion
@@ -154,6 +155,15 @@ def test_the_table_has_a_row_for_each_file_and_length(small):
 
 def test_a_markdown_table():
     assert markdown_table(["a", "b"], [["x", 1], ["y", ""]]) == "| a | b |\n| --- | --- |\n| x | 1 |\n| y |  |"
+
+
+def test_a_process_that_fails_names_the_signature(small, tmp_path):
+    calls = [(name, make_ids(1, 16, [9])) for name in ("ids_16", "ids_99", "ids_40")]
+    with pytest.raises(RuntimeError, match=r"(?s)\(signature ids_99, exit status 1\).*ids_99"):
+        run_in_own_process("litert", small[0], calls, with_text_ops=False)
+    (tmp_path / "broken").write_bytes(small[0].read_bytes()[:100])
+    with pytest.raises(RuntimeError, match=r"\(signature none, it did not load, exit status 1\)"):
+        run_in_own_process("litert", tmp_path / "broken", calls, with_text_ops=False)
 
 
 def test_a_file_that_cannot_run_says_why(small, tmp_path):

@@ -90,7 +90,8 @@ def test_a_name_means_the_same_in_every_task():
 def test_the_settings_of_0_1_keep_their_names_and_defaults():
     run = Path(__file__).parent / "saved_by_0_1" / "classifier" / "training.json"
     settings = json.loads(run.read_text(encoding="utf-8"))["settings"]
-    assert RunSettings.from_names(settings).to_json() == settings
+    made = RunSettings.from_names(settings).to_json()
+    assert {name: made[name] for name in settings} == settings
     assert not RunSettings.from_names(settings).differences(settings)
     # What a later version adds had its default.
     del settings["keep_checkpoints"], settings["batch_tokens"]

@@ -160,7 +160,7 @@ def _train(output: Path, messages: Messages, settings: DemoSettings, resumed: bo
         batch_tokens=settings.batch_tokens,
         **common,
     )
-    logger.info("\n3. fine-tuning the softmax twin for as many steps, at %d tokens", settings.twin_max_length)
+    logger.info("\n3. fine-tuning the softmax twin at %d tokens", settings.twin_max_length)
     twin_tuned = _train_once(
         runs["twin"],
         messages.train,

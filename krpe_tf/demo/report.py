@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..export import LiteRTReport, comparison_table
+from ..export import LiteRTReport, comparison_table, markdown_table
 from ..files import companion, write_json
 from .plots import CAPTIONS, plot_biases, plot_scaling, plot_training
 
@@ -38,20 +38,15 @@ def render(report: dict, exports: list[LiteRTReport]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table, without a line break at the end."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def _accuracy(report: dict) -> list[str]:
     accuracy, counts = report["accuracy"], report["messages"]
     behind = accuracy["tfidf"] - accuracy["model"]
     standing = f"{abs(behind):.3f} {'below' if behind > 0 else 'above'} TF-IDF" if behind else "level with TF-IDF"
     model = f"this model, {report['parameters'] / 1e6:.2g} M parameters"
+    steps, twin_steps = (report["histories"][name]["step"][-1] for name in ("fine_tuning", "twin_fine_tuning"))
     rows = [
         [model, f"{report['max_length']:,}", f"**{accuracy['model']:.3f}**"],
-        ["its softmax twin, as many steps", f"{report['twin_max_length']:,}", f"{accuracy['softmax_twin']:.3f}"],
+        ["its softmax twin", f"{report['twin_max_length']:,}", f"{accuracy['softmax_twin']:.3f}"],
         ["TF-IDF and logistic regression", "all", f"{accuracy['tfidf']:.3f}"],
         ["always the most frequent period", "none", f"{accuracy['majority']:.3f}"],
     ]
@@ -61,7 +56,7 @@ def _accuracy(report: dict) -> list[str]:
         markdown_table(["on the held-out presidents", "tokens read", "accuracy"], rows),
         f"The model is {standing}, a strong baseline where words alone date a text. The twin has weights of the same "
         f"shapes, starts from the same {report['pretrain_steps']} pretraining steps, and sees the same documents, "
-        "truncated to a length that its quadratic cost allows.",
+        f"truncated to a length that its quadratic cost allows: in {twin_steps} steps, the model in {steps}.",
     ]
 
 

@@ -1,0 +1,62 @@
+"""Which task a run is of, and which phases it has."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from krpe_tf.data import TEXTS, Corpus, LabelledTexts, Ragged
+from krpe_tf.models import Encoder, MaskedLM, TextClassifier
+from krpe_tf.runs import RunSettings, choose_task, make_recipe
+from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Settings, layout_map
+from krpe_tf.training import encoder_layout
+
+
+def corpus(columns):
+    return Corpus(None, None, columns, {"train": {"token_ids": Ragged.join([np.arange(3)])}, "validation": {}})
+
+
+def test_pretraining_comes_first_where_it_has_steps():
+    assert make_recipe(TEXT_CLASSIFICATION, RunSettings()) == (MASKED_LM, TEXT_CLASSIFICATION)
+    assert make_recipe(TEXT_CLASSIFICATION, RunSettings(pretrain_steps=0)) == (TEXT_CLASSIFICATION,)
+    assert make_recipe(MASKED_LM, RunSettings()) == (MASKED_LM,)
+    with pytest.raises(ValueError, match=r"`pretrain_steps` must be at least 1 for the task 'masked_lm'"):
+        make_recipe(MASKED_LM, RunSettings(pretrain_steps=0))
+
+
+def test_a_task_is_chosen_by_name_or_by_what_a_corpus_holds():
+    assert choose_task(None) is TEXT_CLASSIFICATION
+    assert choose_task(None, LabelledTexts(["a"], ["b"])) is TEXT_CLASSIFICATION
+    assert choose_task("masked_lm") is MASKED_LM
+    assert choose_task(None, corpus(("text",))) is MASKED_LM
+    assert choose_task(None, corpus(("text", "label"))) is TEXT_CLASSIFICATION
+    assert choose_task("masked_lm", corpus(("text", "label"))) is MASKED_LM
+    with pytest.raises(ValueError, match=r"prepared with columns text, label for the task 'text_classification'"):
+        choose_task("text_classification", corpus(("text",)))
+    with pytest.raises(ValueError, match=r"`task` must be one of 'masked_lm', .*Received: task='juggling'"):
+        choose_task("juggling")
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_task_fits_together(task):
+    assert re.fullmatch(r"\w+", task.phase)
+    assert issubclass(task.settings, Settings)
+    assert isinstance(getattr(RunSettings(), task.optimizer), dict)
+    assert getattr(RunSettings(), task.length) >= 3
+    assert issubclass(task.model, keras.Model)
+    assert TASKS[task.name] is task
+    assert (task.encoding is TEXTS) == (task.answer is None)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone shards a model")
+def test_the_layout_of_a_run_holds_that_of_every_model():
+    mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"])
+    layout = layout_map(mesh)
+    assert set(layout) == set(encoder_layout(mesh))
+    encoder = Encoder.from_preset("tiny", num_layers=1)
+    for model in (MaskedLM(encoder), TextClassifier(encoder, 2)):
+        own = type(model).get_layout_map(mesh)
+        for weight in model.weights:
+            assert layout[weight.path] == own[weight.path], weight.path
+        assert any(layout[weight.path] is not None for weight in model.weights)
