@@ -128,11 +128,16 @@ def open_source(
             as they stand.
 
     Raises:
-        ValueError: For a path that is missing, or has an unknown extension.
+        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column.
     """
     path, columns = Path(path), tuple(columns)
     names = {column: (names or {}).get(column, column) for column in columns}
     if path.is_dir():
+        if not {"text", "label"}.issuperset(columns):
+            raise ValueError(
+                f"`{argument}` must be a file for the columns {columns}: a folder has texts and labels. "
+                f"Received: {argument}={str(path)!r}"
+            )
         files = find_texts(path)
         if "label" in columns:
             files = [(file, parts) for file, parts in files if len(parts) == 2]
@@ -142,11 +147,10 @@ def open_source(
         return Source(path, columns, argument, lambda wanted: _folder_rows(files, columns, argument, wanted), size)
     if not path.is_file():
         raise ValueError(f"`{argument}` must be a file or a folder that exists. Received: {argument}={str(path)!r}")
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise ValueError(
-            f"`{argument}` must be a .csv file, a .jsonl file or a folder. Received: {argument}={str(path)!r}"
-        )
-    read = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        files = ", ".join(f"a {suffix} file" for suffix in _READERS)
+        raise ValueError(f"`{argument}` must be {files} or a folder. Received: {argument}={str(path)!r}")
 
     def rows(wanted: Callable[[dict], bool]) -> Iterator[Row]:
         for place, found in read(path, names, argument):
@@ -244,6 +248,10 @@ def _jsonl_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tu
                 raise ValueError(f"`{argument}` must hold a JSON object per line. Received: {place}")
             _check_columns(place, row, names)
             yield place, row
+
+
+# By the file's extension, what reads its rows: each with its place, and the values under the file's own names.
+_READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
 
 
 def _check_columns(place: object, found: Iterable[str], names: dict[str, str]) -> None:
