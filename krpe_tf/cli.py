@@ -148,7 +148,7 @@ def _demo(options):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="krpe_tf", description="Train, export and use models of long documents.", epilog=EXIT_CODES
+        prog="krpe-tf", description="Train, export and use models of long documents.", epilog=EXIT_CODES
     )
     commands = parser.add_subparsers(required=True, metavar="prepare | train | export | predict | demo")
     for add in (_add_prepare, _add_train, _add_export, _add_predict, _add_demo):

@@ -1,6 +1,10 @@
-"""The documentation site builds without a warning, and what the pages name is there."""
+"""The documentation site builds without a warning, and what the pages name is there.
+
+`python tests/test_docs.py` writes the table of settings of docs/training.md, to which the tests hold the page.
+"""
 
 import ast
+import dataclasses
 import importlib
 import os
 import re
@@ -81,6 +85,24 @@ def test_python_names_that_a_page_uses_are_importable(path):
             found = getattr(found, part)  # Where it has moved, its DeprecationWarning is an error.
 
 
+TRAINING = ROOT / "docs" / "training.md"
+SETTINGS = re.compile(r"(?<=<!-- settings: begin -->\n).*?(?=<!-- settings: end -->)", re.DOTALL)
+
+
+def settings_table():
+    from krpe_tf.runs import RunSettings
+
+    lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    for field in dataclasses.fields(RunSettings):
+        default = "none" if field.default is dataclasses.MISSING else f"`{field.default}`"
+        lines.append(f"| `{field.name}` | {default} | {field.metadata['help']} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_of_settings_is_made_of_the_settings():
+    assert SETTINGS.findall(TRAINING.read_text(encoding="utf-8")) == [settings_table()]
+
+
 def functions():
     """Every function of the package, with the docstring that describes its arguments: for __init__ the class's."""
     for folder in ("krpe_tf", "models", "export"):
@@ -108,3 +130,8 @@ def test_arguments_that_a_docstring_describes_are_those_of_the_function():
                 described += 1
                 assert argument in known or "**kwargs" in known, (name, argument)
     assert described > 300
+
+
+if __name__ == "__main__":
+    page = SETTINGS.sub(lambda match: settings_table(), TRAINING.read_text(encoding="utf-8"))
+    TRAINING.write_text(page, encoding="utf-8")
