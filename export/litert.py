@@ -211,8 +211,11 @@ def _run_texts(
     """Run the signatures that take text, and check that the file's tokenizer gives the ids of `source.tokenizer`."""
     texts = source.texts or [*SAMPLE_TEXTS, " ".join(SAMPLE_TEXTS * 30)]
     calls = [("tokenize", {"text": [text]}) for text in texts]
+    counts = []
     for length, group in documents.items():
-        calls += [(signature_name("text", length), {"text": [each.text]}) for each in group if each.text is not None]
+        with_text = [each for each in group if each.text is not None]
+        calls += [(signature_name("text", length), {"text": [each.text]}) for each in with_text]
+        counts += [each.token_count for each in with_text]
     results = run_in_own_process("litert", file, calls, with_text_ops=True)
     for text, result in zip(texts, results, strict=False):
         expected = source.tokenizer([text])["token_ids"]
@@ -221,7 +224,14 @@ def _run_texts(
                 f"`tokenizer` must give the same ids in the file. Received: {text[:80]!r}, ids {expected.tolist()}, in "
                 f"the file {result['token_ids'].tolist()}"
             )
-    return _outputs(calls[len(texts) :], results[len(texts) :])
+    calls, results = calls[len(texts) :], results[len(texts) :]
+    for (name, inputs), result, count in zip(calls, results, counts, strict=True):
+        if result["token_count"].tolist() != [count]:
+            raise ValueError(
+                f"signature {name} must count all tokens of a text, {count}. Received: token_count "
+                f"{result['token_count'].tolist()} for {inputs['text'][0][:80]!r}"
+            )
+    return _outputs(calls, results)
 
 
 def _outputs(calls: list[tuple[str, dict]], results: list[dict]) -> dict[str, list[np.ndarray]]:

@@ -1,4 +1,4 @@
-"""What tests/test_garden.py runs in a process of its own: Model Garden warns, and configures TensorFlow.
+"""What tests/test_garden.py runs in processes of its own: Model Garden warns, and sets up TensorFlow as it likes.
 
     python -P tests/garden_checks.py FOLDER CHECK [CHECK ...]
 
@@ -275,6 +275,8 @@ def write_examples(path, batch=4, length=24, predictions=3):
 def check_train(folder):
     """Model Garden's masked-LM task and trainer, on two devices and on one."""
     folder = Path(folder)
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     tf_keras.utils.set_random_seed(0)
     write_examples(folder / "examples.tfrecord")
     params = exp_factory.get_exp_config("krpe_tf/pretraining")
@@ -381,7 +383,4 @@ def check_refusals(folder):
 
 if __name__ == "__main__":
     folder, *checks = sys.argv[1:]
-    # Before TensorFlow computes anything, for `check_train`.
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     print(json.dumps({name: globals()[f"check_{name}"](folder) for name in checks}))

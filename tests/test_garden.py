@@ -17,20 +17,18 @@ PAGE = ROOT / "docs" / "garden.md"
 pytest.importorskip("official", reason='needs the extra "garden"')
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("garden")
-
-
-@pytest.fixture(scope="module")
-def checks(folder):
-    """One process for all, because importing Model Garden takes seconds."""
-    names = "layer", "encoder", "snippet", "refusals", "scaffold", "train"
+def run_checks(folder, *names):
     command = [sys.executable, "-P", str(CHECKS), str(folder), *names]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory):
+    """One process for all that need no devices of their own: importing Model Garden takes seconds."""
+    return run_checks(tmp_path_factory.mktemp("garden"), "layer", "encoder", "snippet", "refusals", "scaffold")
 
 
 @pytest.mark.slow
@@ -89,8 +87,8 @@ def test_the_layer_serves_in_scaffolds(checks):
 
 
 @pytest.mark.slow
-def test_the_trainer_of_model_garden_trains_it_on_two_devices_as_on_one(checks):
-    results = checks["train"]
+def test_the_trainer_of_model_garden_trains_it_on_two_devices_as_on_one(tmp_path):
+    results = run_checks(tmp_path, "train")["train"]
     assert len(results["two"]) == 2
     assert results["two"][1] < results["two"][0]
     assert results["two"] == pytest.approx(results["one"], rel=1e-5)
@@ -102,11 +100,11 @@ def test_the_trainer_of_model_garden_trains_it_on_two_devices_as_on_one(checks):
     assert sum("decay_bias/" in name for name in results["trainable"]) == 3
     assert results["decayed"]
     assert not any("bias" in name or "norm" in name.lower() for name in results["decayed"])
+    run_driver(tmp_path)
 
 
-@pytest.mark.slow
-def test_the_command_of_the_page_trains(checks, folder):
-    # The page's config, but for sizes, and the data of `check_train`.
+def run_driver(folder):
+    """The command of the page, with its config, but for sizes and data."""
     (config,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     changes = {

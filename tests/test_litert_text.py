@@ -8,8 +8,9 @@ from ai_edge_litert.interpreter import InterpreterWithCustomOps
 from export_models import export_tflite, make_classifier
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from sentencepiece_models import train_sentencepiece as train
 from tensorflow_text import tflite_registrar
-from test_sentencepiece import TEXTS, train
+from test_sentencepiece import TEXTS
 
 from krpe_tf.text import SentencePieceTokenizer, WordPieceTokenizer, train_wordpiece
 

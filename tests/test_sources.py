@@ -142,6 +142,8 @@ def test_a_folder_is_read_where_it_is_wanted_and_in_the_order_of_the_seed(tmp_pa
 def test_messages_name_the_argument_that_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"`source` must be a file or a folder that exists. Received: source="):
         open_source(tmp_path / "missing", ("text",), argument="source")
+    with pytest.raises(ValueError, match=r"must be a file for the columns \('tokens',\)"):
+        open_source(tmp_path, ("tokens",))
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n{"text": "\\ud800"}\n')
     rows = open_source(path, ("text",), argument="source").rows()

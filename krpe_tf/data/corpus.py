@@ -68,7 +68,7 @@ class Corpus:
 
     def tokens(self, split: str = "train") -> int:
         """Return the number of tokens of a split, [CLS] and [SEP] included."""
-        return int(self[split]["token_ids"].starts[-1])
+        return max((len(field.values) for field in self[split].values() if isinstance(field, Ragged)), default=0)
 
     @functools.cached_property
     def fingerprint(self) -> str:

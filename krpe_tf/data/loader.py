@@ -77,9 +77,10 @@ class _Readers:
                 self._busy -= 1
 
     def stop(self) -> None:
-        """Wait until no thread makes a batch, and let none start another."""
+        """Wait until no thread makes a batch, ten seconds at most, and let none start another."""
         self.stopped.set()
-        while self._busy:
+        deadline = time.monotonic() + 10
+        while self._busy and time.monotonic() < deadline:
             time.sleep(0.001)
         if self._used:
             time.sleep(0.05)  # What TensorFlow does between two batches, and at the end.

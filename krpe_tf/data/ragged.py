@@ -58,11 +58,11 @@ class Ragged:
             ValueError: If a file is damaged there; names it.
         """
         rows = np.full(shape, fill, "int32")
-        if len(starts):
-            columns = np.arange(shape[1])
-            inside = columns < lengths[:, np.newaxis]
-            places = np.where(inside, starts[:, np.newaxis] + columns, starts[:, np.newaxis])
-            rows[: len(starts)] = np.where(inside, self._ranges(starts, lengths)[places], fill)
+        columns = np.arange(shape[1])
+        inside = columns < lengths[:, np.newaxis]
+        if inside.any():
+            places = np.where(inside, starts[:, np.newaxis] + columns, 0)
+            np.copyto(rows[: len(starts)], self._ranges(starts, lengths)[places], casting="same_kind", where=inside)
         return rows
 
     def _ranges(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -160,7 +160,7 @@ def open_source(
             as they stand.
 
     Raises:
-        ValueError: For a path that is missing, or has an unknown extension.
+        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column.
     """
     path, columns = Path(path), tuple(columns)
     names = {column: (names or {}).get(column, column) for column in columns}
@@ -173,7 +173,7 @@ def open_source(
             files = [files[place] for place in np.random.default_rng([seed, 0]).permutation(len(files))]
         size = sum(file.stat().st_size for file, _ in files)
         return Source(path, columns, argument, lambda wanted: _folder_rows(files, columns, argument, wanted), size)
-    read = READERS[path.suffix.lower()]
+    read = _READERS[path.suffix.lower()]
 
     def rows(wanted: Callable[[dict], bool]) -> Iterator[Row]:
         for place, found in read(path, names, argument):
@@ -197,7 +197,7 @@ def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
         kind, found = "a folder", ("text", "label")
     elif not path.is_file():
         raise ValueError(f"`{argument}` must be a file or a folder that exists. {received}")
-    elif path.suffix.lower() not in READERS:
+    elif path.suffix.lower() not in _READERS:
         raise ValueError(f"`{argument}` must be a .csv file, a .jsonl file, a .conll file or a folder. {received}")
     elif path.suffix.lower() == ".conll":
         kind, found = "a .conll file", ("tokens", "labels")
@@ -320,8 +320,8 @@ def _conll_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tu
                 start = number + 1
 
 
-# By extension; each takes a path, what the file calls its columns, and what messages call the path.
-READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".conll": _conll_rows}
+# By the file's extension, what reads its rows: each with its place, and the values under the file's own names.
+_READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".conll": _conll_rows}
 
 
 def _check_columns(place: object, found: Iterable[str], names: dict[str, str]) -> None:

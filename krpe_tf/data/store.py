@@ -128,8 +128,15 @@ class ArrayWriter:
         self._sha256 = hashlib.sha256()
 
     def write(self, values: np.ndarray) -> None:
-        """Append values."""
-        self._pending += values.astype(self.dtype).tobytes()
+        """Append values.
+
+        Raises:
+            ValueError: For a value that the dtype cannot hold.
+        """
+        converted = values.astype(self.dtype)
+        if not np.array_equal(converted, values):
+            raise ValueError(f"`values` must fit {self.dtype.name}. Received: {values.min()} to {values.max()}")
+        self._pending += converted.tobytes()
         whole = len(self._pending) // BLOCK_BYTES * BLOCK_BYTES
         if whole:
             self._flush(whole)
