@@ -87,7 +87,7 @@ def test_a_file_for_a_grid(tmp_path):
 
 
 def test_unknown_lengths_are_refused():
-    with override(forward_transforms=True), pytest.raises(ValueError, match=r'lengths that are known; take "banded"'):
+    with override(forward_transforms=True), pytest.raises(ValueError, match=r'only for known lengths; take "banded"'):
         fft._transform_length(None, 4)
 
 
