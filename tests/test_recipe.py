@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from krpe_tf.data import TEXTS, Corpus, LabelledTexts, Ragged
-from krpe_tf.models import Encoder, MaskedLM, TextClassifier
+from krpe_tf.models import Encoder, MaskedLM, TextClassifier, TokenClassifier
 from krpe_tf.runs import RunSettings, choose_task, make_recipe
 from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Settings, layout_map
 from krpe_tf.training import encoder_layout
@@ -55,8 +55,11 @@ def test_the_layout_of_a_run_holds_that_of_every_model():
     layout = layout_map(mesh)
     assert set(layout) == set(encoder_layout(mesh))
     encoder = Encoder.from_preset("tiny", num_layers=1)
-    for model in (MaskedLM(encoder), TextClassifier(encoder, 2)):
+    for model in (MaskedLM(encoder), TextClassifier(encoder, 2), TokenClassifier(encoder, 3)):
         own = type(model).get_layout_map(mesh)
-        for weight in model.weights:
-            assert layout[weight.path] == own[weight.path], weight.path
-        assert any(layout[weight.path] is not None for weight in model.weights)
+        axes = {
+            weight.path: [each[weight.path] and each[weight.path].axes for each in (layout, own)]
+            for weight in model.weights
+        }
+        assert all(found == expected for found, expected in axes.values()), axes
+        assert any(found is not None for found, _ in axes.values())
