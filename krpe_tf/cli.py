@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped" + ("; run the same command to resume" if options.command is _train else ""), file=sys.stderr)
+        hint = "; run the same command to resume" if options.command in (_train, _demo) else ""
+        print(f"stopped{hint}", file=sys.stderr)
         return 130
     return 0
 
@@ -266,7 +267,7 @@ def _add_predict(commands):
 
 
 def _add_demo(commands):
-    demo = commands.add_parser("demo", help="train, export and measure on presidential messages")
+    demo = commands.add_parser("demo", help="train, export and measure on presidential messages; may be resumed")
     demo.set_defaults(command=_demo)
     demo.add_argument("--output", default="build/demo", help="folder to write (default: build/demo)")
     demo.add_argument("--quick", action="store_true", help="the same steps with a tiny model, as a check that they run")

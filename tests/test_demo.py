@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from krpe_tf.cli import main
 from krpe_tf.data import LabelledTexts
 from krpe_tf.demo import demo as demo_module
 from krpe_tf.demo import load_messages, run_demo, split_messages
@@ -38,7 +39,7 @@ def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_demo_starts_anew_unless_the_same_one_was_interrupted(tmp_path, monkeypatch):
+def test_a_demo_starts_anew_unless_the_same_one_was_interrupted(tmp_path, monkeypatch, capsys):
     """A finished demo, or one of other sizes, is no reason to take a model as trained."""
     restarts = []
 
@@ -52,8 +53,8 @@ def test_a_demo_starts_anew_unless_the_same_one_was_interrupted(tmp_path, monkey
         (folder / "model.keras").touch()
     for settings in (demo_module.QUICK, demo_module.QUICK, replace(demo_module.QUICK, epochs=2)):
         monkeypatch.setattr(demo_module, "QUICK", settings)
-        with pytest.raises(KeyboardInterrupt):
-            run_demo(str(tmp_path), quick=True)
+        assert main(["demo", "--quick", "--output", str(tmp_path)]) == 130
+        assert capsys.readouterr().err == "stopped; run the same command to resume\n"
         assert not list(tmp_path.rglob("model.keras"))
     assert restarts == [True, False, True]
 
