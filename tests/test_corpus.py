@@ -374,6 +374,8 @@ def test_bad_numbers_are_refused(prepared):
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_text"] = None
+import jax
+jax.config.update("jax_disable_most_optimizations", True)  # Compiling takes nearly all of the time.
 import numpy as np
 from krpe_tf.data import load_corpus
 from krpe_tf.models import Encoder, MaskedLM, TextClassifier
@@ -381,7 +383,7 @@ from krpe_tf.models import Encoder, MaskedLM, TextClassifier
 corpus = load_corpus(sys.argv[1])
 corpus.verify()
 encoder = Encoder(
-    corpus.tokenizer.vocabulary_size, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8, seed=0
+    corpus.tokenizer.vocabulary_size, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8, num_features=4, seed=0
 )
 
 class Seen:
@@ -408,7 +410,7 @@ loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="m
 batches = [corpus.masked_lm_batches(16, 4, shuffle=split == "train", split=split) for split in ("train", "validation")]
 fit(MaskedLM(encoder, at_positions=True), *batches, loss)
 pairs = [
-    corpus.classification_batches(64, 256, 16, shuffle=split == "train", split=split)[0]
+    corpus.classification_batches(64, 256, 32, shuffle=split == "train", split=split)[0]
     for split in ("train", "validation")
 ]
 fit(TextClassifier(encoder, 3), *pairs, loss)

@@ -81,7 +81,7 @@ def test_folder_per_label(tmp_path):
         ("a.jsonl", '{"text": "", "label": "a"}\n', "empty text. Received: row 1"),
         ("a.jsonl", "\n", "no rows"),
         ("a.jsonl", b'{"text": "\xff", "label": "a"}\n', "valid UTF-8.*a.jsonl"),
-        ("a.tsv", "text\tlabel\n", "must be a .csv file, a .jsonl file or a folder.*a.tsv"),
+        ("a.tsv", "text\tlabel\n", "must be a .csv file, a .jsonl file, a .conll file or a folder.*a.tsv"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, content, message):
@@ -142,8 +142,8 @@ def test_a_folder_is_read_where_it_is_wanted_and_in_the_order_of_the_seed(tmp_pa
 def test_messages_name_the_argument_that_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"`source` must be a file or a folder that exists. Received: source="):
         open_source(tmp_path / "missing", ("text",), argument="source")
-    with pytest.raises(ValueError, match=r"must be a file for the columns \('tokens',\)"):
-        open_source(tmp_path, ("tokens",))
+    with pytest.raises(ValueError, match=r"`source` must have tokens; a folder has text and label.*source="):
+        open_source(tmp_path, ("tokens",), argument="source")
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n{"text": "\\ud800"}\n')
     rows = open_source(path, ("text",), argument="source").rows()
