@@ -383,7 +383,8 @@ from krpe_tf.models import Encoder, MaskedLM, TextClassifier
 corpus = load_corpus(sys.argv[1])
 corpus.verify()
 encoder = Encoder(
-    corpus.tokenizer.vocabulary_size, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8, num_features=4, seed=0
+    corpus.tokenizer.vocabulary_size,
+    num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8, num_features=4, seed=0,
 )
 
 class Seen:

@@ -90,17 +90,6 @@ def test_import_checks_and_ids_need_no_tensorflow(tmp_path):
     ], done.stderr
 
 
-def test_masked_lm_dataset_is_still_found_in_text():
-    import krpe_tf.data
-    import krpe_tf.text
-
-    with pytest.warns(DeprecationWarning, match=r"`krpe_tf\.text\.masked_lm_dataset` has moved to `krpe_tf\.data`"):
-        found = krpe_tf.text.masked_lm_dataset
-    assert found is krpe_tf.data.masked_lm_dataset
-    with pytest.raises(AttributeError, match="has no attribute 'other'"):
-        krpe_tf.text.other  # noqa: B018
-
-
 # train_wordpiece
 
 

@@ -4,10 +4,6 @@ TensorFlow is imported where it is used: importing this package, `check_texts`, 
 need neither it nor tensorflow-text.
 """
 
-import importlib
-import warnings
-from typing import Any
-
 from .checks import check_texts, is_visible
 from .load import load_tokenizer
 from .sentencepiece import SentencePieceTokenizer
@@ -24,10 +20,3 @@ __all__ = [
     "load_tokenizer",
     "train_wordpiece",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name != "masked_lm_dataset":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("`krpe_tf.text.masked_lm_dataset` has moved to `krpe_tf.data`.", DeprecationWarning, stacklevel=2)
-    return getattr(importlib.import_module(".data", __package__.rpartition(".")[0]), name)
