@@ -12,7 +12,7 @@ from krpe_tf.data import open_source
 from krpe_tf.export import LiteRTModel
 from krpe_tf.runs import load_run, predict_run
 from krpe_tf.tasks import TOKEN_CLASSIFICATION
-from krpe_tf.tasks.words import encode_words, split_words
+from krpe_tf.tasks.word_alignment import encode_words, split_words
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 PAD, UNK, CLS, SEP, MASK = range(5)

@@ -5,12 +5,13 @@ model.keras  tokenizer.json  task.json  labels.json  training.json  logs/       
 model.tflite  model.report.json  model.report.md  saved_model/                    written by `export_run`
 """
 
+from .export import export_run
 from .folder import load_run, load_task, save_run
+from .predict import predict_run, show_answers
 from .recipe import choose_task, make_recipe
 from .settings import RunSettings, load_config
 from .state import RunState
 from .train import open_data, train_run
-from .use import export_run, predict_run, show_answers
 
 __all__ = [
     "RunSettings",

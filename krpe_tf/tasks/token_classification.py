@@ -10,7 +10,7 @@ from ..training import class_probabilities
 from .documents import PHASE, DocumentSettings, document_batches, document_budget
 from .masked_lm import MASKED_LM
 from .task import Task
-from .words import encode_words, split_words
+from .word_alignment import encode_words, split_words
 
 
 def _has_entities(classes) -> bool:
