@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from krpe_tf.data import TEXTS, Corpus, LabelledTexts, Ragged
+from krpe_tf.data import TEXTS, Corpus, LabelledTexts, Ragged, open_source
 from krpe_tf.models import Encoder, MaskedLM, TextClassifier, TokenClassifier
-from krpe_tf.runs import RunSettings, choose_task, make_recipe
-from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Settings, layout_map
+from krpe_tf.runs import RunSettings, choose_task, make_recipe, train_run
+from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Settings, layout_map
 from krpe_tf.training import encoder_layout
 
 
@@ -32,10 +32,33 @@ def test_a_task_is_chosen_by_name_or_by_what_a_corpus_holds():
     assert choose_task(None, corpus(("text",))) is MASKED_LM
     assert choose_task(None, corpus(("text", "label"))) is TEXT_CLASSIFICATION
     assert choose_task("masked_lm", corpus(("text", "label"))) is MASKED_LM
-    with pytest.raises(ValueError, match=r"prepared with columns text, label for the task 'text_classification'"):
+    with pytest.raises(ValueError, match=r"`data` must have columns text, label for the task 'text_classification'"):
         choose_task("text_classification", corpus(("text",)))
     with pytest.raises(ValueError, match=r"`task` must be one of 'masked_lm', .*Received: task='juggling'"):
         choose_task("juggling")
+
+
+def test_texts_and_sources_must_have_the_columns_of_the_task(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n")
+    texts, words = open_source(path, ("label", "text")), open_source(path, ("tokens", "labels"))
+    assert choose_task(None, texts) is TEXT_CLASSIFICATION
+    assert choose_task(None, words) is TOKEN_CLASSIFICATION
+    assert choose_task(None, open_source(path, ("text",))) is MASKED_LM
+    assert choose_task("masked_lm", LabelledTexts(["a"], ["b"])) is MASKED_LM
+    with pytest.raises(ValueError, match=r"`data` must have columns text for the task 'masked_lm'.*tokens, labels"):
+        choose_task("masked_lm", words)
+    with pytest.raises(
+        ValueError, match=r"`data` must have columns tokens, labels for .*Received: columns text, label"
+    ):
+        choose_task("token_classification", LabelledTexts(["a"], ["b"]))
+    for validation, message in (
+        (words, r"`validation` must have columns text, label"),
+        (str(path), r"`validation` must be LabelledTexts, .*Received: str"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_run(texts, tmp_path / "run", validation=validation)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

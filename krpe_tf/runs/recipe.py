@@ -23,21 +23,35 @@ def make_recipe(task: Task, settings: RunSettings) -> tuple[Task, ...]:
 def choose_task(name: str | None, data: Corpus | LabelledTexts | Source | None = None) -> Task:
     """Return the task of a name; for None, the one that the columns of `data` are of.
 
+    A corpus whose columns are of no task is for masked LM; without `data`, None is text classification.
+
     Raises:
         ValueError: For an unknown name, or data without the columns of the task.
     """
     if name is not None and name not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}. Received: task={name!r}")
-    task = TEXT_CLASSIFICATION if name is None else TASKS[name]
-    if not isinstance(data, Corpus):
-        return task
+    if data is None:
+        return TEXT_CLASSIFICATION if name is None else TASKS[name]
     if name is None:
-        fitting = [each for each in TASKS.values() if each.encoding.columns == data.columns]
-        return fitting[0] if fitting else MASKED_LM
-    # Masked LM takes what other tasks take: all of them have texts.
-    if task is not MASKED_LM and not set(task.encoding.columns) <= set(data.columns):
-        raise ValueError(
-            f"`data` must be prepared with columns {', '.join(task.encoding.columns)} for the task {task.name!r}. "
-            f"Received: columns {', '.join(data.columns)}"
-        )
+        fitting = [each for each in TASKS.values() if set(each.encoding.columns) == set(_columns(data))]
+        task = fitting[0] if fitting else MASKED_LM
+    else:
+        task = TASKS[name]
+    if not (task is MASKED_LM and isinstance(data, Corpus)):  # Every corpus has the token ids that masked LM takes.
+        check_columns(task, data=data)
     return task
+
+
+def check_columns(task: Task, **data: Corpus | LabelledTexts | Source) -> None:
+    """Raise a ValueError unless each named argument has the columns that a task needs."""
+    for name, part in data.items():
+        columns = _columns(part)
+        if not set(task.encoding.columns) <= set(columns):
+            raise ValueError(
+                f"`{name}` must have columns {', '.join(task.encoding.columns)} for the task {task.name!r}. "
+                f"Received: columns {', '.join(columns)}"
+            )
+
+
+def _columns(data: Corpus | LabelledTexts | Source) -> tuple[str, ...]:
+    return TEXT_CLASSIFICATION.encoding.columns if isinstance(data, LabelledTexts) else tuple(data.columns)

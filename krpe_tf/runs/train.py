@@ -36,7 +36,7 @@ from ..training import (
     make_optimizer,
 )
 from .folder import load_run, save_run
-from .recipe import choose_task, make_recipe
+from .recipe import check_columns, choose_task, make_recipe
 from .settings import RunSettings
 from .state import RunState, fingerprint
 
@@ -67,8 +67,8 @@ def train_run(
         data: Labelled texts, a source, a corpus, or the path of one: a folder that `prepare` wrote, a .csv or .jsonl
             file, or a folder of .txt files. `vocabulary_size` and `validation_fraction` do not apply to a corpus.
         output: The run folder.
-        task: A name of `krpe_tf.tasks.TASKS`. None for the task that a corpus was prepared for, masked LM for one
-            without labels, and text classification for all else.
+        task: A name of `krpe_tf.tasks.TASKS`. None for the task of the columns that a corpus, a source or labelled
+            texts have, masked LM where those are of no task, and text classification for a path.
         validation: Data to validate by; None to hold out `validation_fraction` of `data`. A corpus has its own.
         tokenizer: Makes the token ids; None to learn a vocabulary. A corpus has its own.
         initial_encoder: Training starts from the weights of this encoder, whose shapes must be those of the run's.
@@ -93,6 +93,7 @@ def train_run(
     if not isinstance(data, Data):
         raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
     task = choose_task(task, data)
+    _check_validation(validation, data, task)
     recipe = make_recipe(task, settings)
     _check_distribution(distribution, settings)
     output = Path(output)
@@ -163,8 +164,6 @@ def _identity(data, validation, tokenizer, initial_encoder) -> Iterable[str]:
 
 def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> Corpus:
     if isinstance(data, Corpus):
-        if validation is not None:
-            raise ValueError("`validation` must be None for a corpus, which has its own. Received: a validation set")
         return data
     if validation is None and isinstance(data, LabelledTexts):
         data, validation = split_holdout(data, settings.validation_fraction, settings.seed)
@@ -178,6 +177,16 @@ def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> C
         vocabulary_size=settings.vocabulary_size,
         seed=settings.seed,
     )
+
+
+def _check_validation(validation, data: Data, task: Task) -> None:
+    if validation is None:
+        return
+    if isinstance(data, Corpus):
+        raise ValueError("`validation` must be None for a corpus, which has its own. Received: a validation set")
+    if not isinstance(validation, LabelledTexts | Source):
+        raise ValueError(f"`validation` must be LabelledTexts, a Source or None. Received: {type(validation).__name__}")
+    check_columns(task, validation=validation)
 
 
 def _check_distribution(distribution: Distribution, settings: RunSettings) -> None:
