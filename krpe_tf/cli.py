@@ -39,13 +39,12 @@ def _prepare(options):
         options.output,
         vocabulary_size=options.vocabulary_size,
         labelled=False if options.unlabelled else None,
-        text_column=options.text_column,
-        label_column=options.label_column,
         validation_fraction=options.validation_fraction,
         num_shards=options.num_shards,
         seed=options.seed,
         overwrite=options.overwrite,
         encoding=None if options.task is None else choose_task(options.task).encoding,
+        names=_names(options),
     )
     for split in ("train", "validation"):
         print(f"{options.output}: {split}: {prepared.documents(split):,} documents, {prepared.tokens(split):,} tokens")
@@ -54,7 +53,7 @@ def _prepare(options):
 
 def _train(options):
     from .runs import RunSettings, choose_task, load_config, open_data, train_run
-    from .tasks import TASKS, layout_map
+    from .tasks import layout_map
     from .training import make_distribution
 
     # JAX wants it before anything computes.
@@ -70,9 +69,7 @@ def _train(options):
             given[name] = {**settings.get(name, {}), **_named_values(name, value)}
     settings = {**settings, **given}
     RunSettings.from_names(settings)
-    columns = [column for task in TASKS.values() for column in task.encoding.columns]
-    names = {column: name for column in columns if (name := getattr(options, f"{column}_column"))}
-    data = open_data(options.data, choose_task(options.task), names)
+    data = open_data(options.data, choose_task(options.task), _names(options))
     restart = options.restart or options.from_checkpoint or False
     train_run(data, options.output, task=options.task, restart=restart, distribution=distribution, **settings)
     if distribution.is_chief:
@@ -170,9 +167,7 @@ def _add_prepare(commands):
     )
     prepare.add_argument("--output", required=True, help="folder to write")
     prepare.add_argument("--task", help=f"task to prepare for: {', '.join(TASKS)} (default: by the source's labels)")
-    for column in ("text", "label"):
-        text = f"name of the {column} column in a .csv or .jsonl file (default: {column})"
-        prepare.add_argument(f"--{column}-column", default=column, help=text)
+    _add_columns(prepare)
     prepare.add_argument("--unlabelled", action="store_true", help="ignore labels")
     prepare.add_argument(
         "--vocabulary-size", type=int, default=8192, help="WordPiece tokens to learn at most (default: 8192)"
@@ -224,9 +219,7 @@ def _add_train(commands):
     train.add_argument(
         "--config", metavar="FILE", help="JSON file of settings, see docs/training.md; options override it"
     )
-    for column in dict.fromkeys(column for task in TASKS.values() for column in task.encoding.columns):
-        text = f"name of the {column} column in a .csv or .jsonl file (default: {column})"
-        train.add_argument(f"--{column}-column", default=None, help=text)
+    _add_columns(train)
     for field in dataclasses.fields(RunSettings):
         option, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
         if field.default is dataclasses.MISSING:  # a dict
@@ -235,13 +228,31 @@ def _add_train(commands):
             train.add_argument(option, type=type(field.default), help=f"{text} (default: {field.default})")
 
 
+def _columns() -> list[str]:
+    """Return the columns that tasks read."""
+    from .tasks import TASKS
+
+    return list(dict.fromkeys(column for task in TASKS.values() for column in task.encoding.columns))
+
+
+def _add_columns(command):
+    for column in _columns():
+        text = f"name of the {column} column in a .csv or .jsonl file (default: {column})"
+        command.add_argument(f"--{column}-column", default=None, help=text)
+
+
+def _names(options) -> dict[str, str]:
+    """Return what the file calls its columns, by column, where it is another name."""
+    return {column: name for column in _columns() if (name := getattr(options, f"{column}_column"))}
+
+
 def _add_export(commands):
     export = commands.add_parser("export", help="export a run to SavedModel and LiteRT, replacing earlier exports")
     export.set_defaults(command=_export)
     export.add_argument("run", help="a folder that train wrote")
     export.add_argument(
         "--lengths",
-        type=lambda text: None if text == "any" else int(text),
+        type=_length,
         nargs="+",
         default=[512, 2048, 8192],
         metavar="N",
@@ -256,6 +267,13 @@ def _add_export(commands):
         help="approximate position biases within this bound, see docs/export.md (default: exact)",
     )
     export.add_argument("--no-measure", dest="measure", action="store_false", help="skip measuring time and memory")
+
+
+def _length(text: str) -> int | None:
+    try:
+        return None if text == "any" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'must be numbers of tokens, or "any". Received: {text!r}') from error
 
 
 def _add_predict(commands):

@@ -88,6 +88,12 @@ def test_a_run_folder_says_its_task(not_exported):
         load_task(not_exported)
 
 
+def test_a_length_that_is_no_number_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path), "--lengths", "512", "long"])
+    assert "--lengths: must be numbers of tokens, or \"any\". Received: 'long'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("text,kind\na,b\nc,d\n", "label_column must be one of ['text', 'kind']"), ("", "text_column must be one of []")],

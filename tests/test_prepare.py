@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import os
 import re
 import resource
@@ -14,7 +15,7 @@ import pytest
 from prepared_texts import SIZES, WORDS, ids_of, make_documents, stored, write_folder, write_jsonl
 
 from krpe_tf.cli import main
-from krpe_tf.data import Encoding, is_prepared, load_corpus, prepare
+from krpe_tf.data import LABELLED_TEXTS, Encoding, is_prepared, load_corpus, prepare
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 # The module, which the function of its name hides.
@@ -88,8 +89,38 @@ def test_folders_and_files_with_and_without_labels(tmp_path, words_tokenizer):
         assert all(len(each) == (1 if classes is None else 2) for each in found)
     with pytest.raises(ValueError, match="needs documents with labels"):
         prepared.classification_batches(32, 64)
-    with pytest.raises(ValueError, match="two subfolders or more"):
-        prepare(flat.parent, tmp_path / "5", labelled=True)
+    for arguments in ({"labelled": True}, {"encoding": LABELLED_TEXTS}):
+        with pytest.raises(ValueError, match="two subfolders or more"):
+            prepare(flat.parent, tmp_path / "5", **arguments)
+
+
+def test_a_label_that_a_task_needs_is_not_ignored(tmp_path, capsys):
+    source = write_folder(tmp_path / "texts", make_documents(12))
+    arguments = ["prepare", str(source), "--output", str(tmp_path / "out"), "--task", "text_classification"]
+    assert main([*arguments, "--unlabelled"]) == 2
+    assert "`labelled` must agree with `encoding` (--unlabelled with --task)" in capsys.readouterr().err
+    (source / "misplaced.txt").write_text("alpha", "utf-8")
+    assert main(arguments) == 2
+    assert "must hold all its .txt files in two subfolders or more" in capsys.readouterr().err
+
+
+def test_a_sample_of_white_space_alone_is_left_out(tmp_path):
+    rows = [("\n" * 60 + "gamma", "a"), ("alpha beta", "b")]
+    source = write_jsonl(tmp_path / "a.jsonl", rows * 5)
+    arguments = {"vocabulary_size": 64, "vocabulary_bytes": 60, "validation_fraction": 0, "progress": False}
+    assert prepare(source, tmp_path / "out", **arguments).documents() == 10
+
+
+def test_columns_of_any_task_have_the_names_that_a_file_gives_them(tmp_path):
+    rows = [
+        {"words": text.split(), "tags": ["O"] * 8 + ["X"] * (len(text.split()) - 8)} for text, _ in make_documents(9)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    names = ["--tokens-column", "words", "--labels-column", "tags"]
+    arguments = ["--task", "token_classification", "--vocabulary-size", "64", "--output", str(tmp_path / "out")]
+    arguments += ["--validation-fraction", "0"]
+    assert main(["prepare", str(tmp_path / "a.jsonl"), *arguments, *names]) == 0
+    assert load_corpus(tmp_path / "out").classes == ["O", "X"]
 
 
 def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys):

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -54,6 +54,7 @@ def prepare(
     overwrite: bool = False,
     progress: bool = True,
     encoding: Encoding | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> PreparedCorpus:
     """Turn texts into a vocabulary and flat arrays of token ids, tokenized in parallel.
 
@@ -76,6 +77,7 @@ def prepare(
         overwrite: Replace what `prepare` wrote at `output`.
         progress: Show a bar.
         encoding: How rows become arrays; None: `LABELLED_TEXTS` or `TEXTS`, as `labelled` says.
+        names: What a file calls its other columns, where it is another name: `{"tokens": "words"}`.
 
     Returns:
         What was written, opened.
@@ -106,8 +108,8 @@ def prepare(
             "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite). "
             f"Received: output={str(output)!r}"
         )
-    encoding = encoding or _encoding(Path(source), labelled)
-    names = {"text": text_column, "label": label_column}
+    encoding = _choose_encoding(Path(source), labelled, encoding)
+    names = {"text": text_column, "label": label_column, **(names or {})}
     documents = open_source(source, encoding.columns, names, argument="source", seed=seed)
     settings = {
         "source": str(source),
@@ -127,7 +129,14 @@ def prepare(
     return load_corpus(output)
 
 
-def _encoding(source: Path, labelled: bool | None) -> Encoding:
+def _choose_encoding(source: Path, labelled: bool | None, encoding: Encoding | None) -> Encoding:
+    if encoding is not None:
+        if labelled not in (None, encoding.label is not None):
+            raise ValueError(
+                f"`labelled` must agree with `encoding` (--unlabelled with --task). Received: labelled={labelled} and "
+                f"an encoding of {', '.join(encoding.columns)}"
+            )
+        labelled = "label" in encoding.columns
     if source.is_dir():
         parts = [parts for _, parts in find_texts(source)]
         one_down = all(len(each) == 2 for each in parts) and len({each[0] for each in parts}) > 1
@@ -137,7 +146,7 @@ def _encoding(source: Path, labelled: bool | None) -> Encoding:
                 f"Received: source={str(source)!r}"
             )
         labelled = one_down if labelled is None else labelled
-    return TEXTS if labelled is False else LABELLED_TEXTS
+    return encoding or (TEXTS if labelled is False else LABELLED_TEXTS)
 
 
 def _prepare_into(
@@ -196,10 +205,10 @@ def _survey(
         if encoding.label is not None:
             labels.update(encoding.label(row.values))
         count += 1
-        text = encoding.text(row.values) if chosen else ""
+        text = encoding.text(row.values)[:room] if chosen else ""
         if is_visible(text):
-            sample.append(text[:room])
-            room -= len(sample[-1])
+            sample.append(text)
+            room -= len(text)
     if not count or (sample_bytes and not sample):
         raise ValueError(f"`source` must hold texts. Received: source={str(source.path)!r}")
     if encoding.label is None:
