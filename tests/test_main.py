@@ -76,6 +76,15 @@ def test_bad_input_to_a_run(run_folder, tmp_path, capsys, arguments, message):
 @pytest.mark.slow
 def test_a_run_folder_says_its_task(not_exported):
     assert load_task(not_exported) is TEXT_CLASSIFICATION
+    labels = (not_exported / "labels.json").read_text()
+    (not_exported / "labels.json").unlink()
+    for use in (load_run, lambda run: predict_run(run, ["a ship"])):
+        with pytest.raises(ValueError, match=r"`run` must be a folder that `train` wrote, it lacks labels\.json"):
+            use(not_exported)
+    (not_exported / "labels.json").write_text("[")
+    with pytest.raises(ValueError, match=r"`run` must be .*, but labels\.json cannot be read .*Received: run="):
+        predict_run(not_exported, ["a ship"])
+    (not_exported / "labels.json").write_text(labels)
     # krpe_tf 0.1 wrote no task.json: with labels it was classification, without them masked LM.
     (not_exported / "task.json").unlink()
     assert load_task(not_exported) is TEXT_CLASSIFICATION
@@ -83,6 +92,8 @@ def test_a_run_folder_says_its_task(not_exported):
     assert load_task(not_exported) is MASKED_LM
     with pytest.raises(ValueError, match=r"`run` must be of a task that answers, 'masked_lm' does not"):
         predict_run(not_exported, ["a ship"])
+    with pytest.raises(ValueError, match=r"`run` must hold a MaskedLM for .*Received: a TextClassifier in"):
+        load_run(not_exported)
     (not_exported / "task.json").write_text('{"task": "juggling"}')
     with pytest.raises(ValueError, match=r"`run` must be of a task among masked_lm, .*Received: .*task.json"):
         load_task(not_exported)

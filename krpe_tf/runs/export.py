@@ -1,12 +1,11 @@
 """Export a finished run."""
 
-import json
 import logging
 import os
 from pathlib import Path
 
 from ..export import LiteRTReport, check_lengths, export_saved_model, export_tflite
-from .folder import load_run, load_task
+from .folder import load_run, load_task, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def export_run(
     if model is not trained:
         logger.info("exporting the encoder of this %s run: one vector per token", task.name)
     lengths = check_lengths(lengths, None)
-    longest = json.loads((run / "training.json").read_text(encoding="utf-8"))["max_length"]
+    longest = read_json(run / "training.json")["max_length"]
     if max(length or 0 for length in lengths) > longest:
         logger.info("note: the model was trained on lengths up to %d", longest)
     logger.info("exporting to SavedModel, and comparing it with the Keras model")

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -54,7 +55,9 @@ def save_run(
         (output / "labels.json").unlink(missing_ok=True)
     else:
         write_json(output / "labels.json", labels)
-    write_json(output / "task.json", {"task": (task or _task_of(labels)).name})
+    if task is None:
+        task = MASKED_LM if labels is None else TEXT_CLASSIFICATION
+    write_json(output / "task.json", {"task": task.name})
     summary = {"max_length": max_length, "parameters": model.count_params(), "histories": histories}
     if settings is not None:
         summary["settings"] = settings
@@ -70,8 +73,15 @@ def load_run(run: str | os.PathLike) -> tuple[keras.Model, Tokenizer, list[str] 
     """
     run = Path(run)
     check_run(run, "model.keras", "tokenizer.json", "training.json")
-    labels = load_labels(run)
-    return keras.saving.load_model(run / "model.keras"), load_tokenizer(run / "tokenizer.json"), labels
+    task = load_task(run)
+    labels = load_labels(run, task)
+    model = keras.saving.load_model(run / "model.keras")
+    if not isinstance(model, task.model):
+        raise ValueError(
+            f"`run` must hold a {task.model.__name__} for the task {task.name!r}; task.json or labels.json may be "
+            f"missing. Received: a {type(model).__name__} in {str(run)!r}"
+        )
+    return model, load_tokenizer(run / "tokenizer.json"), labels
 
 
 def load_task(run: str | os.PathLike) -> Task:
@@ -82,17 +92,38 @@ def load_task(run: str | os.PathLike) -> Task:
     """
     path = Path(run) / "task.json"
     if not path.is_file():  # As krpe_tf 0.1 wrote it.
-        return _task_of(load_labels(Path(run)))
+        return TEXT_CLASSIFICATION if (Path(run) / "labels.json").is_file() else MASKED_LM
     try:
-        return TASKS[json.loads(path.read_text(encoding="utf-8"))["task"]]
-    except (ValueError, TypeError, KeyError) as error:
+        return TASKS[read_json(path)["task"]]
+    except (TypeError, KeyError) as error:
         raise ValueError(f"`run` must be of a task among {', '.join(TASKS)}. Received: {path}") from error
 
 
-def load_labels(run: Path) -> list[str] | None:
-    """Return the labels of a run folder, in the order of their ids; None if it has none."""
-    path = run / "labels.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def load_labels(run: Path, task: Task) -> list[str] | None:
+    """Return the labels of a run folder, in the order of their ids; None for a task without labels.
+
+    Raises:
+        ValueError: If labels.json is missing or damaged.
+    """
+    if task.encoding.label is None:
+        return None
+    check_run(run, "labels.json")
+    return read_json(run / "labels.json")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run folder.
+
+    Raises:
+        ValueError: If it cannot be read; names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"`run` must be a folder that `train` wrote, but {path.name} cannot be read ({error}). "
+            f"Received: run={str(path.parent)!r}"
+        ) from error
 
 
 def check_run(run: Path, *names: str) -> None:
@@ -102,7 +133,3 @@ def check_run(run: Path, *names: str) -> None:
         raise ValueError(
             f"`run` must be a folder that `train` wrote, it lacks {', '.join(missing)}. Received: run={str(run)!r}"
         )
-
-
-def _task_of(labels: list[str] | None) -> Task:
-    return MASKED_LM if labels is None else TEXT_CLASSIFICATION

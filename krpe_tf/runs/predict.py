@@ -32,11 +32,12 @@ def predict_run(run: str | os.PathLike, texts: list[str]) -> list:
     task = load_task(run)
     if task.answer is None:
         raise ValueError(f"`run` must be of a task that answers, {task.name!r} does not. Received: run={str(run)!r}")
+    labels = load_labels(run, task)
     if exported.is_file():
-        model, tokenizer, labels = LiteRTModel(exported), load_tokenizer(run / "tokenizer.json"), load_labels(run)
+        model, tokenizer = LiteRTModel(exported), load_tokenizer(run / "tokenizer.json")
         outputs = [model([text])[0] for text in texts]
     else:
-        model, tokenizer, labels = load_run(run)
+        model, tokenizer, _ = load_run(run)
         outputs = [np.asarray(model(tokenizer([text])))[0] for text in texts]
     return task.answer(outputs, texts, tokenizer, labels)
 
