@@ -1,6 +1,7 @@
 """Corpora in memory and on disk: the same batches bit by bit, what is kept in memory, and what damage is named."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -202,13 +203,24 @@ def test_fingerprints_tell_corpora_apart(words_tokenizer, prepared):
         ([], {}, "`data` must hold documents"),
         (LabelledTexts(["alpha", "beta"], ["a", "a"]), {}, "two labels or more.*'a'"),
         ([{"text": " ", "label": "a"}, {"text": "beta", "label": "b"}], {}, "empty"),
-        (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"validation": 0.5}, "share of a source.*0.5"),
+        (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"validation": 0.5}, r"share of a source.*validation=0\.5"),
         (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"seed": -1}, "`seed` must be"),
     ],
 )
 def test_bad_data_are_refused(words_tokenizer, data, arguments, message):
     with pytest.raises(ValueError, match=message):
         build_corpus(data, tokenizer=words_tokenizer, **arguments)
+
+
+def test_what_is_left_out_and_what_cannot_be_learned_is_logged(tmp_path, words_tokenizer, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [*make_documents(12), ("\u200b", "a"), (" ", "b")]
+    data = open_source(write_jsonl(tmp_path / "a.jsonl", rows), ("text", "label"))
+    validation = open_source(write_jsonl(tmp_path / "b.jsonl", [("alpha", "a"), ("beta", "rare")]), ("text", "label"))
+    corpus = build_corpus(data, tokenizer=words_tokenizer, validation=validation)
+    assert (corpus.documents(), corpus.classes) == (12, ["a", "b", "c", "rare"])
+    assert "a.jsonl: 2 documents without text were left out" in caplog.text
+    assert "labels of validation documents alone, which training cannot learn: rare" in caplog.text
 
 
 def test_too_few_documents_to_hold_some_out(tmp_path, words_tokenizer):
@@ -333,21 +345,23 @@ def test_damaged_tokenizers_and_manifests_are_named(copy):
     flip_a_bit(tokenizer)
     with pytest.raises(ValueError, match=r"differs from its SHA-256.*tokenizer\.json"):
         load_corpus(copy.path)
-    for text in ("{", "{}", "[]", '{"format": 99}', '{"format": 2, "files": 3}'):
+    for text in ("{", "{}", "[]", '{"format": 99}', '{"format": 2, "files": 3}', '{"format": 2, "files": {}}'):
         manifest.write_text(text)
         with pytest.raises(ValueError, match=r"manifest\.json cannot be read"):
             load_corpus(copy.path)
 
 
 def test_a_folder_of_0_1_is_refused_with_what_to_do(tmp_path, words_tokenizer):
-    source = write_jsonl(tmp_path / "a.jsonl", make_documents(30))
-    folder = tmp_path / "out"
+    source = write_jsonl(tmp_path / "a b.jsonl", make_documents(30))
+    folder = tmp_path / "out put"
     (folder / "train").mkdir(parents=True)
     (folder / "train" / "00000.tfrecord").write_bytes(b"records")
     words_tokenizer.save(folder / "tokenizer.json")
-    manifest = {"format": 1, "settings": {"source": str(source)}, "classes": None, "splits": {}}
+    settings = {"source": str(source), "vocabulary_size": 99, "validation_fraction": 0.2, "seed": 3}
+    manifest = {"format": 1, "settings": settings, "classes": None, "splits": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    command = rf"krpe_tf prepare {source} --output {folder} --overwrite"
+    command = rf"krpe_tf prepare '{source}' --output '{folder}' --overwrite --vocabulary-size 99"
+    command += " --validation-fraction 0.2 --seed 3 --unlabelled"
     with pytest.raises(ValueError, match=rf"prepared by krpe_tf 0\.1.*: python -m {command}"):
         load_corpus(folder)
     prepared = prepare(source, folder, tokenizer=words_tokenizer, overwrite=True, **SIZES)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -246,10 +247,11 @@ def load_corpus(path: str | os.PathLike) -> PreparedCorpus:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] == 1:
-            raise _old_format(path, manifest["settings"]["source"])
+            raise _old_format(path, manifest)
         if manifest["format"] != FORMAT:
             raise KeyError("another format")
         files = {name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
+        _ = manifest["classes"], manifest["columns"], [manifest["splits"][split]["fields"] for split in SPLITS]
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"`path` must be a folder that `prepare` wrote, but its {MANIFEST} cannot be read. "
@@ -267,10 +269,17 @@ def load_corpus(path: str | os.PathLike) -> PreparedCorpus:
 load_prepared = load_corpus
 
 
-def _old_format(path: Path, source: str) -> ValueError:
+def _old_format(path: Path, manifest: dict) -> ValueError:
+    settings = manifest["settings"]
+    arguments = [settings["source"], "--output", str(path), "--overwrite"]
+    for name in ("vocabulary_size", "validation_fraction", "seed"):  # The columns' names are not among the settings.
+        if name in settings:
+            arguments += [f"--{name.replace('_', '-')}", str(settings[name])]
+    if manifest.get("classes") is None:
+        arguments.append("--unlabelled")
     return ValueError(
         "`path` was prepared by krpe_tf 0.1, whose TFRecord shards this version does not read; prepare it again: "
-        f"python -m krpe_tf prepare {source} --output {path} --overwrite. Received: path={str(path)!r}"
+        f"python -m krpe_tf prepare {shlex.join(arguments)}. Received: path={str(path)!r}"
     )
 
 
@@ -287,7 +296,7 @@ def build_corpus(
 
     Args:
         data: The documents to train on: labelled texts, a source, or rows, each a value by column. Rows of a source
-            without a visible text are left out.
+            without a visible text are left out and counted in the log.
         encoding: How rows become arrays.
         validation: The documents to validate by; or the share of `data`'s, a source's, to hold out, as `prepare` does.
         tokenizer: Makes the ids. None learns a vocabulary from the documents to train on.
@@ -303,9 +312,15 @@ def build_corpus(
         raise ValueError("`data` must hold documents. Received: none")
     classes = None
     if encoding.label is not None:
-        classes = sorted({label for row, _ in rows for label in encoding.label(row)})
+        labels = {
+            split: {label for row, of in rows if of == split for label in encoding.label(row)} for split in SPLITS
+        }
+        classes = sorted(set().union(*labels.values()))
         if len(classes) < 2:
             raise ValueError(f"`data` must hold two labels or more. Received: {classes}")
+        unseen = sorted(labels["validation"] - labels["train"])
+        if unseen:
+            logger.warning("labels of validation documents alone, which training cannot learn: %s", ", ".join(unseen))
     if tokenizer is None:
         texts = [encoding.text(row) for row, split in rows if split == "train"]
         logger.info("learning a vocabulary of up to %d tokens from %d texts", vocabulary_size, len(texts))
@@ -330,8 +345,8 @@ def _rows(data, encoding: Encoding, validation, seed: int) -> list[tuple[dict, s
     """The rows of both splits, each with its split."""
     if isinstance(validation, float):
         if not isinstance(data, Source) or not 0 < validation < 1:
-            raise ValueError(f"`validation` as a share of a source must lie in (0, 1). Received: {validation}")
-        dealt = list(DealtRows(data, encoding, validation, seed))
+            raise ValueError(f"`validation` as a share of a source must lie in (0, 1). Received: {validation=}")
+        dealt = _deal(data, encoding, validation, seed)
         if not any(split == "validation" for _, split in dealt):
             raise ValueError(f"`data` must hold enough documents to hold some out. Received: {len(dealt)} documents")
         return dealt
@@ -340,8 +355,16 @@ def _rows(data, encoding: Encoding, validation, seed: int) -> list[tuple[dict, s
         if isinstance(part, LabelledTexts):
             part = [{"text": text, "label": label} for text, label in zip(part.texts, part.labels, strict=True)]
         elif isinstance(part, Source):
-            part = [row for row, _ in DealtRows(part, encoding, 0.0, seed)]
+            part = [row for row, _ in _deal(part, encoding, 0.0, seed)]
         rows += [(row, split) for row in part or ()]
+    return rows
+
+
+def _deal(source: Source, encoding: Encoding, fraction: float, seed: int) -> list[tuple[dict, str]]:
+    dealt = DealtRows(source, encoding, fraction, seed)
+    rows = list(dealt)
+    if dealt.left_out:
+        logger.info("%s: %d documents without text were left out", source.path, dealt.left_out)
     return rows
 
 
