@@ -25,12 +25,15 @@ from test_checkpoints import stop_inside_a_write
 from trained_run import documents, write_csv
 
 from krpe_tf.cli import main
-from krpe_tf.data import LabelledTexts
+from krpe_tf.data import LabelledTexts, open_source
 from krpe_tf.export import LiteRTModel
 from krpe_tf.files import locked
 from krpe_tf.models import Encoder, MaskedLM
 from krpe_tf.runs import RunSettings, RunState, load_run, load_task, train_run
+from krpe_tf.runs.state import fingerprint
+from krpe_tf.runs.train import _identity
 from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION
+from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 from krpe_tf.training import Checkpoints, Distribution
 
 # Small, but with dropout, several shapes of batches, and checkpoints between validations.
@@ -333,7 +336,9 @@ def test_two_processes_do_not_train_in_one_folder(folder, capsys):
 
 
 def state(output, seed=0, data="data", task=TEXT_CLASSIFICATION, **arguments):
-    return RunState(output, task, RunSettings(seed=seed), data, **arguments)
+    made = RunState(output, task, RunSettings(seed=seed), data, **arguments)
+    made.begin(WordPieceTokenizer(RESERVED_TOKENS))
+    return made
 
 
 def test_restart_drops_what_is_there(tmp_path):
@@ -354,6 +359,18 @@ def test_restart_drops_what_is_there(tmp_path):
     assert state(tmp_path).checkpoints.restore() is None
 
 
+def test_a_restart_drops_nothing_before_the_data_are_found_right(tmp_path):
+    first = state(tmp_path)
+    assert (first.resumed, first.tokenizer) == (False, None)
+    path = first.checkpoints.save({"x": np.ones(3)}, {}, "run")
+    with pytest.raises(ValueError, match="two labels or more"):
+        train_run(LabelledTexts(["a ship", "a wave"], ["sea", "sea"]), tmp_path, restart=True, pretrain_steps=0)
+    assert path.is_file()
+    assert state(tmp_path).tokenizer.vocabulary == [*RESERVED_TOKENS]
+    with pytest.raises(ValueError, match=r"`restart` must be True, False or a checkpoint.*Received: restart=12"):
+        state(tmp_path, restart=12)
+
+
 def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     checkpoints = state(tmp_path).checkpoints
@@ -362,7 +379,7 @@ def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplo
         state(tmp_path, seed=1)
     with pytest.raises(ValueError, match=r"other data need --restart.*Received: other data"):
         state(tmp_path, data="other data", restart=paths[0].name)
-    resumed = state(tmp_path, seed=1, restart=paths[0].name)
+    resumed = state(tmp_path, seed=1, restart=paths[0])
     assert resumed.resumed
     assert f"resuming from {paths[0].name} with seed=1 (the run has 0)" in caplog.text
     assert resumed.checkpoints.restore().arrays["x"].tolist() == [1, 1, 1]
@@ -373,6 +390,18 @@ def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplo
         state(tmp_path, seed=1, restart=str(paths[1]))
     with pytest.raises(ValueError, match="`restart` must be a checkpoint of an unfinished run"):
         state(tmp_path / "elsewhere", restart="000001-run-1.npz")
+
+
+def test_a_row_that_moves_to_the_validation_makes_another_run(tmp_path):
+    found = set()
+    for count in (1, 2):
+        parts = []
+        for name, texts in (("train", "abc"[:count]), ("validation", "abc"[count:])):
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+            parts.append(open_source(path, ("text",)))
+        found.add(fingerprint(_identity(*parts, None, None)))
+    assert len(found) == 2
 
 
 def test_every_process_must_have_the_settings_and_data_of_the_chief(tmp_path):

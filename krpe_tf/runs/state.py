@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 class RunState:
     """The folder checkpoints/ of an unfinished run: a new one, or the one that an earlier process left.
 
-    It holds run.json (task, settings, fingerprint of the data), tokenizer.json and the checkpoints, and is removed by
-    `finish`.
+    It holds run.json (task, settings, fingerprint of the data), tokenizer.json and the checkpoints. `begin` writes it,
+    and drops a run that is not resumed; `finish` removes it. Until `begin` nothing is lost.
 
     Attributes: `checkpoints`, a `Checkpoints`, and `resumed`, whether an earlier process left the folder.
 
@@ -33,8 +34,8 @@ class RunState:
         data: Fingerprint of the data, which must be that of the unfinished run.
         restart: True: drop the unfinished run, whatever it is. A path or the name of one of its checkpoints: resume
             from that one, and with these settings even if they differ.
-        distribution: The processes that train together; the chief makes its `RunState` first. An unfinished run resumes
-            on as many replicas or on fewer: its `batch_multiple` stays, and they must divide it.
+        distribution: The processes that train together; the chief begins before the others make their `RunState`. An
+            unfinished run resumes on as many replicas or on fewer: its `batch_multiple` stays, and they must divide it.
 
     Raises:
         ValueError: For an unfinished run of another task, other settings or data, with batches that the replicas cannot
@@ -47,9 +48,15 @@ class RunState:
         task: Task,
         settings: RunSettings,
         data: str,
-        restart: bool | str = False,
+        restart: bool | str | os.PathLike = False,
         distribution: Distribution = ONE_DEVICE,
     ):
+        if isinstance(restart, os.PathLike):
+            restart = os.fspath(restart)
+        if not isinstance(restart, (bool, str)):
+            raise ValueError(
+                f"`restart` must be True, False or a checkpoint of the unfinished run. Received: restart={restart!r}"
+            )
         self.output = Path(output)
         self.chief = distribution.is_chief
         directory = self.output / "checkpoints"
@@ -70,13 +77,30 @@ class RunState:
                 self._content["batch_multiple"] = found["batch_multiple"]
         elif isinstance(restart, str):
             raise ValueError(f"`restart` must be a checkpoint of an unfinished run. Received: none in {directory}")
-        if self.chief:
-            if isinstance(restart, str):
-                self.checkpoints.make_newest(restart)
-            if not self.resumed:
-                shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(exist_ok=True)
-            write_json(self._path, self._content)
+        self._checkpoint = restart if isinstance(restart, str) else None
+
+    def begin(self, tokenizer: Tokenizer) -> None:
+        """Drop an unfinished run that is not resumed, and keep what a process that resumes this one needs.
+
+        Args:
+            tokenizer: Makes the token ids of the run.
+
+        Raises:
+            ValueError: If the checkpoint to resume from is missing or damaged.
+            OSError: If the disk is full or fails.
+        """
+        if not self.chief:
+            return
+        directory = self.checkpoints.directory
+        if self._checkpoint is not None:
+            self.checkpoints.make_newest(self._checkpoint)
+        if not self.resumed and directory.is_dir():
+            self._path.unlink(missing_ok=True)  # Without it, what a kill leaves of the folder is no unfinished run.
+            shutil.rmtree(directory)
+        directory.mkdir(exist_ok=True)
+        if not self._tokenizer_path.is_file():
+            tokenizer.save(self._tokenizer_path)
+        write_json(self._path, self._content)
 
     @property
     def batch_multiple(self) -> int:
@@ -85,20 +109,17 @@ class RunState:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that the unfinished run has kept; None if it has not come so far."""
-        path = self.checkpoints.directory / "tokenizer.json"
-        return load_tokenizer(path) if path.is_file() else None
+        """The tokenizer of the run that is resumed; None for a new run."""
+        return load_tokenizer(self._tokenizer_path) if self.resumed and self._tokenizer_path.is_file() else None
 
-    def keep_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Save the tokenizer for the processes that resume the run."""
-        path = self.checkpoints.directory / "tokenizer.json"
-        if self.chief and not path.is_file():
-            tokenizer.save(path)
+    @property
+    def _tokenizer_path(self) -> Path:
+        return self.checkpoints.directory / "tokenizer.json"
 
     def finish(self) -> None:
         """Remove checkpoints/: the run folder holds what came of it."""
         if self.chief:
-            self._path.unlink()  # Without it, what a kill leaves of the folder is no unfinished run.
+            self._path.unlink()  # First, as in `begin`.
             shutil.rmtree(self.checkpoints.directory)
 
     def _read(self) -> dict:

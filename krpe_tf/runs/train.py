@@ -53,7 +53,7 @@ def train_run(
     validation: LabelledTexts | Source | None = None,
     tokenizer: Tokenizer | None = None,
     initial_encoder: Encoder | None = None,
-    restart: bool | str = False,
+    restart: bool | str | os.PathLike = False,
     distribution: Distribution = ONE_DEVICE,
     **settings,
 ) -> dict:
@@ -105,10 +105,10 @@ def train_run(
         with distribution.chief_first():
             state = RunState(output, task, settings, identity, restart, distribution)
             corpus = _corpus(data, validation, tokenizer or state.tokenizer, task, settings)
-            state.keep_tokenizer(corpus.tokenizer)
+            batches = {phase: _batches(phase, corpus, settings, state.batch_multiple) for phase in recipe}
+            state.begin(corpus.tokenizer)
         if distribution.is_chief and not state.resumed and (output / "model.keras").is_file():
             logger.info("%s holds a finished run; training starts over and replaces it at the end", output)
-        batches = {phase: _batches(phase, corpus, settings, state.batch_multiple) for phase in recipe}
         with distribution.scope():
             models = _models(recipe, corpus, batches, settings, initial_encoder)
             histories = _fit(models, batches, settings, state, distribution)
@@ -149,7 +149,9 @@ def open_data(path: str | os.PathLike, task: Task, names: Mapping[str, str] | No
 
 def _identity(data, validation, tokenizer, initial_encoder) -> Iterable[str]:
     """Yield strings that tell what one run trains on from what another does."""
-    for part in (data, validation):
+    for name, part in (("data", data), ("validation", validation)):
+        if name == "validation" and part is not None:
+            yield name  # A row that moves from one to the other makes another run.
         if isinstance(part, Corpus):
             yield part.fingerprint
         elif isinstance(part, LabelledTexts):
