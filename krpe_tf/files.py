@@ -57,9 +57,8 @@ def make_directory(path: str | os.PathLike) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise ValueError(
             f"`output` must be a writable folder ({error.strerror}). Received: output={str(path)!r}"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -14,7 +15,7 @@ import pytest
 from export_models import export_tflite, make_classifier, make_encoder, run_python
 
 from krpe_tf.export import export_saved_model
-from krpe_tf.files import SUFFIX, staged
+from krpe_tf.files import SUFFIX, make_directory, staged
 
 EXPORT = """
 import sys
@@ -247,3 +248,9 @@ def test_a_run_with_a_lambda_does_not_load(tmp_path):
         (tmp_path / name).write_text(json.dumps({}))
     with pytest.raises(ValueError, match=r"unsafe|safe_mode"):
         load_run(tmp_path)
+
+
+def test_processes_that_make_one_folder_do_not_disturb_each_other(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(make_directory, [tmp_path / "run"] * 400)) == {tmp_path / "run"}
+    assert list((tmp_path / "run").iterdir()) == []

@@ -70,7 +70,8 @@ def _list_of(values: str, check: Callable[[str], bool]) -> Callable[[object], li
         rule = f"{values}, none empty: a list of strings or, in a .csv file, words between spaces or a JSON list"
         if isinstance(value, str):
             try:
-                value = json.loads(value) if value.startswith('["') else _words(value)
+                # A list as Python prints it, ['EU', ...], is not JSON; its pieces would pass for words.
+                value = json.loads(value) if value.lstrip().startswith(('["', "['")) else _words(value)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{rule} ({error})") from error
         if not isinstance(value, list) or not value or not all(isinstance(v, str) and check(v) for v in value):
