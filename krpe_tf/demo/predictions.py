@@ -15,8 +15,8 @@ def predicted_classes(call: Callable, batches: Batches) -> np.ndarray:
     """Return the most likely class of each document of `batches`, in their order.
 
     Args:
-        call: gives one score a class for a batch of token ids, as a classifier or its .tflite file does.
-        batches: labelled documents, one epoch of them.
+        call: Gives one score a class for a batch of token ids, as a classifier or its .tflite file does.
+        batches: Labelled documents, one epoch of them.
     """
     return np.concatenate([np.argmax(np.asarray(call(inputs)), -1) for inputs, _ in _documents(batches)])
 
@@ -43,10 +43,10 @@ def answer(path: Path, test: LabelledTexts, place: int, classes: list[str]) -> d
     """Ask a .tflite file about one held-out message, as raw text.
 
     Args:
-        path: the file.
-        test: the held-out messages.
-        place: which of them to ask about.
-        classes: the labels, in the order of the file's scores.
+        path: The file.
+        test: The held-out messages.
+        place: Which of them to ask about.
+        classes: The labels, in the order of the file's scores.
 
     Returns:
         `beginning` of the message, `probabilities` by label, the label `predicted`, and the `actual` one.

@@ -11,10 +11,10 @@ def write_report(output: Path, report: dict, exports: list[LiteRTReport], positi
     """Write report.json, report.md and its plots to `output`.
 
     Args:
-        output: an existing folder.
-        report: what `run_demo` gathered.
-        exports: the reports of the .tflite files, that of float32 first.
-        position_bias: the trained bias layer that the encoder's layers share.
+        output: An existing folder.
+        report: What `run_demo` gathered.
+        exports: The reports of the .tflite files, that of float32 first.
+        position_bias: The trained bias layer that the encoder's layers share.
     """
     write_json(output / "report.json", report)
     plot_training(output / "training.png", report["histories"])

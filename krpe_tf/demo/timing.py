@@ -16,10 +16,10 @@ def time_models(
     """Return the milliseconds for one document of each length: the median over rounds in which the models take turns.
 
     Args:
-        models: classifiers by name.
-        lengths: tokens of the documents.
-        vocabulary_size: of the models; documents are random.
-        rounds: how often each model takes each document, after one run that is not counted.
+        models: Classifiers by name.
+        lengths: Tokens of the documents.
+        vocabulary_size: Of the models; documents are random.
+        rounds: How often each model takes each document, after one run that is not counted.
     """
     import tensorflow as tf
 
