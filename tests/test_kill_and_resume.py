@@ -413,9 +413,10 @@ def test_every_process_must_have_the_settings_and_data_of_the_chief(tmp_path):
 
 def test_a_damaged_run_json_is_named(tmp_path):
     state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
-    (tmp_path / "checkpoints" / "run.json").write_text("")
-    with pytest.raises(ValueError, match=r"has a damaged run.json .*--restart.*Received: .*run\.json"):
-        state(tmp_path)
+    for content in ("", "[]", "{}"):
+        (tmp_path / "checkpoints" / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"has a damaged run.json .*--restart.*Received: .*run\.json"):
+            state(tmp_path)
     assert not state(tmp_path, restart=True).resumed
 
 

@@ -68,6 +68,7 @@ def test_folder_per_label(tmp_path):
         ("a.csv", "text,label\n", "no rows"),
         ("a.csv", "text,label\nx,a\ny,a\n", "two labels or more, all are 'a'"),
         ("a.csv", "text,label\nx,a\n  ,b\n", "empty text. Received: row 2 of .*a.csv"),
+        ("a.csv", "text,label\nx,a\n\u200b,b\n", "empty text. Received: row 2 of .*a.csv"),
         ("a.csv", "text,label\nx,a\ny\n", "as wide as the header. Received: row 2"),
         ("a.csv", "text,label\nx,a\ny, \n", "empty label. Received: row 2"),
         ("a.csv", "text,label\nx,a\ny,b,c\n", "as wide as the header. Received: row 2"),
@@ -121,6 +122,20 @@ def test_a_source_gives_its_rows_as_often_as_wanted_with_their_places(tmp_path):
     assert source.bytes == csv_file.stat().st_size
     (row, *_) = open_source(write_jsonl(tmp_path / "a.jsonl", ROWS), ("label",)).rows()
     assert row.values == {"label": "yes"}
+
+
+def test_columns_that_are_unknown_are_refused_and_some_of_a_file_are_read(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    for columns, names, unknown in ((("text", "image"), None, "image"), (("text",), {"texts": "body"}, "texts")):
+        with pytest.raises(ValueError, match=f"`columns` and `names` must be of columns among .*Received: {unknown}"):
+            open_source(path, columns, names)
+    (tmp_path / "a.conll").write_text("one O\ntwo B-X\n")
+    for column, values in (("tokens", ["one", "two"]), ("labels", ["O", "B-X"])):
+        (row,) = open_source(tmp_path / "a.conll", (column,)).rows()
+        assert row.values == {column: values}
+    (tmp_path / "a.jsonl").write_text('{"tokens": ["one", "two "], "labels": [" O", "B-X"]}\n')
+    (row,) = open_source(tmp_path / "a.jsonl", ("tokens", "labels")).rows()
+    assert row.values == {"tokens": ["one", "two"], "labels": ["O", "B-X"]}
 
 
 def test_a_folder_is_read_where_it_is_wanted_and_in_the_order_of_the_seed(tmp_path):

@@ -251,7 +251,8 @@ def load_corpus(path: str | os.PathLike) -> PreparedCorpus:
         if manifest["format"] != FORMAT:
             raise KeyError("another format")
         files = {name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
-        _ = manifest["classes"], manifest["columns"], [manifest["splits"][split]["fields"] for split in SPLITS]
+        if not {"classes", "columns"} <= set(manifest) or not set(SPLITS) <= set(manifest["splits"]):
+            raise KeyError("a part is missing")
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"`path` must be a folder that `prepare` wrote, but its {MANIFEST} cannot be read. "

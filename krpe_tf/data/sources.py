@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..text import is_visible
+from ..text import is_visible, split_at_spaces
 
 WITHOUT_LABELS = "Texts without labels are for masked LM: `prepare --unlabelled`, then train on the folder it writes."
 
@@ -60,23 +59,18 @@ class Column:
     hint: str = ""
 
 
-def _words(text: str) -> list[str]:
-    """Split a text into words at spaces, tabs and line breaks; not at others, as in 10\u00a0000."""
-    return re.findall(r"[^ \t\r\n]+", text)
-
-
 def _list_of(values: str, check: Callable[[str], bool]) -> Callable[[object], list[str]]:
     def parse(value: object) -> list[str]:
         rule = f"{values}, none empty: a list of strings or, in a .csv file, words between spaces or a JSON list"
         if isinstance(value, str):
             try:
                 # A list as Python prints it, ['EU', ...], is not JSON; its pieces would pass for words.
-                value = json.loads(value) if value.lstrip().startswith(('["', "['")) else _words(value)
+                value = json.loads(value) if value.lstrip().startswith(('["', "['")) else split_at_spaces(value)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{rule} ({error})") from error
         if not isinstance(value, list) or not value or not all(isinstance(v, str) and check(v) for v in value):
             raise ValueError(rule)
-        return [_text(each) for each in value]
+        return [_text(each).strip() for each in value]
 
     return parse
 
@@ -161,9 +155,15 @@ def open_source(
             as they stand.
 
     Raises:
-        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column.
+        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column; for an
+            unknown column.
     """
     path, columns = Path(path), tuple(columns)
+    unknown = [column for column in (*columns, *(names or ())) if column not in COLUMNS]
+    if unknown:
+        raise ValueError(
+            f"`columns` and `names` must be of columns among {', '.join(COLUMNS)}. Received: {', '.join(unknown)}"
+        )
     names = {column: (names or {}).get(column, column) for column in columns}
     _check_kind(path, columns, argument)
     if path.is_dir():
@@ -179,7 +179,7 @@ def open_source(
     def rows(wanted: Callable[[dict], bool]) -> Iterator[Row]:
         for place, found in read(path, names, argument):
             row = Row(place, {column: _parsed(column, found[name], place, argument) for column, name in names.items()})
-            if "tokens" in columns and len(row.values["tokens"]) != len(row.values["labels"]):
+            if {"tokens", "labels"} <= set(columns) and len(row.values["tokens"]) != len(row.values["labels"]):
                 tokens, labels = (len(row.values[column]) for column in ("tokens", "labels"))
                 raise ValueError(
                     f"`{argument}` must hold one label per token. Received: {place} with {tokens} tokens and {labels} "
@@ -238,7 +238,7 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
     source = open_source(path, ("text", "label"), {"text": text_column, "label": label_column})
     texts, labels = [], []
     for row in source.rows():
-        if not row.values["text"].strip():
+        if not is_visible(row.values["text"]):
             raise ValueError(f"`path` must hold no row with an empty text. Received: {row.place}")
         texts.append(row.values["text"])
         labels.append(row.values["label"])
@@ -305,7 +305,7 @@ def _conll_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tu
     tokens, labels, start = [], [], 1
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(itertools.chain(file, [""]), 1):
-            columns = _words(line)
+            columns = split_at_spaces(line)
             if columns and columns[0] != "-DOCSTART-":
                 if len(columns) < 2:
                     raise ValueError(
@@ -314,7 +314,7 @@ def _conll_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tu
                 tokens.append(columns[0])
                 labels.append(columns[-1])
             elif tokens:
-                row = {names["tokens"]: tokens, names["labels"]: labels}
+                row = {names.get("tokens", "tokens"): tokens, names.get("labels", "labels"): labels}
                 yield f"the sentence from line {start} of {path}", row
                 tokens, labels = [], []
             if not columns:

@@ -124,12 +124,15 @@ class RunState:
 
     def _read(self) -> dict:
         try:
-            return json.loads(self._path.read_text(encoding="utf-8"))
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or not {"settings", "data", "backend", "batch_multiple"} <= set(found):
+                raise ValueError("a part is missing")
         except ValueError as error:
             raise ValueError(
                 f"the unfinished run in `output` has a damaged run.json ({error}); start over with --restart. "
                 f"Received: {self._path}"
             ) from error
+        return found
 
     def _check(self, settings: RunSettings, found: dict, restart: bool | str) -> bool:
         """Return whether to resume; False if the run differs and has no checkpoint to lose."""
@@ -137,7 +140,7 @@ class RunState:
         others = [
             f"other {name} than the run has"
             for name in ("task", "data", "backend")
-            if found.get(name, self._content["task"]) != self._content[name]
+            if name in found and found[name] != self._content[name]  # 0.1 wrote no task.
         ]
         divides = found["batch_multiple"] % self._content["batch_multiple"] == 0
         if (changed or others) and not self.chief:

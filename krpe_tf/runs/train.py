@@ -149,19 +149,22 @@ def open_data(path: str | os.PathLike, task: Task, names: Mapping[str, str] | No
 
 def _identity(data, validation, tokenizer, initial_encoder) -> Iterable[str]:
     """Yield strings that tell what one run trains on from what another does."""
-    for name, part in (("data", data), ("validation", validation)):
-        if name == "validation" and part is not None:
-            yield name  # A row that moves from one to the other makes another run.
-        if isinstance(part, Corpus):
-            yield part.fingerprint
-        elif isinstance(part, LabelledTexts):
-            yield from [*part.texts, *part.labels]
-        elif part is not None:
-            yield from (json.dumps(row.values, sort_keys=True) for row in part.rows())
+    yield from _contents(data)
+    if validation is not None:
+        yield "validation"  # A row that moves from one to the other makes another run.
+        yield from _contents(validation)
     if tokenizer is not None:
         yield json.dumps(tokenizer.get_config(), sort_keys=True)
     if initial_encoder is not None:
         yield from (np.asarray(weight).tobytes().hex() for weight in initial_encoder.get_weights())
+
+
+def _contents(data: Data) -> Iterable[str]:
+    if isinstance(data, Corpus):
+        return [data.fingerprint]
+    if isinstance(data, LabelledTexts):
+        return [*data.texts, *data.labels]
+    return (json.dumps(row.values, sort_keys=True) for row in data.rows())
 
 
 def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> Corpus:

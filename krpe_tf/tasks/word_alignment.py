@@ -1,10 +1,8 @@
 """Words as tokens: texts that come word by word, with one label each."""
 
-import re
-
 import numpy as np
 
-from ..text import Tokenizer, is_visible
+from ..text import Tokenizer, is_visible, split_at_spaces
 
 
 def encode_words(rows: list[dict], tokenizer: Tokenizer, classes: list[str]) -> dict[str, list[np.ndarray]]:
@@ -46,7 +44,7 @@ def split_words(text: str, tokenizer: Tokenizer, num_tokens: int) -> tuple[list[
         ValueError: If the tokenizer splits the text at other places, control characters for one: no token can then be
             told to be a word's.
     """
-    words = [word for word in re.findall(r"[^ \t\r\n]+", text) if is_visible(word)]
+    words = [word for word in split_at_spaces(text) if is_visible(word)]
     ends = np.cumsum([1, *map(len, word_pieces(words, tokenizer))])
     if ends[-1] + 1 != num_tokens:
         raise ValueError(

@@ -4,7 +4,7 @@ TensorFlow is imported where it is used: importing this package, `check_texts`, 
 need neither it nor tensorflow-text.
 """
 
-from .checks import check_texts, is_visible
+from .checks import check_texts, is_visible, split_at_spaces
 from .load import load_tokenizer
 from .sentencepiece import SentencePieceTokenizer
 from .tokenizer import Tokenizer
@@ -18,5 +18,6 @@ __all__ = [
     "check_texts",
     "is_visible",
     "load_tokenizer",
+    "split_at_spaces",
     "train_wordpiece",
 ]

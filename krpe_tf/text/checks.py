@@ -1,5 +1,6 @@
 """Checks of texts; no TensorFlow needed."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -45,3 +46,8 @@ def _check_text(text: object, name: str) -> str:
 def is_visible(text: str) -> bool:
     """Return whether a text holds more than white space and invisible characters."""
     return any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text)
+
+
+def split_at_spaces(text: str) -> list[str]:
+    """Split a text into words at spaces, tabs and line breaks; not at other white space, as in 10\u00a0000."""
+    return re.findall(r"[^ \t\r\n]+", text)
