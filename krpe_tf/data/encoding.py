@@ -70,7 +70,7 @@ def encode_in_parallel(
     tokenizer: Tokenizer,
     classes: list[str] | None,
 ) -> Iterator[tuple[dict[str, list], list[str]]]:
-    """Encode rows in threads, a few at a time and in order; TensorFlow's tokenizers let go of Python's lock.
+    """Encode rows in threads, a few at a time and in order; TensorFlow's tokenizers release Python's lock.
 
     Args:
         rows: Rows that have a visible text, each with the split that it belongs to. Read no faster than they are used.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def check_texts(texts: Iterable[str | bytes]) -> list[str]:
-    """Return `texts` as a list of `str`, or say what is wrong with them.
+    """Return `texts` as a list of `str`, or raise a ValueError that says what is wrong with them.
 
     The tokenizer itself takes anything: invalid UTF-8 and empty texts give ids without an error.
 
