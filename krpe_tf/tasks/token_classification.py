@@ -20,7 +20,7 @@ def _has_entities(classes) -> bool:
 def _build(encoder, corpus, settings) -> TokenClassifier:
     if _has_entities(corpus.classes) and importlib.util.find_spec("seqeval") is None:
         raise ValueError(
-            'labels of entities (B-..., I-...) need the extra `tagging`: pip install "krpe_tf[tagging]". '
+            'labels of entities (B-..., I-...) need the extra `tagging`: pip install ".[tagging]". '
             f"Received: labels {corpus.classes} without the package seqeval"
         )
     return TokenClassifier(encoder, len(corpus.classes))
