@@ -84,6 +84,8 @@ def test_only_spaces_and_tabs_part_columns_and_sentences_need_no_last_line(tmp_p
     path = tmp_path / "a.conll"
     path.write_text("10\u00a0000\tB-NUM\nmen \tNN  O\n\n\n# O", encoding="utf-8")
     assert rows_of(path) == [(["10\u00a0000", "men"], ["B-NUM", "O"]), (["#"], ["O"])]
+    path.write_text("# id 7f domain=en\n# text = one\none _ _ B-X\n# _ _ O\n\n# newdoc\n# _ _ O\n", encoding="utf-8")
+    assert rows_of(path) == [(["one", "#"], ["B-X", "O"]), (["#"], ["O"])]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,10 @@ import numpy as np
 from ..text import is_visible, split_at_spaces
 
 WITHOUT_LABELS = "Texts without labels are for masked LM: `prepare --unlabelled`, then train on the folder it writes."
+
+
+# A comment before a sentence of a .conll file. Any other "#" is a word.
+COMMENT = re.compile(r"#\s*(id|sent_id|text|newdoc|newpar|global\.columns)\b")
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,8 @@ def open_source(
         path: A .csv file with a header, a .jsonl file with an object per line, a .conll file, or a folder of .txt
             files, at any depth; for labels with one subfolder for each, and no deeper (hidden ones are skipped). All
             UTF-8. A .conll file has a token per line, first the word and last its label, with white space between, and
-            an empty line between sentences; the marker -DOCSTART- is no sentence.
+            an empty line between sentences; the marker -DOCSTART- is no sentence, and comments of CoNLL-U (`# id ...`,
+            `# text = ...`) before a sentence are skipped.
         columns: Which columns to read, of `COLUMNS`; a folder has "text" and "label", a .conll file "tokens" and
             "labels".
         names: What the file calls its columns, where it is another name: `{"text": "body"}`.
@@ -306,6 +312,8 @@ def _conll_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tu
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(itertools.chain(file, [""]), 1):
             columns = split_at_spaces(line)
+            if not tokens and COMMENT.match(line):
+                continue
             if columns and columns[0] != "-DOCSTART-":
                 if len(columns) < 2:
                     raise ValueError(
