@@ -115,9 +115,10 @@ def _check_inputs(interface: Interface) -> None:
             "training: make MaskedLM(model.encoder), give it set_weights(model.get_weights()) and export that. "
             f"Received: a model with an input {_listed(others)}"
         )
-    if {x.name for x in interface.inputs} != set(DOCUMENT) or any(len(x.axes) != 2 for x in interface.inputs):
+    names, shapes = {x.name for x in interface.inputs}, {x.axes for x in interface.inputs}
+    if names != set(DOCUMENT) or len(shapes) > 1 or any(len(axes) != 2 for axes in shapes):
         raise ValueError(
-            "`model` must be functional, with inputs token_ids and padding_mask (batch, length). "
+            "`model` must be functional, with inputs token_ids and padding_mask, both (batch, length). "
             f"Received: inputs {_listed(interface.inputs)}"
         )
 
