@@ -64,6 +64,16 @@ def with_op(function):
     return keras.Model(encoder.inputs, Op(function)(encoder.output))
 
 
+class Stateful(keras.Model):
+    """A model that says that it carries an array from call to call."""
+
+    interface = models.Interface(
+        tuple(models.Array(name, "int32", ("batch", "length")) for name in ("token_ids", "padding_mask")),
+        (models.Array("scores", "float32", ("batch", 2)),),
+        state=(models.Array("cache", "float32", ("batch", 2)),),
+    )
+
+
 def of_two_lengths():
     """A model of token ids of any length and masks of 12 tokens."""
     lengths = {"token_ids": None, "padding_mask": 12}
@@ -219,6 +229,7 @@ def test_model_refuses_bad_inputs(ids_file, tmp_path):
         ({"sample_texts": ["text"]}, "`sample_texts` needs a tokenizer"),
         ({"model": "model"}, "`model` must be a Keras model"),
         ({"model": keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])}, "inputs token_ids and padding_mask"),
+        ({"model": Stateful()}, r"must carry no state.*Received: a model with state cache \(batch, 2\)"),
         (
             {"model": of_two_lengths()},
             r"both \(batch, length\)\. Received: inputs token_ids \(batch, length\), padding_mask \(batch, 12\)",
