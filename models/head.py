@@ -52,7 +52,7 @@ class Head(keras.Model):
 
     def in_float32(self) -> "Head":
         """Return a model with these weights that computes in float32, as exports need it; itself if it does so."""
-        if self.encoder.compute_dtype == "float32":
+        if all(layer.compute_dtype == "float32" for layer in self.layers):
             return self
         encoder = Encoder.from_config({**self.encoder.get_config(), "dtype": "float32"})
         model = type(self)(**{**self.get_config(), "encoder": encoder})
