@@ -149,7 +149,7 @@ class Batches:
         return min(steps, self.steps_per_epoch)
 
     def _of(self, process_count: int) -> Any:
-        """The signature of one process's rows."""
+        """Return the signature of one process's rows."""
 
         def rows(array: Array) -> Array:
             first, *others = array.shape

@@ -142,7 +142,7 @@ class _Plan:
         self._epoch = functools.lru_cache(maxsize=1)(self._plan_epoch)
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The documents by bucket, and the batches in their order."""
+        """Return the documents by bucket, and the batches in their order."""
         documents = np.arange(len(self._bucket_of), dtype="uint32")
         order = np.arange(self.steps, dtype="uint32")
         if self._shuffle:
@@ -152,7 +152,7 @@ class _Plan:
         return documents[np.argsort(self._bucket_of[documents], kind="stable")], order
 
     def batch(self, step: int) -> tuple[int, np.ndarray]:
-        """The bucket and the documents of a step."""
+        """Return the bucket and the documents of a step."""
         epoch, place = divmod(step, self.steps)
         documents, order = self._epoch(epoch if self._shuffle else 0)
         batch = int(order[place])

@@ -327,7 +327,7 @@ def build_corpus(
 
 
 def _rows(data, encoding: Encoding, validation, seed: int) -> list[tuple[dict, str]]:
-    """The rows of both splits, each with its split."""
+    """Return the rows of both splits, each with its split."""
     if isinstance(validation, float):
         if not isinstance(data, Source) or not 0 < validation < 1:
             raise ValueError(f"`validation` as a share of a source must lie in (0, 1). Received: {validation}")

@@ -11,7 +11,7 @@ from .task import Task
 
 
 def _answer(outputs, texts, tokenizer, classes) -> list[dict[str, float]]:
-    """The probability of every label, the most likely first."""
+    """Return the probability of every label, the most likely first."""
     return [{classes[i]: float(row[i]) for i in np.argsort(-row)} for row in map(class_probabilities, outputs)]
 
 

@@ -27,7 +27,7 @@ def _build(encoder, corpus, settings) -> TokenClassifier:
 
 
 def _answer(outputs, texts, tokenizer, classes) -> list[list[dict]]:
-    """The label of every word, split at white space, and its probability."""
+    """Return the label of every word, split at white space, and its probability."""
     answers = []
     for logits, text in zip(outputs, texts, strict=True):
         words, places = split_words(text, tokenizer, len(logits))
@@ -38,7 +38,7 @@ def _answer(outputs, texts, tokenizer, classes) -> list[list[dict]]:
 
 
 def _scores(model, batches, classes) -> dict[str, float]:
-    """The share of words labelled right and, where labels are of entities, precision, recall and F1 by entity."""
+    """Return the share of words labelled right; for labels of entities also precision, recall and F1 by entity."""
     expected, predicted = [], []
     for inputs, labels, weights in map(batches.__getitem__, range(batches.steps_per_epoch)):
         for row, label, weight in zip(model.predict_on_batch(inputs).argmax(-1), labels, weights > 0, strict=True):

@@ -95,7 +95,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _read(model: bytes) -> "tuple[tf_text.FastSentencepieceTokenizer, list[str]]":
-    """The fast tokenizer of a model, and the model's pieces."""
+    """Return the fast tokenizer of a model, and the model's pieces."""
     import tensorflow as tf
     import tensorflow_text as tf_text
 

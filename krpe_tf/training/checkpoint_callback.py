@@ -162,5 +162,5 @@ class CheckpointCallback(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> dict[str, list]:
-    """The variables that training changes: weights, seeds of dropout, optimizer."""
+    """Return the variables that training changes: weights, seeds of dropout, optimizer."""
     return {"model": model.variables, "optimizer": model.optimizer.variables}

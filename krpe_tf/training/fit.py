@@ -191,7 +191,7 @@ def _training_data(batches, start_step, process_index, process_count):
 
 
 def _validation(validation, steps, process_index, process_count) -> dict:
-    """The arguments of `model.fit` for a validation."""
+    """Return the arguments of `model.fit` for a validation."""
     if hasattr(validation, "validation_data"):
         return {"validation_data": validation.validation_data(process_index, process_count, steps=steps)}
     return {"validation_data": validation, "validation_steps": steps}
