@@ -1,4 +1,4 @@
-"""The arguments that both exports take, checked once, and what they say together."""
+"""Checks of the arguments of both exports, and of what a model must be to be exported."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,8 @@ def check_model(model: "keras.Model") -> Interface:
 
     Raises:
         ValueError: If Keras runs on another backend than TensorFlow, `model` is not a functional model from a document
-            to one tensor, with a row for each token or one for the document, or it holds a Python lambda.
+            to one tensor, with a row for each token or one for the document, it carries state, or it holds a Python
+            lambda.
     """
     import keras
 
@@ -86,6 +87,10 @@ def check_model(model: "keras.Model") -> Interface:
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: model={model!r}")
     interface = interface_of(model)
+    if interface.state:
+        raise ValueError(
+            f"`model` must carry no state from call to call. Received: a model with state {_listed(interface.state)}"
+        )
     _check_inputs(interface)
     if len(interface.outputs) != 1:
         raise ValueError(f"`model` must have one output. Received: outputs {_listed(interface.outputs)}")
@@ -115,9 +120,10 @@ def _check_inputs(interface: Interface) -> None:
             "training: make MaskedLM(model.encoder), give it set_weights(model.get_weights()) and export that. "
             f"Received: a model with an input {_listed(others)}"
         )
-    if {x.name for x in interface.inputs} != set(DOCUMENT) or any(len(x.axes) != 2 for x in interface.inputs):
+    names, shapes = {x.name for x in interface.inputs}, {x.axes for x in interface.inputs}
+    if names != set(DOCUMENT) or len(shapes) > 1 or any(len(axes) != 2 for axes in shapes):
         raise ValueError(
-            "`model` must be functional, with inputs token_ids and padding_mask (batch, length). "
+            "`model` must be functional, with inputs token_ids and padding_mask, both (batch, length). "
             f"Received: inputs {_listed(interface.inputs)}"
         )
 

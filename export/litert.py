@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ LONGEST_DENSE = 4096
 TOLERANCES = {None: 1e-4, "float16": 5e-3, "int8": 1e-1, "int8_static": 2e-1}
 
 
-# Long: ten arguments, seven of them keywords with defaults: one call says all that a file is.
+# Long: ten arguments, eight of them optional: one call describes the whole file.
 def export_tflite(
     model: "keras.Model",
     path: str | os.PathLike,
@@ -49,7 +50,7 @@ def export_tflite(
     measure: bool = True,
     overwrite: bool = False,
 ) -> LiteRTReport:
-    """Export a model to one .tflite file, and compare each signature, in a process of its own, with the Keras model.
+    """Export a model to one .tflite file, and compare each signature, run in another process, with the Keras model.
 
     Signatures, for each length n, all on the same weights, each for one document:
     - `ids_n`: int32 `token_ids` and `padding_mask` `(1, n)` to float32 `output`. Builtin ops only.
@@ -93,7 +94,7 @@ def export_tflite(
     Raises:
         ValueError: For wrong arguments, an existing or unwritable `path`, a model that needs ops that are not builtin,
             or an error above the tolerance.
-        RuntimeError: If the file does not run in its own process.
+        RuntimeError: If the file does not run in the other process.
     """
     plan = _check(model, lengths, quantization, tokenizer, sample_texts, bias_tolerance, tolerance, measure)
     # A generator: `path` is checked before it gives names. Where no export left its report, nothing else is its own.
@@ -123,16 +124,18 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Made:
-    """What `_make` wrote; `compressed`, for every bias that was replaced the new one and its certificate."""
+    """What `_make` wrote.
+
+    Attributes: `content`, the file's bytes; `contents`, what `inspect` finds in them; `signatures`, their names;
+    `compressed`, for every bias that was replaced the new one and its certificate; `replaced_biases`, the same without
+    the certificates.
+    """
 
     content: bytes
     contents: Contents
     signatures: list[str]
     compressed: dict
-
-    @property
-    def replaced_biases(self) -> dict:
-        return {bias: new for bias, (new, _) in self.compressed.items()}
+    replaced_biases: dict
 
 
 def _check(model, lengths, quantization, tokenizer, sample_texts, bias_tolerance, tolerance, measure) -> _Plan:
@@ -153,14 +156,14 @@ def _check(model, lengths, quantization, tokenizer, sample_texts, bias_tolerance
     return _Plan(source, lengths, quantization, bias_tolerance, conversion_tolerance, tolerance, measure, vocabulary)
 
 
-def _make(plan: _Plan, target: os.PathLike) -> _Made:
+def _make(plan: _Plan, target: Path) -> _Made:
     """Write the file and its vocabulary."""
     source = plan.source
     compressed = compress_biases(source.model, plan.lengths, plan.bias_tolerance)
     replaced_biases = {bias: new for bias, (new, _) in compressed.items()}
     with override(forward_transforms=True, replaced_biases=replaced_biases):
         functions = litert_functions(source.model, plan.lengths, source.tokenizer)
-    content = _convert(functions, target.parent.parent)
+    content = _convert(functions, _working_folder(target))
     if plan.quantization is not None:
         length = _calibration_length(plan.lengths)
         documents = make_documents(source, length) if plan.quantization == "int8_static" else []
@@ -171,10 +174,10 @@ def _make(plan: _Plan, target: os.PathLike) -> _Made:
     target.write_bytes(content)
     for suffix, each in plan.vocabulary.items():
         companion(target, suffix).write_bytes(each)
-    return _Made(content, contents, list(functions), compressed)
+    return _Made(content, contents, list(functions), compressed, replaced_biases)
 
 
-def _verify(plan: _Plan, file: os.PathLike, made: _Made) -> tuple[dict[str, float], dict[str, float]]:
+def _verify(plan: _Plan, file: Path, made: _Made) -> tuple[dict[str, float], dict[str, float]]:
     """Compare the file with the Keras model; return the largest error of every signature, and the mean ones.
 
     There are two processes: the signatures that take ids run where there is LiteRT alone, and those that take text
@@ -191,7 +194,7 @@ def _verify(plan: _Plan, file: os.PathLike, made: _Made) -> tuple[dict[str, floa
     errors = {name: relative_errors(samples[name], outputs[name]) for name in samples}
     max_error, mean_error = ({name: each[index] for name, each in errors.items()} for index in (0, 1))
     check_errors(max_error, plan.tolerance)
-    if made.compressed:
+    if made.replaced_biases:
         # Beside the same biases in Keras: what `bias_tolerance` allows must hide no fault of the conversion.
         with override(replaced_biases=made.replaced_biases):
             samples = _run_keras(source, documents)
@@ -252,7 +255,7 @@ def _run_keras(source: Source, documents: dict[int | None, list[Document]]) -> d
     return samples
 
 
-def _describe(plan: _Plan, file: os.PathLike, made: _Made, path: str, errors: tuple[dict, dict]) -> LiteRTReport:
+def _describe(plan: _Plan, file: Path, made: _Made, path: str, errors: tuple[dict, dict]) -> LiteRTReport:
     """Ask the runtime about the file, measure it, and report all."""
     fixed = [length for length in plan.lengths if length is not None]
     # A signature for any length costs what its inputs ask: it runs at the longest of the others.
@@ -271,7 +274,7 @@ def _describe(plan: _Plan, file: os.PathLike, made: _Made, path: str, errors: tu
         tolerance=plan.tolerance,
         certificates=certificates_by_name(made.compressed) if made.compressed else None,
         measurements=measure_signatures(file, runs) if plan.measure else None,
-        dense_measurements=_measure_dense(plan.source.model, fixed, file.parent.parent) if dense else None,
+        dense_measurements=_measure_dense(plan.source.model, fixed, _working_folder(file)) if dense else None,
         **asdict(made.contents),
     )
 
@@ -280,6 +283,11 @@ def _calibration_length(lengths: Sequence[int | None]) -> int | None:
     """Return the shortest length of 512 or more, else the longest: activations of longer documents range no further."""
     fixed = sorted(n for n in lengths if n is not None)
     return next((n for n in fixed if n >= 512), fixed[-1] if fixed else None)
+
+
+def _working_folder(target: Path) -> Path:
+    """Return the folder of `staged`: what a killed export leaves there goes with the next one."""
+    return target.parent.parent
 
 
 def _convert(functions: dict[str, Any], working_folder: os.PathLike) -> bytes:

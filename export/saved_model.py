@@ -30,8 +30,8 @@ class SavedModelReport:
     """What `export_saved_model` wrote and how it was checked; `dataclasses.asdict` makes it JSON.
 
     Attributes: `path`; `max_error` of each signature, max |difference| over max |output|; `tolerance`; `milliseconds`
-    for one document, by its length in tokens: medians of the signature `token_ids` in a fresh process, None where the
-    export did not measure.
+    for one document, by its length in tokens: medians of the signature `token_ids` in the process that ran the
+    comparison, None where the export did not measure.
     """
 
     path: str
@@ -66,7 +66,7 @@ def export_saved_model(
         tokenizer: Put into the SavedModel, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
         tolerance: The largest error accepted: max |difference| over max |output| at valid positions.
-        measure: Time one document in a fresh process, for the report: a few seconds.
+        measure: Time one document in the process of the comparison, for the report: a few seconds.
         overwrite: Replace a SavedModel that lies at `path`.
 
     Returns:
@@ -75,7 +75,7 @@ def export_saved_model(
     Raises:
         ValueError: For wrong arguments, an existing or unwritable `path`, or an error above the tolerance.
         OSError: If writing fails, the disk being full for one; nothing is left then.
-        RuntimeError: If the SavedModel does not run in its own process.
+        RuntimeError: If the SavedModel does not run in the other process.
     """
     source = check_source(model, tokenizer, sample_texts, tolerance)
     with staged(path, overwrite) as target:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..models import Array, interface_of
+from ..models import interface_of
 from .layers import vocabulary_size
 
 if TYPE_CHECKING:
@@ -164,11 +164,10 @@ def call_model(model: "keras.Model", inputs: "dict[str, tf.Tensor]") -> "tf.Tens
 
 
 def input_specs(model: "keras.Model", batch: int | None, length: int | None) -> "dict[str, tf.TensorSpec]":
-    """Return a TensorFlow spec for every input of a model: int32 for what has a number for each token."""
+    """Return a TensorFlow spec for every input of a model, an integer for each token."""
     import tensorflow as tf
 
-    def spec(array: Array) -> tf.TensorSpec:
-        dtype = tf.int32 if len(array.axes) == 2 else array.dtype
-        return tf.TensorSpec(array.shape(batch=batch, length=length), dtype, name=array.name)
-
-    return {array.name: spec(array) for array in interface_of(model).inputs}
+    return {
+        array.name: tf.TensorSpec(array.shape(batch=batch, length=length), tf.int32, name=array.name)
+        for array in interface_of(model).inputs
+    }

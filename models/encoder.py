@@ -31,7 +31,7 @@ SHARDED_WEIGHTS = {
 
 @keras.saving.register_keras_serializable("krpe_tf")
 class Encoder(keras.Model):
-    """A transformer encoder for long sequences: token ids in, one vector a token out.
+    """A transformer encoder for long sequences: token ids in, one vector per token out.
 
     Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). There are
     no absolute positions: order enters through the position bias alone, so any length runs, also one never trained on.
@@ -45,13 +45,13 @@ class Encoder(keras.Model):
     Args:
         vocabulary_size: Number of token ids, at least 1.
         num_layers: Number of layers, at least 1.
-        num_heads: Attention heads a layer, at least 1; divides `hidden_dim`.
+        num_heads: Attention heads per layer, at least 1; divides `hidden_dim`.
         hidden_dim: Width of a token's vector.
         intermediate_dim: Width inside the feed-forward block.
         num_features: Random features m of the attention.
         feature_map: As for `KernelizedRPEAttention`; "softmax" makes the quadratic twin with the same weights.
         position_bias: None, "decay", "bucketed" or a bias layer.
-        share_position_bias: One bias for all layers (the paper's choice) or, if False, one a layer.
+        share_position_bias: One bias for all layers (the paper's choice) or, if False, one per layer.
         normalize, route: As for `KernelizedRPEAttention`.
         dropout: Rate after the embedding, on attention outputs and on feed-forward outputs.
         causal: Whether a token sees only what is before it.

@@ -52,7 +52,8 @@ class Head(keras.Model):
 
     def in_float32(self) -> "Head":
         """Return a model with these weights that computes in float32, as exports need it; itself if it does so."""
-        if self.encoder.compute_dtype == "float32":
+        # Inputs have no weights, and the policy that is Keras' own when they are made.
+        if all(layer.compute_dtype == "float32" for layer in self.layers if layer.weights):
             return self
         encoder = Encoder.from_config({**self.encoder.get_config(), "dtype": "float32"})
         model = type(self)(**{**self.get_config(), "encoder": encoder})

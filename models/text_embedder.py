@@ -9,7 +9,7 @@ from .head import Head
 
 @keras.saving.register_keras_serializable("krpe_tf")
 class TextEmbedder(Head):
-    """An encoder's vectors as one a document: their mean over unmasked positions. No weights of its own.
+    """One vector for each document, the mean of an encoder's over unmasked positions. No weights of its own.
 
     Inputs: those of `encoder`, of any length -> float32 `(batch, hidden_dim)`. The mean is taken in float32, over what
     the mask shows; a row that is all padding has mean zero. For one vector a token take the encoder itself.

@@ -17,7 +17,7 @@ from export_models import (
 )
 
 from krpe_tf import BucketedBias, DecayBias, models
-from krpe_tf.export import LiteRTModel
+from krpe_tf.export import LiteRTModel, litert
 
 LENGTHS = (16, 40)
 
@@ -62,6 +62,23 @@ class Op(keras.layers.Layer):
 def with_op(function):
     encoder = make_encoder()
     return keras.Model(encoder.inputs, Op(function)(encoder.output))
+
+
+class Stateful(keras.Model):
+    """A model that says that it carries an array from call to call."""
+
+    interface = models.Interface(
+        tuple(models.Array(name, "int32", ("batch", "length")) for name in ("token_ids", "padding_mask")),
+        (models.Array("scores", "float32", ("batch", 2)),),
+        state=(models.Array("cache", "float32", ("batch", 2)),),
+    )
+
+
+def of_two_lengths():
+    """A model of token ids of any length and masks of 12 tokens."""
+    lengths = {"token_ids": None, "padding_mask": 12}
+    inputs = {name: keras.Input((length,), name=name) for name, length in lengths.items()}
+    return keras.Model(inputs, keras.layers.Dense(2)(inputs["padding_mask"]))
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +229,11 @@ def test_model_refuses_bad_inputs(ids_file, tmp_path):
         ({"sample_texts": ["text"]}, "`sample_texts` needs a tokenizer"),
         ({"model": "model"}, "`model` must be a Keras model"),
         ({"model": keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])}, "inputs token_ids and padding_mask"),
+        ({"model": Stateful()}, r"must carry no state.*Received: a model with state cache \(batch, 2\)"),
+        (
+            {"model": of_two_lengths()},
+            r"both \(batch, length\)\. Received: inputs token_ids \(batch, length\), padding_mask \(batch, 12\)",
+        ),
     ],
 )
 def test_bad_arguments(classifier, tmp_path, arguments, message):
@@ -309,9 +331,42 @@ def test_lengths_share_the_weights(tmp_path):
     model = make_classifier(vocabulary_size=8192, hidden_dim=128, num_heads=4, intermediate_dim=512)
     tokenizer = make_tokenizer()
     one = export_tflite(model, tmp_path / "one.tflite", (16,), tokenizer=tokenizer)
-    three = export_tflite(model, tmp_path / "three.tflite", (16, 48, 128), tokenizer=tokenizer)
-    assert three.bytes < 1.03 * one.bytes
-    assert max(three.max_error.values()) < 1e-4
+    two = export_tflite(model, tmp_path / "two.tflite", (16, 1024), tokenizer=tokenizer)
+    assert two.bytes < 1.03 * one.bytes  # A constant for every pair of positions would be 4 MB.
+    assert max(two.max_error.values()) < 1e-4
+
+
+WRONG_IN_THE_FILE = {
+    # As if the tokens were counted after the text is truncated.
+    "token_count": ("text_16", lambda x: x * 0 + 16, r"signature text_16 must count all .*token_count \[16\] for 'The"),
+    "token_ids": ("tokenize", lambda x: x + 1, r"must give the same ids in the file\. Received: 'The people"),
+    "output": ("text_16", lambda x: x * 1.01, r"max error over max\|output\|: text_16 0\.01\. Received"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", WRONG_IN_THE_FILE)
+def test_a_file_that_is_wrong_for_text_alone_is_refused(classifier, tmp_path, monkeypatch, output):
+    import tensorflow as tf
+
+    signature, change, message = WRONG_IN_THE_FILE[output]
+    trace = litert.litert_functions
+
+    def trace_wrongly(*arguments):
+        functions = trace(*arguments)
+        right = functions[signature]
+
+        def wrong(text):
+            outputs = right(text=text)
+            return {**outputs, output: change(outputs[output])}
+
+        spec = tf.TensorSpec((1,), tf.string, name="text")
+        return {**functions, signature: tf.function(wrong, autograph=False).get_concrete_function(text=spec)}
+
+    monkeypatch.setattr(litert, "litert_functions", trace_wrongly)
+    with pytest.raises(ValueError, match=message):
+        export_tflite(classifier, tmp_path / "model.tflite", (16,), tokenizer=make_tokenizer())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

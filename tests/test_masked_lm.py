@@ -11,6 +11,17 @@ from test_encoder import batch, make
 from krpe_tf.models import MaskedLM
 
 
+def test_a_head_in_half_precision_has_one_in_float32():
+    half = MaskedLM(make(), dtype="mixed_bfloat16")
+    model = half.in_float32()
+    assert (half.get_layer("transform").compute_dtype, model.get_layer("transform").compute_dtype) == (
+        "bfloat16",
+        "float32",
+    )
+    np.testing.assert_array_equal(to_numpy(model.weights[-1]), to_numpy(half.weights[-1]))
+    assert model.in_float32() is model
+
+
 def run(model, inputs):
     return to_numpy(model(inputs, training=False))
 

@@ -176,7 +176,7 @@ def classification_dataset(
 
 
 def _successive_epochs(batches: Batches):
-    """Return a function that gives the batches of one epoch, those of the next when it is called again."""
+    """Return a function that gives the batches of one epoch, and at the next call those of the next epoch."""
     epochs = itertools.count()
 
     def epoch() -> Iterator:

@@ -189,7 +189,7 @@ def _prepare_into(
 def _survey(
     source: Source, encoding: Encoding, held_out: Callable, sample_bytes: int, seed: int
 ) -> tuple[list[str] | None, int, list[str]]:
-    """Return the classes, the number of documents, and about `sample_bytes` of training texts, drawn at random."""
+    """Return the classes, the number of documents, and about `sample_bytes` of training texts drawn at random."""
     random = np.random.default_rng([seed, 2])
     share = min(1.0, sample_bytes / max(1, source.bytes))
     labels, count, sample, room, chosen = set(), 0, [], sample_bytes, False

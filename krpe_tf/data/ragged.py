@@ -66,5 +66,5 @@ class Ragged:
         return rows
 
     def _ranges(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return the values as an array; on disk, with those of the ranges checked."""
+        """Return the values as an array; on disk those of the ranges are checked first."""
         return self.values.ranges(starts, lengths) if isinstance(self.values, StoredArray) else self.values

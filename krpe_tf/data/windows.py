@@ -60,7 +60,7 @@ def windows(
     batch_multiple: int = 1,
     transform: Transform | None = None,
 ) -> Batches:
-    """Make `Batches` of windows: documents are cut into touching windows, and the last one is padded.
+    """Make `Batches` of windows: documents are split into touching windows, and the last one is padded.
 
     Every window comes once an epoch. The last batch of an epoch is filled with rows of padding.
 

@@ -38,7 +38,7 @@ def _answer(outputs, texts, tokenizer, classes) -> list[list[dict]]:
 
 
 def _scores(model, batches, classes) -> dict[str, float]:
-    """Return the share of words labelled right; of entities also precision, recall and F1."""
+    """Return the share of words labelled right; for labels of entities also precision, recall and F1 by entity."""
     expected, predicted = [], []
     for inputs, labels, weights in map(batches.__getitem__, range(batches.steps_per_epoch)):
         for row, label, weight in zip(model.predict_on_batch(inputs).argmax(-1), labels, weights > 0, strict=True):

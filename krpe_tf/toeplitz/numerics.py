@@ -67,7 +67,7 @@ def sum_over(function, count, needed, start, *arrays):
         )
         return total
 
-    # Within what is computed again: a `cond` around it would hand all its arrays to the backward pass, once a term.
+    # Within what is computed again: a `cond` around it would hand all its arrays to the backward pass, once per term.
     def term_or_zero(i, needed, *arrays):
         return ops.cond(i < needed, lambda: function(i, *arrays), lambda: ops.zeros_like(start))
 

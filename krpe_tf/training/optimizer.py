@@ -143,7 +143,7 @@ class GlobalAdamW(keras.optimizers.AdamW):
         super().apply(grads, trainable_variables)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        """Keras sums here, after clipping; `apply` has done it."""
+        """Return them as they are: Keras sums here, after clipping, and `apply` has summed already."""
         return list(grads_and_vars)
 
 
