@@ -15,9 +15,8 @@ from krpe_tf.training import class_probabilities
 @pytest.fixture
 def not_exported(run_folder, tmp_path):
     """The run of `run_folder` as it was before its export."""
-    return shutil.copytree(
-        run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("model.tflite", "model.report.*", "saved_model")
-    )
+    of_the_export = ("model.tflite", "model.report.*", "model.vocab.txt", "model.tokenizer_config.json", "saved_model")
+    return shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns(*of_the_export))
 
 
 @pytest.mark.slow
