@@ -24,31 +24,34 @@ elif keras.backend.backend() == "tensorflow":
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
-# The modules that take longest, longest first, by CPU seconds on TensorFlow. Two workers that take a module at a time
+# The modules that take longest, longest first, by their seconds on TensorFlow. Two workers that take a module at a time
 # begin with these, so that neither is left with a long one at the end.
 LONGEST = [
-    "distributed_runs",
     "kill_and_resume",
-    "colab",
-    "litert",
-    "benchmarks",
+    "distributed_runs",
     "distribution",
+    "colab",
+    "garden",
     "demo",
     "saved_model",
-    "garden",
-    "tpu_compile",
+    "litert",
+    "streaming",
     "main",
     "toeplitz",
+    "benchmarks",
     "backends",
-    "compression",
-    "attention",
     "litert_model",
-    "litert_any_length",
-    "report",
+    "tpu_compile",
     "litert_text",
-    "long",
+    "litert_any_length",
+    "files",
+    "compression",
     "quantization",
+    "long",
+    "token_classification",
+    "fft_export",
     "recipes",
+    "attention",
     "packaging",
 ]
 
