@@ -16,7 +16,7 @@ test: .venv/test.installed lint
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" tests/test_toeplitz.py tests/test_toeplitz_range.py tests/test_cells.py \
 		tests/test_streaming.py tests/test_grid.py tests/test_position_bias.py tests/test_conversion.py \
 		tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
-		tests/test_text_classifier.py tests/test_token_classifier.py tests/test_checkpoints.py tests/test_resumable.py
+		tests/test_text_classifier.py tests/test_token_classifier.py tests/test_checkpoints.py tests/test_resumable.py tests/test_training_logs.py
 
 # Exported files on an emulated 64-bit ARM: a minute, after a download of 110 MB. Debian on x86-64 only, not root.
 test-arm: .venv/test.installed

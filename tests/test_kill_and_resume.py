@@ -25,16 +25,13 @@ from test_checkpoints import stop_inside_a_write
 from trained_run import documents, write_csv
 
 from krpe_tf.cli import main
-from krpe_tf.data import LabelledTexts, open_source
+from krpe_tf.data import LabelledTexts
 from krpe_tf.export import LiteRTModel
 from krpe_tf.files import locked
 from krpe_tf.models import Encoder, MaskedLM
-from krpe_tf.runs import RunSettings, RunState, load_run, load_task, train_run
-from krpe_tf.runs.state import fingerprint
-from krpe_tf.runs.train import _identity
-from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION
-from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
-from krpe_tf.training import Checkpoints, Distribution
+from krpe_tf.runs import load_run, load_task, train_run
+from krpe_tf.tasks import TASKS, TEXT_CLASSIFICATION
+from krpe_tf.training import Checkpoints
 
 # Small, but with dropout, several shapes of batches, and checkpoints between validations.
 SETTINGS = {
@@ -50,8 +47,6 @@ SETTINGS = {
 }
 
 WITHOUT_TENSORFLOW = Path(__file__).with_name("without_tensorflow.py")
-
-NOT_CHIEF = Distribution("data", None, 1, 2, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -333,106 +328,3 @@ def test_two_processes_do_not_train_in_one_folder(folder, capsys):
     with locked(folder / "locked"):
         assert main(arguments(folder, "locked")) == 2
     assert "`output` must be a folder that no other process trains in" in capsys.readouterr().err
-
-
-def state(output, seed=0, data="data", task=TEXT_CLASSIFICATION, **arguments):
-    made = RunState(output, task, RunSettings(seed=seed), data, **arguments)
-    made.begin(WordPieceTokenizer(RESERVED_TOKENS))
-    return made
-
-
-def test_restart_drops_what_is_there(tmp_path):
-    state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
-    assert state(tmp_path).resumed
-    with pytest.raises(ValueError, match=r"Received: seed=1 \(the run has 0\), other data than the run has"):
-        state(tmp_path, 1, "other data")
-    with pytest.raises(ValueError, match=r"Received: other task than the run has"):
-        state(tmp_path, task=MASKED_LM)
-    again = state(tmp_path, 1, "other data", restart=True)
-    assert not again.resumed
-    assert again.checkpoints.restore() is None
-    # A run without a checkpoint has nothing to lose.
-    assert not state(tmp_path, 2).resumed
-    # What is left of a folder that a kill removed half is not an unfinished run.
-    state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
-    (tmp_path / "checkpoints" / "run.json").unlink()
-    assert state(tmp_path).checkpoints.restore() is None
-
-
-def test_a_restart_drops_nothing_before_the_data_are_found_right(tmp_path):
-    first = state(tmp_path)
-    assert (first.resumed, first.tokenizer) == (False, None)
-    path = first.checkpoints.save({"x": np.ones(3)}, {}, "run")
-    with pytest.raises(ValueError, match="two labels or more"):
-        train_run(LabelledTexts(["a ship", "a wave"], ["sea", "sea"]), tmp_path, restart=True, pretrain_steps=0)
-    assert path.is_file()
-    assert state(tmp_path).tokenizer.vocabulary == [*RESERVED_TOKENS]
-    with pytest.raises(ValueError, match=r"`restart` must be True, False or a checkpoint.*Received: restart=12"):
-        state(tmp_path, restart=12)
-
-
-def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    checkpoints = state(tmp_path).checkpoints
-    paths = [checkpoints.save({"x": np.full(3, number)}, {}, f"run-{number}") for number in (1, 2)]
-    with pytest.raises(ValueError, match="changed settings need --restart"):
-        state(tmp_path, seed=1)
-    with pytest.raises(ValueError, match=r"other data need --restart.*Received: other data"):
-        state(tmp_path, data="other data", restart=paths[0].name)
-    resumed = state(tmp_path, seed=1, restart=paths[0])
-    assert resumed.resumed
-    assert f"resuming from {paths[0].name} with seed=1 (the run has 0)" in caplog.text
-    assert resumed.checkpoints.restore().arrays["x"].tolist() == [1, 1, 1]
-    assert set(paths) < set(resumed.checkpoints.paths)
-    assert state(tmp_path, seed=1).resumed
-    paths[1].write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a checkpoint must be one of .*its checksum differs"):
-        state(tmp_path, seed=1, restart=str(paths[1]))
-    with pytest.raises(ValueError, match="`restart` must be a checkpoint of an unfinished run"):
-        state(tmp_path / "elsewhere", restart="000001-run-1.npz")
-
-
-def test_a_row_that_moves_to_the_validation_makes_another_run(tmp_path):
-    found = set()
-    for count in (1, 2):
-        parts = []
-        for name, texts in (("train", "abc"[:count]), ("validation", "abc"[count:])):
-            path = tmp_path / f"{name}.jsonl"
-            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-            parts.append(open_source(path, ("text",)))
-        found.add(fingerprint(_identity(*parts, None, None)))
-    assert len(found) == 2
-
-
-def test_every_process_must_have_the_settings_and_data_of_the_chief(tmp_path):
-    state(tmp_path)
-    state(tmp_path, distribution=NOT_CHIEF)
-    with pytest.raises(ValueError, match=r"process 0. Received: seed=1 \(process 0 has 0\), other data than process 0"):
-        state(tmp_path, 1, "other data", distribution=NOT_CHIEF)
-
-
-def test_a_damaged_run_json_is_named(tmp_path):
-    state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
-    for content in ("", "[]", "{}"):
-        (tmp_path / "checkpoints" / "run.json").write_text(content)
-        with pytest.raises(ValueError, match=r"has a damaged run.json .*--restart.*Received: .*run\.json"):
-            state(tmp_path)
-    assert not state(tmp_path, restart=True).resumed
-
-
-def test_an_unfinished_run_of_0_1_is_resumed(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    first = state(tmp_path)
-    first.checkpoints.save({"x": np.ones(3)}, {}, "run")
-    path = tmp_path / "checkpoints" / "run.json"
-    content = json.loads(path.read_text())
-    del content["task"]  # As 0.1 wrote it.
-    path.write_text(json.dumps(content))
-    assert state(tmp_path).resumed
-    assert "resuming a run of krpe_tf 0.1; from here on its batches are drawn as 0.2 draws them" in caplog.text
-
-
-def test_data_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`data` must be a path, LabelledTexts, .*Received: list"):
-        train_run(["a text"], tmp_path / "run")
-    assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+from blobs import STEPS, Blobs, Interrupt, Watch, assert_same, fit, held_out, make_model, values
 from keras import ops
 
 from krpe_tf import training
@@ -19,73 +20,6 @@ from krpe_tf.training import (
     fit_resumably,
     make_optimizer,
 )
-
-STEPS = 11
-
-
-class Blobs:
-    """Batches of points around three corners, each batch a function of its step alone."""
-
-    def __init__(self, broken_step=-1):
-        self.broken_step = broken_step
-
-    def training_data(self, start_step=0, process_index=0, process_count=1):
-        for step in itertools.count(start_step):
-            random = np.random.default_rng(step)
-            label = random.integers(0, 3, 16).astype("int32")
-            x = np.eye(3, 8, dtype="float32")[label] + 0.5 * random.normal(size=(16, 8)).astype("float32")
-            yield x * np.float32(np.nan if step == self.broken_step else 1), label
-
-
-class Interrupt(Exception):
-    pass
-
-
-class Watch(keras.callbacks.Callback):
-    """Keeps the loss after every step, which is the mean over the interval so far, and interrupts after one of them."""
-
-    def __init__(self, stop=None):
-        super().__init__()
-        self.stop = stop
-        self.losses = {}
-
-    def on_train_batch_end(self, batch, logs=None):
-        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        self.losses[step] = logs["loss"]
-        if step == self.stop:
-            raise Interrupt
-
-
-def make_model(learning_rate=0.05):
-    """Other weights and other seeds of dropout each time it is called."""
-    inputs = keras.Input((8,))
-    x = keras.layers.Dropout(0.5)(keras.layers.Dense(16, activation="tanh")(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(3)(x))
-    compile_classifier(model, make_optimizer(learning_rate, STEPS))
-    return model
-
-
-def held_out(swapped=False):
-    x, label = next(Blobs().training_data(1_000))
-    return x, (label + swapped) % 3
-
-
-def fit(model, checkpoints, watch=None, broken_step=-1, callbacks=(), validation="held out", **budget):
-    budget = Budget(STEPS, **{"validate_every": 6, "checkpoint_every": 3, **budget})
-    validation = held_out() if validation == "held out" else validation
-    callbacks = [*callbacks, *([watch] if watch else [])]
-    return training.fit(model, Blobs(broken_step), budget, validation, checkpoints, callbacks=callbacks)
-
-
-def values(variables):
-    return [ops.convert_to_numpy(variable) for variable in variables]
-
-
-def assert_same(left, right):
-    for a, b in zip(values(left.variables), values(right.variables), strict=True):
-        np.testing.assert_array_equal(a, b)
-    for a, b in zip(values(left.optimizer.variables), values(right.optimizer.variables), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_training_learns_and_takes_every_step(tmp_path):
@@ -348,42 +282,6 @@ def test_a_validation_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(DivergedError, match=r"Received: val_loss=nan of phase 'training' at step 6"):
         fit(make_model(), checkpoints, validation=broken, patience=1)
     assert checkpoints.restore().state["step"] == 3
-
-
-def test_logs_that_cannot_be_written_are_an_error_of_the_disk(tmp_path):
-    import tensorflow as tf
-
-    class Full:
-        def flush(self):
-            raise tf.errors.ResourceExhaustedError(None, None, "events.out: no space left")
-
-    tensorboard = keras.callbacks.TensorBoard(str(tmp_path / "logs"), write_graph=False)
-    watch = Watch()
-    watch.on_train_begin = lambda logs=None: tensorboard._writers.update(full=Full())
-    with pytest.raises(OSError, match=r"logs cannot be written \(events.out: no space left\); the earlier checkpoints"):
-        fit(make_model(), Checkpoints(tmp_path / "checkpoints"), watch, callbacks=[tensorboard])
-
-
-def test_tensorboard_continues_without_a_gap(tmp_path):
-    import tensorflow as tf
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def fit_with_logs(watch=None):
-        tensorboard = keras.callbacks.TensorBoard(str(tmp_path / "logs"), write_graph=False)
-        return fit(make_model(), checkpoints, watch, callbacks=[tensorboard])
-
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    with pytest.raises(Interrupt):
-        fit_with_logs(Watch(8))
-    # What a kill at step 8 leaves is what reached the disk by then.
-    history = fit_with_logs()
-    for part, names in (("train", ["loss", "accuracy"]), ("validation", ["loss"])):
-        events = EventAccumulator(str(tmp_path / "logs" / part)).Reload()
-        for name in names:
-            points = {e.step: tf.make_ndarray(e.tensor_proto) for e in events.Tensors(f"epoch_{name}")}
-            expected = history[name if part == "train" else f"val_{name}"]
-            np.testing.assert_allclose([points[step] for step in sorted(points)], expected, rtol=1e-6)
-            assert sorted(points) == ([0, 1, 2, 3] if part == "train" else [1, 3])
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="tests/test_kill_and_resume.py shows it there")
