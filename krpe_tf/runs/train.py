@@ -141,7 +141,7 @@ def open_data(path: str | os.PathLike, task: Task, names: Mapping[str, str] | No
     """
     if is_prepared(path):
         return load_corpus(path)
-    if task.encoding is TEXT_CLASSIFICATION.encoding:
+    if task.encoding is TEXT_CLASSIFICATION.encoding:  # Split as in 0.1, whose unfinished runs resume.
         names = names or {}
         return load_labelled_texts(path, names.get("text", "text"), names.get("label", "label"))
     return open_source(path, task.encoding.columns, names)

@@ -150,6 +150,8 @@ class Checkpoints:
         if path != paths[-1]:
             temporary = self.directory / TEMPORARY
             shutil.copyfile(path, temporary)
+            with open(temporary, "r+b") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, self.directory / f"{1 + _number(paths[-1]):06d}-{path.name.partition('-')[2]}")
 
     def _write(self, arrays: dict[str, np.ndarray], state: dict, label: str) -> Path:

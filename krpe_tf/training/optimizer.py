@@ -1,5 +1,7 @@
 """AdamW on the gradient of the global batch, and the learning-rate schedule that Keras lacks."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,22 +10,21 @@ from ..checks import check_at_least, check_one_of, check_rate
 from .replicas import sum_over_replicas
 
 
-def check_optimizer(
-    learning_rate: float = 1.0,
-    steps: int = 1,
-    warmup_fraction: float = 0.0,
-    weight_decay: float = 0.0,
-    clip_norm: float = 1.0,
-    decay: str = "cosine",
-    beta_1: float = 0.0,
-    beta_2: float = 0.0,
-    epsilon: float = 1.0,
-) -> None:
+def check_optimizer(**arguments) -> None:
     """Check arguments of `make_optimizer` without making one: it computes nothing, so processes need not have met.
+
+    Args:
+        **arguments: Any of its arguments by name; the others have their defaults.
 
     Raises:
         ValueError: For numbers out of the ranges that `make_optimizer` names.
     """
+    bound = inspect.signature(make_optimizer).bind(**{"learning_rate": 1.0, "steps": 1, **arguments})
+    bound.apply_defaults()
+    _check(**bound.arguments)
+
+
+def _check(learning_rate, steps, warmup_fraction, weight_decay, clip_norm, decay, beta_1, beta_2, epsilon) -> None:
     check_at_least(1, steps=steps)
     check_one_of(("cosine", "linear"), decay=decay)
     check_rate(warmup_fraction=warmup_fraction, beta_1=beta_1, beta_2=beta_2)
@@ -64,7 +65,7 @@ def make_optimizer(
     Raises:
         ValueError: For numbers out of these ranges.
     """
-    check_optimizer(learning_rate, steps, warmup_fraction, weight_decay, clip_norm, decay, beta_1, beta_2, epsilon)
+    _check(learning_rate, steps, warmup_fraction, weight_decay, clip_norm, decay, beta_1, beta_2, epsilon)
     warmup = max(1, int(warmup_fraction * steps))
     if decay == "linear":
         schedule = LinearDecay(learning_rate, steps, warmup)
