@@ -12,14 +12,17 @@ from krpe_tf.runs.state import fingerprint
 from krpe_tf.runs.train import _identity
 from krpe_tf.tasks import MASKED_LM, TEXT_CLASSIFICATION
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
-from krpe_tf.training import Distribution
+from krpe_tf.training import Budget, Distribution
 
+BUDGET = Budget(4, phase="run")
+# What a checkpoint of it says of itself.
+OF_RUN = {"phase": "run", "steps": 4, "interval": 4}
 NOT_CHIEF = Distribution("data", None, 1, 2, 1, 1)
 
 
 def state(output, seed=0, data="data", task=TEXT_CLASSIFICATION, **arguments):
     made = RunState(output, task, RunSettings(seed=seed), data, **arguments)
-    made.begin(WordPieceTokenizer(RESERVED_TOKENS))
+    made.begin(WordPieceTokenizer(RESERVED_TOKENS), {"run": BUDGET})
     return made
 
 
@@ -56,7 +59,7 @@ def test_a_restart_drops_nothing_before_the_data_are_found_right(tmp_path):
 def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     checkpoints = state(tmp_path).checkpoints
-    paths = [checkpoints.save({"x": np.full(3, number)}, {}, f"run-{number}") for number in (1, 2)]
+    paths = [checkpoints.save({"x": np.full(3, number)}, OF_RUN, f"run-{number}") for number in (1, 2)]
     with pytest.raises(ValueError, match="changed settings need --restart"):
         state(tmp_path, seed=1)
     with pytest.raises(ValueError, match=r"other data need --restart.*Received: other data"):
@@ -72,6 +75,25 @@ def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplo
         state(tmp_path, seed=1, restart=str(paths[1]))
     with pytest.raises(ValueError, match="`restart` must be a checkpoint of an unfinished run"):
         state(tmp_path / "elsewhere", restart="000001-run-1.npz")
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"steps": 5}, r"which had steps=5. Received: steps=4"),
+        ({"interval": 2}, r"which had interval=2. Received: interval=4"),
+        ({"phase": "pretraining"}, r"must be of a phase of the run: run. Received: 000001-"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_new_settings_changes_nothing(tmp_path, found, message):
+    checkpoints = state(tmp_path).checkpoints
+    path = checkpoints.save({"x": np.ones(3)}, {**OF_RUN, **found}, "run-1")
+    checkpoints.save({"x": np.ones(3)}, OF_RUN, "run-2")
+    before = (tmp_path / "checkpoints" / "run.json").read_text(), checkpoints.paths
+    with pytest.raises(ValueError, match=message):
+        state(tmp_path, seed=1, restart=path)
+    assert ((tmp_path / "checkpoints" / "run.json").read_text(), checkpoints.paths) == before
+    assert state(tmp_path).resumed
 
 
 def test_a_row_that_moves_to_the_validation_makes_another_run(tmp_path):

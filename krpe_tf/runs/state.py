@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import keras
@@ -13,7 +13,7 @@ import keras
 from ..files import write_json
 from ..tasks import Task
 from ..text import Tokenizer, load_tokenizer
-from ..training import ONE_DEVICE, Checkpoints, Distribution
+from ..training import ONE_DEVICE, Budget, Checkpoints, Distribution, check_resumable
 from .settings import RunSettings
 
 logger = logging.getLogger(__name__)
@@ -79,21 +79,30 @@ class RunState:
             raise ValueError(f"`restart` must be a checkpoint of an unfinished run. Received: none in {directory}")
         self._checkpoint = restart if isinstance(restart, str) else None
 
-    def begin(self, tokenizer: Tokenizer) -> None:
+    def begin(self, tokenizer: Tokenizer, budgets: Mapping[str, Budget]) -> None:
         """Drop an unfinished run that is not resumed, and keep what a process that resumes this one needs.
 
         Args:
             tokenizer: Makes the token ids of the run.
+            budgets: Of each phase, by its name.
 
         Raises:
-            ValueError: If the checkpoint to resume from is missing or damaged.
+            ValueError: If the checkpoint to resume from is missing or damaged, or of other steps than these budgets.
             OSError: If the disk is full or fails.
         """
         if not self.chief:
             return
         directory = self.checkpoints.directory
         if self._checkpoint is not None:
-            self.checkpoints.make_newest(self._checkpoint)
+            saved = self.checkpoints.read(self._checkpoint)
+            phase = saved.state["phase"]
+            if phase not in budgets:
+                raise ValueError(
+                    f"a checkpoint to resume from must be of a phase of the run: {', '.join(budgets)}. "
+                    f"Received: {saved.path.name}"
+                )
+            check_resumable(saved, budgets[phase].steps, budgets[phase].divide(checkpointed=True)[1])
+            self.checkpoints.make_newest(saved)
         if not self.resumed and directory.is_dir():
             self._path.unlink(missing_ok=True)  # Without it, what a kill leaves of the folder is no unfinished run.
             shutil.rmtree(directory)

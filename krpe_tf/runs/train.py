@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from ..data import (
+    Batches,
     Corpus,
     LabelledTexts,
     Source,
@@ -29,6 +30,7 @@ from ..tasks import TEXT_CLASSIFICATION, Task
 from ..text import Tokenizer
 from ..training import (
     ONE_DEVICE,
+    Budget,
     Distribution,
     DivergedError,
     compile_model,
@@ -106,12 +108,13 @@ def train_run(
             state = RunState(output, task, settings, identity, restart, distribution)
             corpus = _corpus(data, validation, tokenizer or state.tokenizer, task, settings)
             batches = {phase: _batches(phase, corpus, settings, state.batch_multiple) for phase in recipe}
-            state.begin(corpus.tokenizer)
+            budgets = {phase: _budget(phase, settings, *batches[phase]) for phase in recipe}
+            state.begin(corpus.tokenizer, {phase.phase: budget for phase, budget in budgets.items()})
         if distribution.is_chief and not state.resumed and (output / "model.keras").is_file():
             logger.info("%s holds a finished run; training starts over and replaces it at the end", output)
         with distribution.scope():
-            models = _models(recipe, corpus, batches, settings, initial_encoder)
-            histories = _fit(models, batches, settings, state, distribution)
+            models = _models(budgets, corpus, settings, initial_encoder)
+            histories = _fit(models, batches, budgets, state, distribution)
             model = models[task].in_float32()
         with distribution.chief_first():
             if not distribution.is_chief:
@@ -208,21 +211,25 @@ def _batches(phase: Task, corpus: Corpus, settings: RunSettings, batch_multiple:
     return made[0], made[1] if made[1:] else None
 
 
-def _models(recipe, corpus: Corpus, batches: dict, settings: RunSettings, initial_encoder) -> dict:
+def _budget(phase: Task, settings: RunSettings, training: Batches, validation: Batches | None) -> Budget:
+    budget = dataclasses.replace(phase.budget(settings, training), checkpoint_every=settings.checkpoint_every)
+    return budget if validation is not None else dataclasses.replace(budget, patience=None)
+
+
+def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, initial_encoder) -> dict:
     """Make and compile the models of all phases before any is trained, as a resumed run does."""
     keras.utils.set_random_seed(settings.seed)
     given = {**settings.encoder, "vocabulary_size": corpus.tokenizer.vocabulary_size, "seed": settings.seed}
     encoder = Encoder.from_preset(settings.preset, **given)
     if initial_encoder is not None:
         encoder.set_weights(initial_encoder.get_weights())
-    models = {phase: phase.build(encoder, corpus, settings) for phase in recipe}
+    models = {phase: phase.build(encoder, corpus, settings) for phase in budgets}
     for phase, model in models.items():
-        steps = phase.budget(settings, batches[phase][0]).steps
-        compile_model(model, make_optimizer(steps=steps, **getattr(settings, phase.optimizer)))
+        compile_model(model, make_optimizer(steps=budgets[phase].steps, **getattr(settings, phase.optimizer)))
     return models
 
 
-def _fit(models: dict, batches: dict, settings: RunSettings, state: RunState, distribution: Distribution) -> dict:
+def _fit(models: dict, batches: dict, budgets: dict, state: RunState, distribution: Distribution) -> dict:
     """Train all phases, and return their histories."""
     with_logs = importlib.util.find_spec("tensorflow") is not None
     if not with_logs:
@@ -231,15 +238,12 @@ def _fit(models: dict, batches: dict, settings: RunSettings, state: RunState, di
     for phase, model in models.items():
         distribution.wait()  # Until the chief has written the checkpoint that the others look for.
         training, validation = batches[phase]
-        budget = dataclasses.replace(phase.budget(settings, training), checkpoint_every=settings.checkpoint_every)
-        if validation is None:
-            budget = dataclasses.replace(budget, patience=None)
         logger.info("%s: %s, %s parameters", phase.phase, phase.name, f"{model.count_params():,}")
         try:
             histories[phase.phase] = fit(
                 model,
                 training,
-                budget,
+                budgets[phase],
                 validation,
                 state.checkpoints,
                 distribution,

@@ -1,6 +1,6 @@
 """Training through `model.fit`: optimizer, loss, checkpoints, several devices. Knows Keras and no task."""
 
-from .checkpoint_callback import DivergedError
+from .checkpoint_callback import DivergedError, check_resumable
 from .checkpoints import Checkpoint, Checkpoints
 from .compile import compile_classifier, compile_masked_lm, compile_model
 from .distribution import ONE_DEVICE, Distribution, encoder_layout, make_distribution
@@ -20,6 +20,7 @@ __all__ = [
     "GlobalLossScaleOptimizer",
     "LinearDecay",
     "check_optimizer",
+    "check_resumable",
     "class_probabilities",
     "compile_classifier",
     "compile_masked_lm",

@@ -125,12 +125,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         Raises:
             ValueError: For a checkpoint of another model, or of other steps or intervals.
         """
-        for name in ("steps", "interval"):
-            if saved.state[name] != getattr(self, name):
-                raise ValueError(
-                    "`steps`, `checkpoint_every` and `validate_every` must be those of the run that the checkpoint is "
-                    f"of, which had {name}={saved.state[name]}. Received: {name}={getattr(self, name)}, {saved.path}"
-                )
+        check_resumable(saved, self.steps, self.interval)
         self.step = saved.state["step"]
         self.finished = saved.state["finished"]
         self.early_stopping.best = saved.state["early_stopping"]["best"]
@@ -159,6 +154,16 @@ class CheckpointCallback(keras.callbacks.Callback):
                     writer.flush()
             except tf.errors.OpError as error:
                 raise OSError(f"logs cannot be written ({error.message}); the earlier checkpoints stay") from error
+
+
+def check_resumable(saved: Checkpoint, steps: int, interval: int) -> None:
+    """Raise a ValueError unless a phase of so many steps, in such intervals, can resume from a checkpoint of it."""
+    for name, value in {"steps": steps, "interval": interval}.items():
+        if saved.state[name] != value:
+            raise ValueError(
+                "`steps`, `checkpoint_every` and `validate_every` must be those of the run that the checkpoint is of, "
+                f"which had {name}={saved.state[name]}. Received: {name}={value}, {saved.path}"
+            )
 
 
 def _variables(model: keras.Model) -> dict[str, list]:

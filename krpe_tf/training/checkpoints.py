@@ -115,12 +115,7 @@ class Checkpoints:
         for path in reversed(self.paths):
             damage = self._damage(path)
             if damage is None:
-                with np.load(path, allow_pickle=False) as saved:
-                    arrays = {name: saved[name] for name in saved.files}
-                state = json.loads(arrays.pop("state.json").tobytes())
-                for name, dtype in state.pop("dtypes").items():
-                    arrays[name] = arrays[name].view(dtype)
-                return Checkpoint(path, arrays, state)
+                return _read(path)
             logger.warning("%s is damaged (%s); falling back to the checkpoint before it", path, damage)
             self._damaged.add(path.name)
         if self._damaged:
@@ -131,28 +126,36 @@ class Checkpoints:
             )
         return None
 
-    def make_newest(self, checkpoint: str | os.PathLike) -> None:
-        """Copy a checkpoint to the place of the newest, so that `restore` reads that one.
+    def read(self, checkpoint: str | os.PathLike) -> Checkpoint:
+        """Read one checkpoint of the folder.
 
         Args:
             checkpoint: Its path, or the name of its file.
 
         Raises:
             ValueError: If the folder has no such checkpoint, or it is damaged.
+        """
+        path = self.directory / Path(checkpoint).name
+        damage = self._damage(path) if path in self.paths else "not among them"
+        if damage is not None:
+            names = ", ".join(each.name for each in self.paths)
+            raise ValueError(f"a checkpoint must be one of {names}. Received: {str(checkpoint)!r} ({damage})")
+        return _read(path)
+
+    def make_newest(self, checkpoint: Checkpoint) -> None:
+        """Copy a checkpoint, from `read`, to the place of the newest, so that `restore` finds that one.
+
+        Raises:
             OSError: If the disk is full or fails.
         """
-        paths = self.paths
-        path = self.directory / Path(checkpoint).name
-        damage = self._damage(path) if path in paths else "not among them"
-        if damage is not None:
-            names = ", ".join(each.name for each in paths)
-            raise ValueError(f"a checkpoint must be one of {names}. Received: {str(checkpoint)!r} ({damage})")
-        if path != paths[-1]:
+        newest = self.paths[-1]
+        if checkpoint.path != newest:
             temporary = self.directory / TEMPORARY
-            shutil.copyfile(path, temporary)
+            shutil.copyfile(checkpoint.path, temporary)
             with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, self.directory / f"{1 + _number(paths[-1]):06d}-{path.name.partition('-')[2]}")
+            label = checkpoint.path.name.partition("-")[2]
+            os.replace(temporary, self.directory / f"{1 + _number(newest):06d}-{label}")
 
     def _write(self, arrays: dict[str, np.ndarray], state: dict, label: str) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -190,6 +193,15 @@ class Checkpoints:
         except OSError as error:
             return str(error.strerror)
         return None if path.name.split(".")[-2] == digest[:16] else "its checksum differs"
+
+
+def _read(path: Path) -> Checkpoint:
+    with np.load(path, allow_pickle=False) as saved:
+        arrays = {name: saved[name] for name in saved.files}
+    state = json.loads(arrays.pop("state.json").tobytes())
+    for name, dtype in state.pop("dtypes").items():
+        arrays[name] = arrays[name].view(dtype)
+    return Checkpoint(path, arrays, state)
 
 
 def _number(path: Path) -> int:

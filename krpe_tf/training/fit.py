@@ -51,6 +51,12 @@ class Budget:
         if not isinstance(self.phase, str) or not re.fullmatch(r"\w+", self.phase):
             raise ValueError(f'`phase` must be letters, digits and "_". Received: phase={self.phase!r}')
 
+    def divide(self, checkpointed: bool) -> tuple[int, int]:
+        """Return how many intervals make a validation, and the steps of one; one interval without checkpoints."""
+        validate_every = self.validate_every or self.steps
+        parts = math.ceil(validate_every / self.checkpoint_every) if checkpointed else 1
+        return parts, math.ceil(validate_every / parts)
+
 
 def fit(
     model: keras.Model,
@@ -131,9 +137,7 @@ def fit_resumably(
 def _fit(model, batches, budget, validation, checkpoints, distribution, callbacks, verbose):
     if budget.patience is not None and validation is None:
         raise ValueError(f"`patience` needs a validation. Received: patience={budget.patience}, validation=None")
-    validate_every = budget.validate_every or budget.steps
-    parts = math.ceil(validate_every / budget.checkpoint_every) if checkpoints else 1
-    interval = math.ceil(validate_every / parts)
+    parts, interval = budget.divide(checkpointed=checkpoints is not None)
     intervals = math.ceil(budget.steps / interval)
     early_stopping = EarlyStopping(budget.patience)
     progress = CheckpointCallback(
