@@ -260,6 +260,7 @@ def forward_backward(function, arrays, cotangent=None, variables=()):
         gradients = keras.tree.map_structure(tf.convert_to_tensor, gradients)
     elif keras.backend.backend() == "jax":
         import jax
+        from calls import jit
 
         def loss(arrays, values):
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
@@ -268,7 +269,7 @@ def forward_backward(function, arrays, cotangent=None, variables=()):
             return weighted.astype("float32").sum(), output
 
         sources = ([jax.numpy.asarray(x) for x in arrays], [variable.value for variable in variables])
-        (_, output), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*sources)
+        (_, output), gradients = jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*sources)
     else:
         raise NotImplementedError(keras.backend.backend())
     output, (of_arrays, of_variables) = keras.tree.map_structure(_at_least_float32, (output, gradients))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calls import QUICK_TO_COMPILE
 from test_distribution import SCRIPT, free_port
 
 from krpe_tf.cli import main
@@ -55,8 +56,8 @@ def start(backend, output, *options, program=("-m", "krpe_tf"), data="prepared",
     if backend == "jax" and data == "prepared":
         program = (WITHOUT_TENSORFLOW,)
     data, config = output.parent / data, output.parent / "config.json"
-    # As in conftest.py, LLVM's optimizations cost more than they save here.
-    jax = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    flags = f"{QUICK_TO_COMPILE['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    jax = {**QUICK_TO_COMPILE, "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, *program, "train", data, "--output", output, "--config", config, *options],
         env={**os.environ, **jax, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},

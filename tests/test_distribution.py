@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from calls import QUICK_TO_COMPILE
 
 from krpe_tf.training import encoder_layout, make_distribution
 
@@ -20,9 +21,9 @@ SCRIPT = Path(__file__).with_name("distributed_training.py")
 
 
 def start(backend, run, output, *arguments, devices=None):
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, **QUICK_TO_COMPILE, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if devices is not None:
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, SCRIPT, run, output, *arguments],
         env=environment,

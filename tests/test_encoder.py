@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from calls import call
 from definition import error, to_numpy
 from layer_checks import ROUNDING
 
@@ -45,7 +46,7 @@ def batch(n, batch=2, padded=0, vocabulary=30):
 
 
 def run(model, inputs):
-    return to_numpy(keras.ops.cast(model(inputs, training=False), "float32"))
+    return to_numpy(keras.ops.cast(call(model, inputs), "float32"))
 
 
 def move_biases(encoder):
@@ -104,7 +105,7 @@ def test_a_functional_model_over_its_output_loads_again(tmp_path):
     model.save(tmp_path / "model.keras")
     inputs = {"token_ids": np.arange(7)[None], "padding_mask": np.ones((1, 7), "int32")}
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert error(to_numpy(again(inputs)), to_numpy(model(inputs))) == 0
+    assert error(to_numpy(call(again, inputs)), to_numpy(call(model, inputs))) == 0
 
 
 def test_one_bias_is_shared_and_on_request_each_layer_has_its_own():
@@ -132,7 +133,7 @@ def test_layers_draw_random_features_of_their_own():
 def test_any_length_runs():
     encoder = make()
     for n in (1, 5, 16, 130):
-        assert encoder(batch(n)).shape == (2, n, 8)
+        assert call(encoder, batch(n)).shape == (2, n, 8)
     assert encoder.output.shape == (None, None, 8)
     assert make(length=6).output.shape == (None, 6, 8)
 

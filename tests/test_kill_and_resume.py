@@ -21,6 +21,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from calls import QUICK_TO_COMPILE
 from test_checkpoints import stop_inside_a_write
 from trained_run import documents, write_csv
 
@@ -82,8 +83,7 @@ def arguments(folder, run, *more, data="documents.csv"):
 
 def start(command, log, on_jax=False):
     program = [str(WITHOUT_TENSORFLOW)] if on_jax else ["-m", "krpe_tf"]
-    # As in conftest.py, LLVM's optimizations cost more than they save here.
-    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if on_jax else {}
+    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", **QUICK_TO_COMPILE} if on_jax else {}
     # A shell's background job ignores Ctrl-C, and so would its children.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | jax

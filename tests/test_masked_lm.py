@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from calls import call
 from definition import error, float64, to_numpy
 from test_encoder import batch, make
 
@@ -23,14 +24,14 @@ def test_a_head_in_half_precision_has_one_in_float32():
 
 
 def run(model, inputs):
-    return to_numpy(model(inputs, training=False))
+    return to_numpy(call(model, inputs))
 
 
 def test_logits_are_those_of_the_formula():
     encoder = make()
     model = MaskedLM(encoder)
     dense, norm = model.get_layer("transform"), model.get_layer("transform_norm")
-    x = float64(encoder(batch(9), training=False)) @ float64(dense.kernel) + float64(dense.bias)
+    x = float64(call(encoder, batch(9))) @ float64(dense.kernel) + float64(dense.bias)
     x = x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     expected = (x * float64(norm.gamma) + float64(norm.beta)) @ float64(encoder.token_embedding.embeddings).T
@@ -69,9 +70,7 @@ def test_keras_file_round_trip(tmp_path, at_positions, own_biases):
     assert again.at_positions == at_positions
     assert len(again.weights) == len(model.weights)
     np.testing.assert_array_equal(run(again, inputs), run(model, inputs))
-    np.testing.assert_array_equal(
-        to_numpy(again.encoder(batch(9), training=False)), to_numpy(model.encoder(batch(9), training=False))
-    )
+    np.testing.assert_array_equal(to_numpy(call(again.encoder, batch(9))), to_numpy(call(model.encoder, batch(9))))
 
 
 def test_config_round_trip():

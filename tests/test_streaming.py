@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+from calls import call, jit
 from definition import error, randomize, to_numpy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,9 +43,7 @@ def compiled(layer):
         import tensorflow as tf
 
         return tf.function(layer.step, autograph=False)
-    import jax
-
-    return jax.jit(layer.step)
+    return jit(layer.step)
 
 
 def steps(layer, x, sizes, mask=None):
@@ -65,7 +64,7 @@ def test_steps_of_any_size_give_what_the_whole_sequence_gives(bias, masked):
     n, layer = 330, make(bias)
     x = normal(2, n, 6)
     mask = np.random.default_rng(1).random((2, n)) < 0.7 if masked else None
-    expected = to_numpy(layer(x, x, query_mask=mask, attention_mask=mask))
+    expected = to_numpy(call(layer, x, x, query_mask=mask, attention_mask=mask))
 
     @given(sizes=st.lists(st.sampled_from([1, 7, 64, 65, 150]), max_size=8))
     def check(sizes):
@@ -83,7 +82,7 @@ def test_steps_of_any_size_give_what_the_whole_sequence_gives(bias, masked):
 def test_one_position_at_a_time_with_every_feature_map(feature_map, normalize):
     layer = make(feature_map=feature_map, normalize=normalize, route="dense", value_dim=3, output_shape=7)
     x = normal(2, 40, 6) / 2
-    expected = to_numpy(layer(x, x))
+    expected = to_numpy(call(layer, x, x))
     # Trigonometric sums cancel: what is left of them carries the rounding of what went.
     tolerance = 1e-3 if feature_map == "trigonometric" else 1e-5
     assert error(steps(layer, x, [1] * 40)[0], expected) < tolerance
@@ -110,7 +109,7 @@ def test_entries_of_a_batch_start_and_reset_by_themselves():
     for entry, starts in enumerate(([0], [0, 20], [0, 40])):
         for start, end in zip(starts, [*starts[1:], 60], strict=True):
             alone = x[entry : entry + 1, start:end]
-            assert error(output[entry : entry + 1, start:end], to_numpy(layer(alone, alone))) < 1e-5
+            assert error(output[entry : entry + 1, start:end], to_numpy(call(layer, alone, alone))) < 1e-5
 
 
 def test_rubbish_in_masked_positions_and_in_what_came_before_a_reset_changes_nothing():
@@ -131,7 +130,7 @@ def test_mixed_precision_keeps_its_state_in_float32():
     output, state = half.step(x, half.initial_state(1))
     assert {keras.backend.standardize_dtype(part.dtype) for part in state.values()} == {"float32"}
     output = to_numpy(keras.ops.cast(output, "float32"))
-    assert error(output, to_numpy(layer(x, x))) < 0.03
+    assert error(output, to_numpy(call(layer, x, x))) < 0.03
 
 
 def test_a_step_compiles():
@@ -141,14 +140,12 @@ def test_a_step_compiles():
 
         step = tf.function(layer.step, jit_compile=True)
     else:
-        import jax
-
-        step = jax.jit(layer.step)
+        step = jit(layer.step)
     state, outputs = layer.initial_state(2), []
     for i in range(12):
         output, state = step(keras.ops.convert_to_tensor(x[:, i : i + 1]), state)
         outputs.append(to_numpy(output))
-    assert error(np.concatenate(outputs, axis=1), to_numpy(layer(x, x))) < 1e-5
+    assert error(np.concatenate(outputs, axis=1), to_numpy(call(layer, x, x))) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""Calls compiled whole on JAX: operation by operation, a call takes seconds to compile."""
+
+import functools
+
+import keras
+
+# The environment of a process on JAX that compiles as the tests do, see conftest.py.
+QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
+
+
+def jit(function):
+    """jax.jit, with the emitters that compile soonest; as a user compiles where the fixture `optimized` asks for it."""
+    import jax
+
+    quick = jax.config.read("jax_disable_most_optimizations")
+    return jax.jit(function, compiler_options={"xla_cpu_use_fusion_emitters": False} if quick else None)
+
+
+def call(layer, *inputs, **options):
+    """layer(*inputs, **options), without training; arrays may be anywhere, nested too."""
+    if keras.backend.backend() != "jax":
+        return layer(*inputs, **options)
+    arrays = {name: x for name, x in options.items() if hasattr(x, "shape")}
+    fixed = tuple((name, x) for name, x in options.items() if name not in arrays)
+    if not layer.built:
+        layer(*keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape), inputs), **dict(fixed))
+    weights = ([w.value for w in layer.trainable_variables], [w.value for w in layer.non_trainable_variables])
+    return _program(layer, fixed)(*weights, inputs, arrays)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(layer, fixed):
+    def program(trainable, non_trainable, inputs, arrays):
+        return layer.stateless_call(trainable, non_trainable, *inputs, **dict(fixed), **arrays)[0]
+
+    return jit(program)
