@@ -63,6 +63,30 @@ def check_route(route, position_bias, n_q, n_k, causal, prefix_length):
         )
 
 
+def check_pair_mask(pair_mask, query_features, key_features, route="auto"):
+    """Return the route that serves a mask of pairs, the dense one.
+
+    Raises:
+        ValueError: If the mask does not fit, or for another route.
+    """
+    wanted = (*query_features.shape[:3], key_features.shape[2])
+    shape = tuple(pair_mask.shape)
+    # One row of the batch, or one head, stands for all.
+    if len(shape) == 4:
+        wanted = (*(1 if size == 1 else each for size, each in zip(shape[:2], wanted[:2], strict=True)), *wanted[2:])
+    if shapes_differ(shape, wanted):
+        raise ValueError(
+            "`pair_mask` must have shape (batch or 1, heads or 1, n_q, n_k), here "
+            f"{(*query_features.shape[:3], key_features.shape[2])}. Received: pair_mask.shape={shape}"
+        )
+    if route not in ("auto", "dense"):
+        raise ValueError(
+            f'route="{route}" cannot hide a key from some queries only, as `pair_mask` does; take "dense". '
+            f"Received: pair_mask.shape={shape}"
+        )
+    return "dense"
+
+
 def check_prefix(prefix_length, causal):
     """Raise a ValueError unless there is no prefix, or it has a length and `causal` holds."""
     if prefix_length is None:

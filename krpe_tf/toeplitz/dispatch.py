@@ -5,7 +5,7 @@ from keras import ops
 from ..checks import check_one_of
 from ..position_bias import NoBias
 from .banded import banded_attention
-from .checks import check_grid, check_prefix, check_route, check_shapes
+from .checks import check_grid, check_pair_mask, check_prefix, check_route, check_shapes
 from .cost_model import choose_route
 from .dense import dense_attention
 from .fft import fft_attention
@@ -26,6 +26,7 @@ GRID_ROUTES = {"dense": dense_grid_attention, "fft": fft_grid_attention}
 ROUTES = ("auto", *LINE_ROUTES)
 
 
+# Long: what hides a key from a query, in each of its ways.
 def toeplitz_attention(
     query_features,
     key_features,
@@ -35,6 +36,7 @@ def toeplitz_attention(
     causal: bool = False,
     prefix_length: int | None = None,
     key_mask=None,
+    pair_mask=None,
     route: str = "auto",
 ):
     """Compute kernelized attention with relative positions (Eq. 10 of arXiv 2106.12566),
@@ -53,6 +55,8 @@ def toeplitz_attention(
         causal: whether c_t = 0 for keys after the query, t > 0.
         prefix_length: with `causal`, how many first keys every query sees nevertheless.
         key_mask: None, or bool or integer (batch, n_k), zero where a key is hidden.
+        pair_mask: None, or bool or integer (batch or 1, heads or 1, n_q, n_k), zero where a key is hidden from a query:
+            for "dense", which "auto" then takes.
         route: "dense" (n^2, any bias), "fft" (n log n, any bias; the paper's Algorithm 1), "banded" (linear),
             "streaming" (linear, causal, in constant memory, as in `KernelizedRPEAttention.step`), or "auto", the
             cheapest by `choose_route`.
@@ -71,6 +75,8 @@ def toeplitz_attention(
     n_k, d = value.shape[2:]
     position_bias = position_bias or NoBias(heads)
     check_route(route, position_bias, n_q, n_k, causal, prefix_length)
+    if pair_mask is not None:
+        route = check_pair_mask(pair_mask, query_features, key_features, route)
     if 0 in (query_features.shape[0], n_q, n_k):
         return _zeros(query_features, value, d)
     if route == "auto":
@@ -78,10 +84,10 @@ def toeplitz_attention(
         route = "dense" if ordered_grid else choose_route(position_bias, n_q, n_k, m, d, causal)
     attention = (GRID_ROUTES if is_grid(position_bias) else LINE_ROUTES)[route]
     arrays, options = (query_features, key_features, value), {"causal": causal, "key_mask": key_mask}
+    if route == "dense":
+        return attention(*arrays, position_bias, **options, pair_mask=pair_mask, prefix_length=prefix_length or None)
     if prefix_length is None or prefix_length == 0:
         return attention(*arrays, position_bias, **options)
-    if route == "dense":
-        return attention(*arrays, position_bias, **options, prefix_length=prefix_length)
     # The first p queries see the first p keys, on both sides, and the others look back.
     first = (x[:, :, :prefix_length] for x in arrays)
     mask = None if key_mask is None else key_mask[:, :prefix_length]
@@ -99,6 +105,8 @@ def exact_attention(query, key, value, position_bias, *, scores: bool = False, *
     """
     check_shapes(query, key, value, position_bias, options["key_mask"])
     check_prefix(options.get("prefix_length"), options["causal"])
+    if options.get("pair_mask") is not None:
+        check_pair_mask(options["pair_mask"], query, key)
     n_q, n_k = query.shape[2], value.shape[2]
     if is_grid(position_bias):
         check_grid(position_bias, n_q, n_k)
