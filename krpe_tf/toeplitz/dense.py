@@ -22,6 +22,7 @@ def dense_attention(
     causal,
     key_mask,
     prefix_length=None,
+    segments=None,
     exact_kernel=False,
     scores=False,
 ):
@@ -38,6 +39,7 @@ def dense_attention(
         causal: whether a query sees no key after it.
         key_mask: None, or (batch, n_k), false where a key is hidden.
         prefix_length: None, or how many first keys every query sees in spite of `causal`.
+        segments: None, or from `number_segments`: the document of each position, of queries and keys alike.
         exact_kernel: whether the kernel is exp(q . k), that of softmax attention, in place of q . k.
         scores: whether to return the weights too, computed in one block.
 
@@ -50,7 +52,7 @@ def dense_attention(
     n_k = ops.shape(value)[2]
     position_bias = position_bias or NoBias(heads)
     static = isinstance(n_q, int) and isinstance(n_k, int)
-    visible = functools.partial(visible_pairs, causal=causal, prefix_length=prefix_length)
+    visible = functools.partial(visible_pairs, causal=causal, prefix_length=prefix_length, segments=segments)
     attend = functools.partial(_attend_rows, position_bias=position_bias, exact_kernel=exact_kernel)
     if scores or (isinstance(n_q, int) and n_q <= BLOCK):
         return attend(query, key, value, functools.partial(visible, key_mask=key_mask), scores=scores)
@@ -111,12 +113,17 @@ def attend_pairs(query, key, value, bias, visible, exact_kernel=False, scores=Fa
     return (output, weights * inverse) if scores else output
 
 
-def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask):
+def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask, segments=None):
     """Return which keys queries `first` .. `first + rows - 1` see: None for all, or bool.
 
     The shape is (batch or 1, 1, rows or 1, n_k).
     """
     mask = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]
+    if segments is not None:
+        # The last of several blocks of queries is padded.
+        own = ops.slice(ops.pad(segments, [[0, 0], [0, rows]]), (0, first), (ops.shape(segments)[0], rows))
+        same = (own[:, :, None] == segments[:, None, :n_k])[:, None]
+        mask = same if mask is None else ops.logical_and(same, mask)
     if not causal:
         return mask
     position, key_position = first + ops.arange(rows)[:, None], ops.arange(n_k)
