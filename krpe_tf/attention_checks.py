@@ -80,9 +80,9 @@ def _check_not_triangular(attention_mask):
     values = known_values(attention_mask)
     if values is not None and np.diag(values).all() and not np.triu(values, 1).any():
         raise ValueError(
-            "`attention_mask` of shape (batch, n_k) has an entry for each key of each document, and this one looks like "
-            "a mask (n_q, n_k) that hides the future. For that set `causal=True` or `use_causal_mask=True`, or pass "
-            "`attention_mask[None]`. If each row does belong to a document, pass `attention_mask[:, None]`. "
+            "`attention_mask` of shape (batch, n_k) has an entry for each key of each document, and this one looks "
+            "like a mask (n_q, n_k) that hides the future. For that set `causal=True` or `use_causal_mask=True`, or "
+            "pass `attention_mask[None]`. If each row does belong to a document, pass `attention_mask[:, None]`. "
             f"Received: attention_mask of shape {tuple(attention_mask.shape)}, lower triangular"
         )
 

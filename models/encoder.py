@@ -12,7 +12,7 @@ from .blocks import (
     pre_norm_stack,
     take_dtype_policy,
 )
-from .interface import Interface, functional_interface
+from .interface import InterfaceModel
 from .layout import make_layout_map
 from .presets import preset_arguments
 
@@ -30,7 +30,7 @@ SHARDED_WEIGHTS = {
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
-class Encoder(keras.Model):
+class Encoder(InterfaceModel):
     """A transformer encoder for long sequences: token ids in, one vector per token out.
 
     Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). There are
@@ -128,11 +128,6 @@ class Encoder(keras.Model):
     def position_bias(self):
         """The argument `position_bias`."""
         return self._position_bias_argument
-
-    @property
-    def interface(self) -> Interface:
-        """What the model takes and gives."""
-        return functional_interface(self)
 
     @staticmethod
     def get_layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:

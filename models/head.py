@@ -7,11 +7,11 @@ from keras import layers
 
 from ..checks import check_rate
 from .encoder import SHARDED_WEIGHTS, Encoder
-from .interface import Interface, functional_interface
+from .interface import InterfaceModel
 from .layout import make_layout_map
 
 
-class Head(keras.Model):
+class Head(InterfaceModel):
     """A functional model over an encoder: what a task adds to it.
 
     A head calls `encoder_inputs` first, and `Head.__init__` with what it made of them:
@@ -44,11 +44,6 @@ class Head(keras.Model):
         if not isinstance(encoder, Encoder):
             raise ValueError(f"`encoder` must be an Encoder. Received: encoder={encoder!r}")
         return dict(encoder.input)
-
-    @property
-    def interface(self) -> Interface:
-        """What the model takes and gives."""
-        return functional_interface(self)
 
     def in_float32(self) -> "Head":
         """Return a model with these weights that computes in float32, as exports need it; itself if it does so."""

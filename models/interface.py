@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import keras
 
+from ..attention_checks import check_mask_values
+
 
 @dataclass(frozen=True)
 class Array:
@@ -37,6 +39,21 @@ class Interface:
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
     state: tuple[Array, ...] = ()
+
+
+class InterfaceModel(keras.Model):
+    """A functional model that says what it takes and gives, and refuses an additive mask."""
+
+    @property
+    def interface(self) -> Interface:
+        """What the model takes and gives."""
+        return functional_interface(self)
+
+    def call(self, inputs, training=None, mask=None):
+        # Before Keras casts a floating mask to the integers of the model's input.
+        if isinstance(inputs, dict):
+            check_mask_values(**{name: x for name, x in inputs.items() if name.endswith("mask")})
+        return super().call(inputs, training=training, mask=mask)
 
 
 def interface_of(model: keras.Model) -> Interface:

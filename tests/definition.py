@@ -132,13 +132,26 @@ def randomize(bias, seed=0, scale=0.5):
 # --- Attention (Eq. 10)
 
 
-def visible_pairs(t, causal=False, key_mask=None, prefix_length=None):
+def visible_pairs(t, causal=False, key_mask=None, prefix_length=None, segment_ids=None):
     """For offsets t (n_q, n_k), bool (batch or 1, 1, n_q, n_k)."""
     visible = np.ones_like(t, bool)
     if causal:
         visible = (t <= 0) | (np.arange(t.shape[1]) < (prefix_length or 0))
     visible = visible[None, None]
+    if segment_ids is not None:
+        visible = visible & np.stack([same_document(row) for row in np.asarray(segment_ids)])[:, None]
     return visible if key_mask is None else visible & np.asarray(key_mask, bool)[:, None, None, :]
+
+
+def same_document(ids):
+    """For the ids of a row (n,), bool (n, n): whether all positions from one to the other have the same id."""
+    same = np.zeros((len(ids), len(ids)), bool)
+    for start in range(len(ids)):
+        end = start
+        while end < len(ids) and ids[end] == ids[start]:
+            same[start, end] = same[end, start] = True
+            end += 1
+    return same
 
 
 class Attention:
@@ -158,6 +171,7 @@ class Attention:
         causal=False,
         key_mask=None,
         prefix_length=None,
+        segment_ids=None,
         kernel="product",
         rows=None,
     ):
@@ -172,7 +186,7 @@ class Attention:
         else:
             b = bias if isinstance(bias, np.ndarray) else pair_log_weights(bias, self.offsets)
         product = query @ key.swapaxes(-1, -2)
-        visible = visible_pairs(self.offsets, causal, key_mask, prefix_length)
+        visible = visible_pairs(self.offsets, causal, key_mask, prefix_length, segment_ids)
         # What stands in the exponent, less its visible maximum in the row: a ratio does not feel it.
         exponent = np.where(visible, b[None] + (product if kernel == "softmax" else 0), -np.inf)
         largest = exponent.max(-1, keepdims=True, initial=-np.inf)

@@ -1,5 +1,7 @@
 """Checks of a request: each raises a ValueError that names the argument, or a route that serves it."""
 
+from keras import backend
+
 from ..checks import check_at_least, shapes_differ
 from .grid import is_grid
 
@@ -33,8 +35,14 @@ def check_shapes(query_features, key_features, value, position_bias, key_mask):
         )
 
 
-def check_route(route, position_bias, n_q, n_k, causal, prefix_length):
-    """Raise a ValueError unless the route serves the bias, the order and the lengths."""
+def check_route(route, position_bias, n_q, n_k, causal, prefix_length, packed):
+    """Raise a ValueError unless the route serves the bias, the order, the lengths and, if `packed`, segments."""
+    if packed and route == "fft":
+        other = "banded" if hasattr(position_bias, "tails") else "dense"
+        raise ValueError(
+            'route="fft" serves no `segment_ids`: a Toeplitz matrix has the same weights at each place; '
+            f'take "{other}". Received: route={route!r}'
+        )
     if is_grid(position_bias):
         check_grid(position_bias, n_q, n_k)
         if causal and route == "fft":
@@ -85,6 +93,28 @@ def check_pair_mask(pair_mask, query_features, key_features, route="auto"):
             f"Received: pair_mask.shape={shape}"
         )
     return "dense"
+
+
+def check_segments(segment_ids, position_bias, batch, n_q, n_k, prefix_length):
+    """Raise a ValueError unless there are no segments, or they fit queries and keys at the same positions."""
+    if segment_ids is None:
+        return
+    shape, dtype = tuple(segment_ids.shape), backend.standardize_dtype(segment_ids.dtype)
+    if len(shape) != 2 or shapes_differ(shape, (batch, n_k)) or shapes_differ(shape[1:], (n_q,)) or "int" not in dtype:
+        raise ValueError(
+            "`segment_ids` must be integers (batch, n), the document of each position, of queries and keys alike. "
+            f"Received: segment_ids.shape={shape}, segment_ids.dtype={dtype}, batch={batch}, n_q={n_q}, n_k={n_k}"
+        )
+    if prefix_length:
+        raise ValueError(
+            "`segment_ids` and `prefix_length` exclude each other: the prefix would be one of the first document alone. "
+            f"Received: prefix_length={prefix_length}"
+        )
+    if is_grid(position_bias):
+        raise ValueError(
+            "`segment_ids` need a bias over one axis: positions of a grid are those of one image. "
+            f"Received: position_bias={position_bias!r}"
+        )
 
 
 def check_prefix(prefix_length, causal):

@@ -44,7 +44,9 @@ def dense_grid_attention(
     grid_rows = height if scores else min(height, max(1, BLOCK // width))
     blocks = -(-height // grid_rows)
     if pair_mask is not None:
-        pair_mask = ops.pad(pair_mask, [[0, 0], [0, 0], [0, (blocks * grid_rows - height) * width], [0, 0]])
+        pair_mask = ops.pad(
+            ops.cast(pair_mask, "bool"), [[0, 0], [0, 0], [0, (blocks * grid_rows - height) * width], [0, 0]]
+        )
     # Diagonals -(blocks * grid_rows * line - 1) .. height * line - 1 of the line; the ends lie outside the grid.
     before = (blocks * grid_rows - height) * line + width - 1
     diagonals = ops.pad(ops.cast(position_bias.diagonals(), value.dtype), [[0, 0], [before, width - 1]])
