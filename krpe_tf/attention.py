@@ -22,7 +22,7 @@ from .kernel_attention import attend, to_features
 from .masks import visible_keys_and_pairs, within_window, zero_masked
 from .position_bias import NoBias, make_position_bias
 from .projections import HeadProjections
-from .toeplitz import initial_state, stream
+from .toeplitz import check_segments, initial_state, stream
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -83,6 +83,8 @@ class KernelizedRPEAttention(HeadProjections):
         training: whether dropout applies.
         use_causal_mask: whether this call is causal, whatever `causal` is.
         prefix_length: with a causal mask, how many first keys every query sees nevertheless; a Python int.
+        segment_ids: None, or integers (batch, n), for self-attention over several documents in a row: each sees itself
+            alone, exactly as in a row of its own. Each run of equal ids is a document. On all routes but fft.
 
     Decoding, for causal self-attention on a bias over one axis: `state = layer.initial_state(batch_size)`, then
     `output, state = layer.step(x, state)` for one position or any number of them at a time.
@@ -190,10 +192,12 @@ class KernelizedRPEAttention(HeadProjections):
         training=None,
         use_causal_mask=False,
         prefix_length=None,
+        segment_ids=None,
     ):
         key = value if key is None else key
         masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
         self._check_call(query, value, key, attention_mask, return_attention_scores, **masks)
+        self._check_segments(segment_ids, query, key, prefix_length)
         visible, pairs = visible_keys_and_pairs(query, key, value_mask, key_mask, attention_mask)
         pairs = within_window(self.sliding_window, query, key, pairs)
         query = zero_masked(query, query_mask)
@@ -208,6 +212,7 @@ class KernelizedRPEAttention(HeadProjections):
             prefix_length=prefix_length,
             key_mask=visible,
             pair_mask=pairs,
+            segment_ids=segment_ids,
         )
         output = self._join_heads(output, query, training)
         return (output, scores) if return_attention_scores else output
@@ -242,7 +247,8 @@ class KernelizedRPEAttention(HeadProjections):
             state: from `initial_state`, or from the previous step.
             mask: None, or bool or integer (batch, n), zero where a position is padding: hidden from the others, with an
                 attention of zero. It still counts as a position.
-            reset: None, or bool or integer (batch,), nonzero where a batch entry starts a new sequence.
+            reset: None, or bool or integer: (batch,), nonzero where a batch entry starts a new sequence with the first
+                of these positions, or (batch, n), nonzero at each position that starts one.
 
         Returns:
             (batch, n, output width), and the new state.
@@ -256,11 +262,16 @@ class KernelizedRPEAttention(HeadProjections):
         mask, reset = (None if x is None else ops.convert_to_tensor(x) for x in (mask, reset))
         check_step(query, state, expected, mask, reset)
         check_widths((query,), self.input_widths)
+        starts = None
         if reset is not None:
-            kept = ops.logical_not(ops.cast(reset, "bool"))
+            reset = ops.cast(reset, "bool")
+            reset, starts = (reset, None) if len(reset.shape) == 1 else (reset[:, 0], reset)
+            # Not left to `starts`, which multiplies by zero: what came before may hold NaN.
+            kept = ops.logical_not(reset)
             state = {name: zero_masked(x, kept[:, None, None]) for name, x in state.items()}
         query = zero_masked(query, mask)
-        output, state = stream(*self._project(query, query, query, mask, mask), self._stream_bias, state, mask)
+        arrays = self._project(query, query, query, mask, mask)
+        output, state = stream(*arrays, self._stream_bias, state, mask, starts)
         return self._join_heads(ops.transpose(output, (0, 2, 1, 3)), query), state
 
     def redraw(self, seed: int):
@@ -302,6 +313,7 @@ class KernelizedRPEAttention(HeadProjections):
         output = self.dropout_layer(ops.cast(output, self.compute_dtype), training=training)
         return self.output_dense(output if self.gate_dense is None else output * self.gate_dense(query))
 
+    # Long: the arguments of `call`.
     def compute_output_spec(
         self,
         query,
@@ -312,11 +324,15 @@ class KernelizedRPEAttention(HeadProjections):
         key_mask=None,
         attention_mask=None,
         return_attention_scores=False,
-        **unused_modes,
+        training=None,
+        use_causal_mask=False,
+        prefix_length=None,
+        segment_ids=None,
     ):
         key = value if key is None else key
         masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
         self._check_call(query, value, key, attention_mask, return_attention_scores, **masks)
+        self._check_segments(segment_ids, query, key, prefix_length)
         output_shape = self.compute_output_shape(query.shape, value.shape, key.shape)
         output = KerasTensor(output_shape, dtype=self.compute_dtype)
         if not return_attention_scores:
@@ -350,6 +366,10 @@ class KernelizedRPEAttention(HeadProjections):
         if isinstance(bias, dict):
             config = {**config, "position_bias": saving.deserialize_keras_object(bias)}
         return super().from_config(config)
+
+    def _check_segments(self, segment_ids, query, key, prefix_length):
+        sizes = key.shape[0], query.shape[1], key.shape[1]
+        check_segments(segment_ids, self.route, self.position_bias, *sizes, prefix_length)
 
     def _check_call(self, query, value, key, attention_mask, return_attention_scores, **masks):
         check_inputs(query, value, key)

@@ -67,7 +67,7 @@ def check_attention_mask(attention_mask, batch, heads, n_q, n_k, of_pairs: bool 
         raise ValueError(
             "`attention_mask` must have shape (batch, n_k) or (batch, 1, n_k), one entry for each key: a linear route "
             'cannot hide a key from some queries only. `route="dense"` or "auto" can, at quadratic cost. To hide the '
-            "future, set `causal=True` or `use_causal_mask=True`; put packed segments into separate batch entries. "
+            "future, set `causal=True` or `use_causal_mask=True`; for several documents in a row, pass `segment_ids`. "
             f"Received: attention_mask.shape={shape}"
         )
     sizes = {2: (batch, n_k), 3: (batch, n_q if pairs else 1, n_k), 4: (batch, heads, n_q, n_k)}.get(rank, ())
@@ -190,9 +190,10 @@ def check_step(query, state, expected, mask, reset):
             f"`query` must have a known length of at least one position. Received: query.shape={tuple(query.shape)}"
         )
     check_mask_values(mask=mask, reset=reset)
-    for name, x, shape in (("mask", mask, (batch, n)), ("reset", reset, (batch,))):
-        if x is not None and shapes_differ(x.shape, shape):
-            raise ValueError(f"`{name}` must have shape {shape}. Received: {name}.shape={tuple(x.shape)}")
+    for name, x, shapes in (("mask", mask, [(batch, n)]), ("reset", reset, [(batch,), (batch, n)])):
+        if x is not None and all(shapes_differ(x.shape, shape) for shape in shapes):
+            wanted = " or ".join(map(str, shapes))
+            raise ValueError(f"`{name}` must have shape {wanted}. Received: {name}.shape={tuple(x.shape)}")
     wanted = {name: (batch, *x.shape[1:]) for name, x in expected.items()}
     received = {name: tuple(x.shape) for name, x in state.items()} if isinstance(state, dict) else state
     if isinstance(received, dict) and received.keys() == wanted.keys():

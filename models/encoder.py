@@ -40,7 +40,9 @@ class Encoder(InterfaceModel):
         encoder = krpe_tf.models.Encoder.from_preset("small", vocabulary_size=8000)
         encoder({"token_ids": ids, "padding_mask": mask})          # (batch, n, hidden_dim)
 
-    Inputs: `token_ids`, int32 `(batch, n)`, and `padding_mask`, bool or integer `(batch, n)`, zero where padded.
+    Inputs: `token_ids`, int32 `(batch, n)`, and `padding_mask`, bool or integer `(batch, n)`, zero where padded. Where
+    several documents share a row, `segment_ids` too, integers `(batch, n)`: each run of equal ids is a document, whose
+    vectors are those that it has alone.
 
     Args:
         vocabulary_size: Number of token ids, at least 1.

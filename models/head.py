@@ -14,6 +14,8 @@ from .layout import make_layout_map
 class Head(InterfaceModel):
     """A functional model over an encoder: what a task adds to it.
 
+    Inputs are the encoder's, and so `segment_ids` too where the head gives an output for each token.
+
     A head calls `encoder_inputs` first, and `Head.__init__` with what it made of them:
 
         inputs = self.encoder_inputs(encoder)
@@ -29,10 +31,25 @@ class Head(InterfaceModel):
 
     # Weights of the head itself that are sharded over the devices of a model, as `SHARDED_WEIGHTS` of the encoder.
     sharded_weights: ClassVar[dict] = {}
+    # Whether there is an output for each token, and not one for a row.
+    of_each_token: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, inputs: dict, outputs, **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.encoder = encoder
+
+    def call(self, inputs, training=None, mask=None):
+        """Compute the outputs.
+
+        Raises:
+            ValueError: For `segment_ids`, if the head gives one output for a whole row.
+        """
+        if not self.of_each_token and isinstance(inputs, dict) and "segment_ids" in inputs:
+            raise ValueError(
+                f"{type(self).__name__} takes no `segment_ids`: it gives one output for a whole row; put each document "
+                f"into a row of its own. Received: inputs {', '.join(inputs)}"
+            )
+        return super().call(inputs, training=training, mask=mask)
 
     @staticmethod
     def encoder_inputs(encoder: Encoder) -> dict:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from toeplitz_checks import BIASES, MASKS, check, make_bias, make_inputs, make_mask, run, tensorflow_only
 
 from krpe_tf import KernelizedRPEAttention, LearnedBias, LearnedBias2D, toeplitz_attention
+from krpe_tf.models import Encoder, MaskedLM, TextClassifier, TextEmbedder, TokenClassifier
 from krpe_tf.toeplitz import banded, choose_route, exact_attention
 from krpe_tf.toeplitz.banded import SMALLEST_CHUNK
 
@@ -34,24 +35,11 @@ def rows(n):
     )
 
 
-@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("bias", ["none", "decay", "bucketed", "whole table"])
 @pytest.mark.parametrize(("route", "causal"), SERVED)
 def test_documents_do_not_see_each_other(route, causal, bias, optimized):
     n = 5 * SMALLEST_CHUNK - 3
     check(make_inputs(n, n, batch=4), make_bias(bias), route, causal=causal, segment_ids=rows(n))
-
-
-@pytest.mark.parametrize(("route", "causal"), SERVED)
-def test_a_packed_row_is_its_documents_one_by_one(route, causal):
-    """Offsets are those within a document, and nothing comes from beside it."""
-    lengths = (1, 150, 64, 3, 70)
-    query, key, value, _ = make_inputs(sum(lengths), sum(lengths), batch=1)
-    bias, options = make_bias("decay"), {"causal": causal, "route": route}
-    packed = to_numpy(toeplitz_attention(query, key, value, bias, segment_ids=ids_of(*lengths)[None], **options))
-    ends = np.cumsum(lengths)
-    for start, end in zip(ends - lengths, ends, strict=True):
-        alone = to_numpy(toeplitz_attention(*(x[:, :, start:end] for x in (query, key, value)), bias, **options))
-        assert error(packed[:, :, start:end], alone, np.abs(value).max()) < 1e-6
 
 
 @pytest.mark.parametrize("group", [2, 5])
@@ -68,15 +56,16 @@ def test_sums_are_carried_within_documents_alone(monkeypatch, bias, causal, grou
 
 def test_a_flat_tail_over_a_long_length_leaks_nothing(optimized):
     """A document of values that are huge, and one of small ones behind it: no subtraction could keep them apart."""
-    n = 4000
+    n = 2000
     query, key, value, _ = make_inputs(n, n, batch=1, heads=1)
     ids = ids_of(n // 2 + 7, n // 2 - 7)[None]
     key = key * np.where(ids == 0, 1e6, 1e-6)[:, None, :, None].astype("float32")
     value = value * np.where(ids == 0, 1e6, 1)[:, None, :, None].astype("float32")
     bias = make_bias("learned", heads=1)
-    for route, causal in SERVED[2:]:
-        expected = Attention(query, key, value, bias, causal=causal, segment_ids=ids).output
-        output = to_numpy(toeplitz_attention(query, key, value, bias, causal=causal, segment_ids=ids, route=route))
+    for causal in (False, True):
+        options = {"causal": causal, "segment_ids": ids}
+        expected = Attention(query, key, value, bias, **options).output
+        output, _ = run((query, key, value), bias, "banded", **options)
         for document in (0, 7 % 5):
             assert error(output[:, :, ids[0] == document], expected[:, :, ids[0] == document]) < 1e-5
 
@@ -95,7 +84,7 @@ def packed_requests(draw, causal):
     return make_inputs(n, n, **sizes), make_bias(draw(st.sampled_from(list(BIASES))), sizes["heads"]), options
 
 
-@pytest.mark.parametrize(("route", "causal"), [*SERVED, ("auto", False), ("auto", True)])
+@pytest.mark.parametrize(("route", "causal"), SERVED)
 @given(data=st.data())
 def test_random_borders(route, causal, data):
     inputs, bias, options = data.draw(packed_requests(causal))
@@ -151,7 +140,9 @@ def test_one_graph_serves_all_lengths(route, causal, jit_compile):
     known = 600 if jit_compile else None
     shapes = [tf.TensorSpec([None if known is None else 2, 2, known, width]) for width in (3, 3, 2)]
 
-    @tf.function(input_signature=[*shapes, tf.TensorSpec([shapes[0].shape[0], known], tf.int32)], jit_compile=jit_compile)
+    @tf.function(
+        input_signature=[*shapes, tf.TensorSpec([shapes[0].shape[0], known], tf.int32)], jit_compile=jit_compile
+    )
     def graph(query, key, value, ids):
         return toeplitz_attention(query, key, value, bias, causal=causal, segment_ids=ids, route=route)
 
@@ -192,3 +183,106 @@ def test_auto_never_takes_fft():
             for bias in (make_bias("decay"), randomize(LearnedBias(2, 2000))):
                 assert choose_route(bias, n, n, 4, 4, causal, packed=True) in ("dense", "banded")
             assert choose_route(Untailed(), n, n, 4, 4, causal, packed=True) == "dense"
+
+
+# --- The layer
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+LENGTHS = (7, 70, 1, 52)
+IDS = np.stack([ids_of(*LENGTHS), ids_of(*LENGTHS[::-1])])
+
+
+def each_alone(function, x):
+    """What a function of a row gives for each document of IDS in a row of its own, joined."""
+    joined = []
+    for row, ids in zip(x, IDS, strict=True):
+        parts = [function(part[None]) for part in np.split(row, np.flatnonzero(np.diff(ids)) + 1)]
+        joined.append(np.concatenate([to_numpy(part) for part in parts], axis=1))
+    return np.concatenate(joined)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"route": "banded"}, {"feature_map": "softmax"}, {"causal": True, "route": "streaming"}, {"position_bias": None}],
+)
+def test_the_layer_takes_segments(arguments):
+    layer = KernelizedRPEAttention(2, 4, num_features=5, seed=1, **arguments)
+    x = normal(2, 130, 6)
+    layer.build(x.shape, x.shape)
+    packed = to_numpy(layer(x, x, segment_ids=IDS))
+    assert error(packed, each_alone(lambda row: layer(row, row), x)) < 1e-5
+
+
+def test_segments_are_an_input_of_functional_models():
+    x, ids = keras.Input((130, 6)), keras.Input((130,), dtype="int32")
+    layer = KernelizedRPEAttention(2, 4, seed=1)
+    model = keras.Model([x, ids], layer(x, x, segment_ids=ids))
+    values = normal(2, 130, 6)
+    assert error(to_numpy(model([values, IDS])), to_numpy(layer(values, values, segment_ids=IDS))) < 1e-6
+    with pytest.raises(ValueError, match=r"must be integers.*Received: segment_ids.shape=\(None, 130, 6\)"):
+        layer(x, x, segment_ids=x)
+    with pytest.raises(ValueError, match='take "banded"'):
+        KernelizedRPEAttention(2, 4, route="fft")(x, x, segment_ids=ids)
+
+
+@pytest.mark.parametrize("sizes", [(130,), (20, 70, 1, 39), (8, 122)])
+def test_a_step_starts_documents_at_any_place(sizes):
+    layer = KernelizedRPEAttention(2, 4, num_features=5, causal=True, seed=1)
+    x = normal(2, 130, 6)
+    layer.build(x.shape, x.shape)
+    starts = np.pad(np.diff(IDS) != 0, [[0, 0], [1, 0]], constant_values=True)
+    # What was read before the first document is none of theirs, whatever it was.
+    _, state = layer.step(np.full((2, 3, 6), np.nan, "float32"), layer.initial_state(2))
+    outputs, place = [], 0
+    for size in sizes:
+        part = slice(place, place + size)
+        output, state = layer.step(x[:, part], state, reset=starts[:, part])
+        outputs.append(to_numpy(output))
+        place += size
+    assert error(np.concatenate(outputs, axis=1), to_numpy(layer(x, x, segment_ids=IDS))) < 1e-5
+
+
+# --- Models
+
+
+def test_models_take_segments_and_keep_their_interface():
+    encoder = Encoder(30, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=12, dropout=0.0, seed=0)
+    ids = np.random.default_rng(0).integers(5, 30, IDS.shape, dtype="int32")
+    positions = np.array([[0, 8, 129], [3, 60, 70]], "int32")
+    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    packed = {**inputs, "segment_ids": IDS}
+
+    def alone(model):
+        return each_alone(lambda row: model({"token_ids": row, "padding_mask": np.ones_like(row)}), ids)
+
+    for model in (encoder, MaskedLM(encoder), TokenClassifier(encoder, 3)):
+        assert [each.name for each in model.interface.inputs] == ["token_ids", "padding_mask"]
+        expected = alone(model)
+        assert error(to_numpy(model(packed)), expected) < 1e-5
+        assert error(to_numpy(model(inputs)), expected) > 1e-3
+    model = MaskedLM(encoder, at_positions=True)
+    logits = to_numpy(model({**packed, "mask_positions": positions}))
+    full = MaskedLM(encoder)
+    full.set_weights(model.get_weights())
+    assert error(logits, np.take_along_axis(alone(full), positions[..., None], axis=1)) < 1e-5
+
+
+def test_segments_are_symbolic_inputs_of_models():
+    encoder = Encoder(30, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=12, dropout=0.0, seed=0)
+    names = ("token_ids", "padding_mask", "segment_ids")
+    symbols = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+    model = keras.Model(symbols, encoder(symbols))
+    values = dict(zip(names, (np.abs(IDS) + 5, np.ones_like(IDS), IDS), strict=True))
+    assert error(to_numpy(model(values)), to_numpy(encoder(values))) < 1e-6
+
+
+@pytest.mark.parametrize("head", [TextEmbedder, lambda encoder: TextClassifier(encoder, 3)])
+def test_heads_of_whole_rows_refuse_segments(head):
+    model = head(Encoder(30, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=12, seed=0))
+    inputs = {"token_ids": IDS + 5, "padding_mask": np.ones_like(IDS), "segment_ids": IDS}
+    with pytest.raises(ValueError, match=r"takes no `segment_ids`.*Received: inputs token_ids"):
+        model(inputs)

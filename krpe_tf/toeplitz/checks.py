@@ -35,14 +35,8 @@ def check_shapes(query_features, key_features, value, position_bias, key_mask):
         )
 
 
-def check_route(route, position_bias, n_q, n_k, causal, prefix_length, packed):
-    """Raise a ValueError unless the route serves the bias, the order, the lengths and, if `packed`, segments."""
-    if packed and route == "fft":
-        other = "banded" if hasattr(position_bias, "tails") else "dense"
-        raise ValueError(
-            'route="fft" serves no `segment_ids`: a Toeplitz matrix has the same weights at each place; '
-            f'take "{other}". Received: route={route!r}'
-        )
+def check_route(route, position_bias, n_q, n_k, causal, prefix_length):
+    """Raise a ValueError unless the route serves the bias, the order and the lengths."""
     if is_grid(position_bias):
         check_grid(position_bias, n_q, n_k)
         if causal and route == "fft":
@@ -95,8 +89,8 @@ def check_pair_mask(pair_mask, query_features, key_features, route="auto"):
     return "dense"
 
 
-def check_segments(segment_ids, position_bias, batch, n_q, n_k, prefix_length):
-    """Raise a ValueError unless there are no segments, or they fit queries and keys at the same positions."""
+def check_segments(segment_ids, route, position_bias, batch, n_q, n_k, prefix_length):
+    """Raise a ValueError unless there are no segments, or they fit the positions and the route serves them."""
     if segment_ids is None:
         return
     shape, dtype = tuple(segment_ids.shape), backend.standardize_dtype(segment_ids.dtype)
@@ -107,13 +101,19 @@ def check_segments(segment_ids, position_bias, batch, n_q, n_k, prefix_length):
         )
     if prefix_length:
         raise ValueError(
-            "`segment_ids` and `prefix_length` exclude each other: the prefix would be one of the first document alone. "
+            "`segment_ids` and `prefix_length` exclude each other: the prefix would be that of the first document. "
             f"Received: prefix_length={prefix_length}"
         )
     if is_grid(position_bias):
         raise ValueError(
             "`segment_ids` need a bias over one axis: positions of a grid are those of one image. "
             f"Received: position_bias={position_bias!r}"
+        )
+    if route == "fft":
+        other = "banded" if position_bias is None or hasattr(position_bias, "tails") else "dense"
+        raise ValueError(
+            'route="fft" serves no `segment_ids`: it gives an offset the same weight at each place of the row; '
+            f'take "{other}". Received: route={route!r}'
         )
 
 

@@ -74,21 +74,21 @@ def toeplitz_attention(
     """
     check_one_of(ROUTES, route=route)
     position_bias, route = active_overrides().apply(position_bias, route)
+    segment_ids = active_overrides().segment_ids if segment_ids is None else segment_ids
     check_shapes(query_features, key_features, value, position_bias, key_mask)
     heads, n_q, m = query_features.shape[1:]
     n_k, d = value.shape[2:]
     position_bias = position_bias or NoBias(heads)
-    check_route(route, position_bias, n_q, n_k, causal, prefix_length, segment_ids is not None)
-    check_segments(segment_ids, position_bias, value.shape[0], n_q, n_k, prefix_length)
+    check_route(route, position_bias, n_q, n_k, causal, prefix_length)
+    check_segments(segment_ids, route, position_bias, value.shape[0], n_q, n_k, prefix_length)
     if pair_mask is not None:
         route = check_pair_mask(pair_mask, query_features, key_features, route)
     if 0 in (query_features.shape[0], n_q, n_k):
         return _zeros(query_features, value, d)
     if route == "auto":
         ordered_grid = causal and is_grid(position_bias)
-        route = (
-            "dense" if ordered_grid else choose_route(position_bias, n_q, n_k, m, d, causal, segment_ids is not None)
-        )
+        packed = segment_ids is not None
+        route = "dense" if ordered_grid else choose_route(position_bias, n_q, n_k, m, d, causal, packed)
     attention = (GRID_ROUTES if is_grid(position_bias) else LINE_ROUTES)[route]
     arrays, options = (query_features, key_features, value), {"causal": causal, "key_mask": key_mask}
     if segment_ids is not None:
@@ -119,7 +119,8 @@ def exact_attention(query, key, value, position_bias, *, scores: bool = False, s
     if options.get("pair_mask") is not None:
         check_pair_mask(options["pair_mask"], query, key)
     n_q, n_k = query.shape[2], value.shape[2]
-    check_segments(segment_ids, position_bias, value.shape[0], n_q, n_k, options.get("prefix_length"))
+    segment_ids = active_overrides().segment_ids if segment_ids is None else segment_ids
+    check_segments(segment_ids, "dense", position_bias, value.shape[0], n_q, n_k, options.get("prefix_length"))
     if is_grid(position_bias):
         check_grid(position_bias, n_q, n_k)
     if 0 in (query.shape[0], n_q, n_k):
