@@ -4,6 +4,7 @@ Those that it does not pass are excused below by name, each with its reason; one
 """
 
 import importlib.util
+import re
 import types
 import unittest
 from pathlib import Path
@@ -96,6 +97,13 @@ def test_keras_own(name):
         assert failures, f"{name} passes: take it off the list of those that are excused"
     else:
         assert not failures, failures[0]
+
+
+def test_the_page_for_those_who_come_from_keras():
+    page = Path(__file__).parents[1] / "docs" / "coming_from_multi_head_attention.md"
+    code = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(code) == 4
+    exec("\n".join(code), {})
 
 
 def test_most_pass():
