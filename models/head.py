@@ -9,9 +9,10 @@ from ..checks import check_rate
 from .encoder import SHARDED_WEIGHTS, Encoder
 from .interface import Interface, functional_interface
 from .layout import make_layout_map
+from .token_model import TokenModel
 
 
-class Head(keras.Model):
+class Head(TokenModel):
     """A functional model over an encoder: what a task adds to it.
 
     A head calls `encoder_inputs` first, and `Head.__init__` with what it made of them:
