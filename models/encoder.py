@@ -13,7 +13,6 @@ from .blocks import (
     pre_norm_stack,
     take_dtype_policy,
 )
-from .interface import Interface, functional_interface
 from .layout import make_layout_map
 from .presets import preset_arguments
 from .token_model import TokenModel
@@ -42,7 +41,9 @@ class Encoder(TokenModel):
         encoder = krpe_tf.models.Encoder.from_preset("small", vocabulary_size=8000)
         encoder({"token_ids": ids, "padding_mask": mask})          # (batch, n, hidden_dim)
 
-    Inputs: `token_ids`, int32 `(batch, n)`, and `padding_mask`, bool or integer `(batch, n)`, zero where padded.
+    Inputs: `token_ids`, int32 `(batch, n)`, and `padding_mask`, bool or integer `(batch, n)`, zero where padded. Where
+    several documents share a row, `segment_ids` too, integers `(batch, n)`: each run of equal ids is a document, whose
+    vectors are those that it has alone.
 
     Args:
         vocabulary_size: Number of token ids, at least 1.
@@ -130,11 +131,6 @@ class Encoder(TokenModel):
     def position_bias(self):
         """The argument `position_bias`."""
         return self._position_bias_argument
-
-    @property
-    def interface(self) -> Interface:
-        """What the model takes and gives."""
-        return functional_interface(self)
 
     @staticmethod
     def get_layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:

@@ -3,10 +3,12 @@
 import json
 
 import keras
-import numpy as np
+
+from ..checks import known_values
+from .interface import InterfaceModel
 
 
-class TokenModel(keras.Model):
+class TokenModel(InterfaceModel):
     """A functional model whose input `token_ids` must lie in its vocabulary.
 
     TensorFlow and PyTorch refuse other ids by themselves. JAX gives NaN for an id past the embedding, and counts
@@ -48,22 +50,16 @@ class TokenModel(keras.Model):
     def _check_ids(self, inputs):
         if keras.backend.backend() != "jax" or not isinstance(inputs, dict):
             return
-        ids = inputs.get("token_ids")
-        if ids is None or isinstance(ids, keras.KerasTensor) or _is_traced(ids) or not np.size(ids):
+        ids = known_values(inputs["token_ids"]) if "token_ids" in inputs else None
+        if ids is None or not ids.size:
             return
-        lowest, highest = int(np.min(ids)), int(np.max(ids))
+        lowest, highest = ids.min(), ids.max()
         size = getattr(self, "encoder", self).vocabulary_size
         if lowest < 0 or highest >= size:
             raise ValueError(
                 f"`token_ids` must lie in the vocabulary, from 0 to {size - 1}. "
                 f"Received: ids from {lowest} to {highest}"
             )
-
-
-def _is_traced(array) -> bool:
-    import jax
-
-    return isinstance(array, jax.core.Tracer)
 
 
 def _write_registered_name(path, model_class: type) -> None:
