@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from calls import call
 from definition import to_numpy
 
 # What one rounding of a dtype can do, over the largest value. Several of them stand in a row in a layer.
@@ -37,7 +38,7 @@ def run_layer_check(layer_class, arguments: dict, inputs: dict, output_shape: tu
     for length in (next(iter(inputs.values())).shape[1], None):
         model = make_model(layer, inputs, length)
         assert model.output.shape == (None, length, output_shape[-1])
-        difference = np.abs(to_numpy(model(inputs)) - expected).max()
+        difference = np.abs(to_numpy(call(model, inputs)) - expected).max()
         assert difference < 1e-5 * np.abs(expected).max()
     check_round_trip(model, inputs, tmp_path)
     check_mixed_precision(layer_class, arguments, layer, inputs, expected)
@@ -75,7 +76,7 @@ def check_round_trip(model, inputs, tmp_path):
     assert len(again.weights) == len(model.weights)
     for ours, theirs in zip(model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
-    np.testing.assert_array_equal(to_numpy(model(inputs)), to_numpy(again(inputs)))
+    np.testing.assert_array_equal(to_numpy(call(model, inputs)), to_numpy(call(again, inputs)))
     return again
 
 
@@ -85,7 +86,7 @@ def check_mixed_precision(layer_class, arguments, layer, inputs, expected):
         half.build(**{f"{name}_shape": x.shape for name, x in inputs.items()})
         assert {w.dtype for w in half.weights} <= {"float32", "uint32", "int32", "int64"}  # seeds are integers
         half.set_weights(layer.get_weights())
-        output = half(**inputs)
+        output = call(half, **inputs)
         assert keras.backend.standardize_dtype(output.dtype) == keras.DTypePolicy(policy).compute_dtype
         output = to_numpy(keras.ops.cast(output, "float32"))
         assert np.isfinite(output).all()

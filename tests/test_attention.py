@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from calls import call
 from definition import error, forward_backward, layer_output, randomize, to_numpy
 from keras.src.testing import TestCase
 from layer_checks import ROUNDING, run_layer_check
@@ -54,13 +55,13 @@ def test_the_layer_computes_its_definition(name, causal):
     layer = make(**CONFIGURATIONS[name])
     query, value, key = normal(2, 11, 6), normal(2, 13, 5, seed=1), normal(2, 13, 4, seed=2)
     mask = np.arange(13)[None] < np.array([[13], [9]])
-    output = layer(query, value, key, attention_mask=mask, use_causal_mask=causal)
+    layer.build(query.shape, value.shape, key.shape)
     if layer.position_bias is not None:
         randomize(layer.position_bias)
     for dense in (layer.query_dense, layer.key_dense, layer.value_dense, layer.output_dense):
         if dense.bias is not None:
             dense.bias.assign(normal(*dense.bias.shape) / 2)
-    output = to_numpy(layer(query, value, key, attention_mask=mask, use_causal_mask=causal))
+    output = to_numpy(call(layer, query, value, key, attention_mask=mask, use_causal_mask=causal))
     expected, _ = layer_output(layer, query, value, key, key_mask=mask, causal=causal or layer.causal)
     assert error(output, expected) < (1e-4 if layer.route == "fft" else 1e-5)
 
@@ -156,19 +157,19 @@ def test_the_softmax_twin_is_keras_multi_head_attention(causal, use_bias):
 def test_a_softmax_model_converts_by_one_argument(feature_map):
     twin, layer = make(feature_map="softmax"), make(feature_map=feature_map)
     x = normal(2, 9, 6)
-    twin(x, x), layer(x, x)
+    twin.build(x.shape, x.shape), layer.build(x.shape, x.shape)
     assert [w.shape for w in twin.weights] == [w.shape for w in layer.weights]
     layer.set_weights(twin.get_weights())
-    assert error(to_numpy(layer(x, x)), layer_output(layer, x)[0]) < 1e-5
+    assert error(to_numpy(call(layer, x, x)), layer_output(layer, x)[0]) < 1e-5
 
 
 def test_more_features_come_closer_to_the_softmax_twin():
     x, differences = normal(2, 30, 6), []
     for num_features in (4, 64, 1024):
         twin, layer = (make(feature_map=name, num_features=num_features) for name in ("softmax", "orthogonal"))
-        twin(x, x), layer(x, x)
+        twin.build(x.shape, x.shape), layer.build(x.shape, x.shape)
         layer.set_weights(twin.get_weights())
-        differences.append(error(to_numpy(layer(x, x)), to_numpy(twin(x, x))))
+        differences.append(error(to_numpy(call(layer, x, x)), to_numpy(call(twin, x, x))))
     assert differences[2] < differences[1] < differences[0]
     assert differences[2] < 0.1
 
@@ -178,13 +179,13 @@ def test_attention_scores(feature_map):
     layer = make(feature_map=feature_map)
     query, value = normal(2, 6, 6), normal(2, 9, 6, seed=1)
     mask = np.arange(9)[None] < np.array([[9], [4]])
-    output, scores = layer(query, value, attention_mask=mask, return_attention_scores=True)
+    output, scores = call(layer, query, value, attention_mask=mask, return_attention_scores=True)
     np.testing.assert_allclose(to_numpy(scores).sum(-1), 1, rtol=1e-5)
     assert (to_numpy(scores)[1, :, :, 4:] == 0).all()
     expected, expected_scores = layer_output(layer, query, value, key_mask=mask)
     assert error(to_numpy(scores), expected_scores) < 1e-5
     assert error(to_numpy(output), expected) < 1e-5
-    assert error(to_numpy(layer(query, value, attention_mask=mask)), to_numpy(output)) < 1e-5
+    assert error(to_numpy(call(layer, query, value, attention_mask=mask)), to_numpy(output)) < 1e-5
 
 
 def test_symbolic_scores():
@@ -225,12 +226,11 @@ def test_mixed_precision_stays_within_its_rounding(policy, feature_map, normaliz
     )
     # Long enough that sums in half precision would show, and with a bias over a wide range.
     x = normal(1, 300, 6)
-    layer(x, x), half(x, x)
+    layer.build(x.shape, x.shape), half.build(x.shape, x.shape)
     half.set_weights(layer.get_weights())
-    call = lambda x: half(x, x)  # noqa: E731
-    output, (gradient,), gradients = forward_backward(call, [x], None, half.trainable_weights)
+    output, (gradient,), gradients = forward_backward(lambda x: half(x, x), [x], None, half.trainable_weights)
     assert np.isfinite(output).all()
-    assert error(output, to_numpy(layer(x, x))) < 8 * ROUNDING[policy]
+    assert error(output, to_numpy(call(layer, x, x))) < 8 * ROUNDING[policy]
     assert all(np.isfinite(g).all() for g in (gradient, *gradients))
 
 
@@ -328,8 +328,8 @@ def test_two_processes_and_the_saved_file_agree_to_the_bit(saved_twice, route):
 def test_a_prefix_is_seen_by_all(feature_map, route):
     layer = make(feature_map=feature_map, route="auto" if feature_map == "softmax" else route)
     x = normal(2, 30, 6)
-    output = to_numpy(layer(x, x, use_causal_mask=True, prefix_length=12))
-    causal, first = layer(x, x, use_causal_mask=True), layer(x[:, :12], x[:, :12])
+    output = to_numpy(call(layer, x, x, use_causal_mask=True, prefix_length=12))
+    causal, first = call(layer, x, x, use_causal_mask=True), call(layer, x[:, :12], x[:, :12])
     assert error(output[:, 12:], to_numpy(causal)[:, 12:]) < 1e-5
     assert error(output[:, :12], to_numpy(first)) < 1e-5
     with pytest.raises(ValueError, match=r"`prefix_length` needs `causal=True`.*Received: prefix_length=12"):
@@ -340,10 +340,10 @@ def test_a_prefix_is_seen_by_all(feature_map, route):
 def test_padded_queries_attend_to_zeros(feature_map):
     layer, x = make(feature_map=feature_map, use_bias=False), normal(2, 9, 6)
     mask = np.arange(9)[None] < np.array([[9], [5]])
-    output = to_numpy(layer(x, x, query_mask=mask))
+    output = to_numpy(call(layer, x, x, query_mask=mask))
     np.testing.assert_array_equal(output[~mask], 0)
-    assert error(output[mask], to_numpy(layer(x, x))[mask]) < 1e-6
-    _, scores = layer(x, x, query_mask=mask, return_attention_scores=True)
+    assert error(output[mask], to_numpy(call(layer, x, x))[mask]) < 1e-6
+    _, scores = call(layer, x, x, query_mask=mask, return_attention_scores=True)
     np.testing.assert_array_equal(to_numpy(scores)[1, :, 5:], 0)
 
 
