@@ -7,18 +7,19 @@ from keras import KerasTensor, layers, ops, saving
 from .attention_checks import (
     check_attention_mask,
     check_features,
-    check_input_shape,
+    check_input_shapes,
     check_inputs,
     check_kernel,
     check_mask_values,
     check_masks,
     check_step,
     check_widths,
+    check_window,
 )
 from .checks import check_at_least, check_rate
 from .feature_maps import draw_projection
 from .kernel_attention import attend, to_features
-from .masks import visible_keys_and_pairs, zero_masked
+from .masks import visible_keys_and_pairs, within_window, zero_masked
 from .position_bias import NoBias, make_position_bias
 from .projections import HeadProjections
 from .toeplitz import check_segments, initial_state, stream
@@ -64,6 +65,8 @@ class KernelizedRPEAttention(HeadProjections):
             kernel_constraint, bias_constraint: of every projection, as in `keras.layers.MultiHeadAttention`.
         use_gate: whether a sigmoid of a projection of the query multiplies the attention output, before the output
             projection (arXiv 2505.06708), as in Keras from 3.15 on.
+        sliding_window: None, or how far a query sees, as in Keras from 3.15 on: keys at distances below it. Served by
+            the dense route alone.
 
     Call arguments:
         query: (batch, n_q, width).
@@ -120,9 +123,11 @@ class KernelizedRPEAttention(HeadProjections):
         kernel_constraint=None,
         bias_constraint=None,
         use_gate: bool = False,
+        sliding_window: int | None = None,
         **kwargs,
     ):
         check_kernel(feature_map, route)
+        check_window(sliding_window, route)
         check_features(feature_map, num_features)
         check_rate(dropout=dropout)
         super().__init__(
@@ -149,13 +154,13 @@ class KernelizedRPEAttention(HeadProjections):
         self.route = route
         self.dropout = dropout
         self.seed = seed
+        self.sliding_window = sliding_window
         self._named_bias = position_bias if isinstance(position_bias, str) else None
         self.position_bias = make_position_bias(position_bias, num_heads)
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
-        for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
-            check_input_shape(name, shape)
+        check_input_shapes(query_shape, value_shape, key_shape)
         self.build_projections(query_shape, value_shape, key_shape)
         seed = random.randrange(2**31) if self.seed is None else self.seed
         self.dropout_layer = layers.Dropout(self.dropout, dtype=self.dtype_policy, seed=seed)
@@ -194,6 +199,7 @@ class KernelizedRPEAttention(HeadProjections):
         self._check_call(query, value, key, attention_mask, return_attention_scores, **masks)
         self._check_segments(segment_ids, query, key, prefix_length)
         visible, pairs = visible_keys_and_pairs(query, key, value_mask, key_mask, attention_mask)
+        pairs = within_window(self.sliding_window, query, key, pairs)
         query = zero_masked(query, query_mask)
         output, scores = attend(
             *self._project(query, value, key, query_mask, visible),
@@ -221,12 +227,13 @@ class KernelizedRPEAttention(HeadProjections):
             ValueError: If the layer is not causal, if its feature map is "softmax", or if its bias has no tails.
         """
         check_at_least(1, batch_size=batch_size)
-        if not self.causal or self.feature_map == "softmax" or not hasattr(self._stream_bias, "tails"):
+        served = self.causal and self.feature_map != "softmax" and self.sliding_window is None
+        if not served or not hasattr(self._stream_bias, "tails"):
             raise ValueError(
                 'decoding needs `causal=True`, a feature map other than "softmax", whose state would grow with the '
-                "length, and a bias with a near band and tails; call the layer on the whole sequence instead. "
-                f"Received: causal={self.causal}, feature_map={self.feature_map!r}, "
-                f"position_bias={self.position_bias!r}"
+                "length, no sliding window, and a bias with a near band and tails; call the layer on the whole "
+                f"sequence instead. Received: causal={self.causal}, feature_map={self.feature_map!r}, "
+                f"sliding_window={self.sliding_window}, position_bias={self.position_bias!r}"
             )
         features = {"elu": self.key_dim, "trigonometric": 2 * self.num_features}
         m = features.get(self.feature_map, self.num_features)
@@ -350,6 +357,7 @@ class KernelizedRPEAttention(HeadProjections):
             "route": self.route,
             "dropout": self.dropout,
             "seed": self.seed,
+            "sliding_window": self.sliding_window,
         }
 
     @classmethod

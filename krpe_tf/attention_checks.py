@@ -17,6 +17,18 @@ def check_kernel(feature_map: str, route: str):
         raise ValueError(f'`feature_map="softmax"` needs `route="dense"` or "auto". Received: route={route!r}')
 
 
+def check_window(sliding_window: int | None, route: str):
+    """Raise a ValueError unless there is no window, or a width of one, and the route serves it."""
+    if sliding_window is None:
+        return
+    check_at_least(1, sliding_window=sliding_window)
+    if route not in ("auto", "dense"):
+        raise ValueError(
+            '`sliding_window` needs `route="dense"` or "auto"; on a linear route let a position bias fall with the '
+            f"distance. Received: sliding_window={sliding_window}, route={route!r}"
+        )
+
+
 def check_features(feature_map: str, num_features: int):
     """Raise a ValueError unless there are random features, or the feature map uses none."""
     check_at_least(0 if feature_map in ("elu", "softmax") else 1, num_features=num_features)

@@ -47,3 +47,12 @@ def visible_keys_and_pairs(query, key, value_mask, key_mask, attention_mask):
             masks.append(of_keys)
         masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
         return (functools.reduce(ops.logical_and, masks) if masks else None), pairs
+
+
+def within_window(sliding_window, query, key, pairs):
+    """Return which of the visible pairs, bool (batch or 1, heads or 1, n_q, n_k) or None, lie within a window."""
+    if sliding_window is None:
+        return pairs
+    n_q, n_k = ops.shape(query)[1], ops.shape(key)[1]
+    near = (ops.abs(ops.arange(n_k) - ops.arange(n_q)[:, None]) < sliding_window)[None, None]
+    return near if pairs is None else ops.logical_and(near, pairs)

@@ -84,6 +84,8 @@ MUTATIONS = [
         "test_feature_maps.py",
     ),
     ("krpe_tf/feature_maps.py", "np.sqrt(dim) / np.linalg", "1 / np.linalg", "test_feature_maps.py"),
+    (TOEPLITZ + "dense.py", "(0, 0, first, 0), (batch", "(0, 0, 0, 0), (batch", "test_masks.py"),
+    ("krpe_tf/masks.py", "of_keys = ops.any(pairs, axis=(1, 2))", "of_keys = pairs[:, 0, 0]", "test_masks.py"),
     (
         "krpe_tf/attention.py",
         "self.key_dense(zero_masked(key, visible))",
