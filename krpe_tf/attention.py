@@ -20,7 +20,7 @@ from .checks import check_at_least, check_rate
 from .feature_maps import draw_projection
 from .kernel_attention import attend, to_features
 from .masks import visible_keys_and_pairs, within_window, zero_masked
-from .position_bias import NoBias, make_position_bias
+from .position_bias import NoBias, deserialize_bias, is_given, make_position_bias, serialize_bias
 from .projections import HeadProjections
 from .toeplitz import check_segments, initial_state, stream
 
@@ -342,11 +342,8 @@ class KernelizedRPEAttention(HeadProjections):
 
     def get_config(self):
         bias = self._named_bias
-        if self.position_bias is not None and bias is None:
-            # Keras marks an object as shared from its second serialisation on, and its mark on the first one is lost
-            # in a copy. Serialised twice here, a shared bias stays shared after loading.
-            saving.serialize_keras_object(self.position_bias)
-            bias = saving.serialize_keras_object(self.position_bias)
+        if self.position_bias is not None and (bias is None or is_given(self.position_bias)):
+            bias = serialize_bias(self.position_bias, self)
         return {
             **super().get_config(),
             "num_features": self.num_features,
@@ -364,7 +361,7 @@ class KernelizedRPEAttention(HeadProjections):
     def from_config(cls, config):
         bias = config["position_bias"]
         if isinstance(bias, dict):
-            config = {**config, "position_bias": saving.deserialize_keras_object(bias)}
+            config = {**config, "position_bias": deserialize_bias(bias)}
         return super().from_config(config)
 
     def _check_segments(self, segment_ids, query, key, prefix_length):

@@ -3,6 +3,7 @@
 import keras
 
 from ..checks import check_at_least
+from ..position_bias import deserialize_bias, serialize_bias
 from .blocks import (
     BlockOptions,
     apply_dropout,
@@ -12,9 +13,9 @@ from .blocks import (
     pre_norm_stack,
     take_dtype_policy,
 )
-from .interface import InterfaceModel
 from .layout import make_layout_map
 from .presets import preset_arguments
+from .token_model import TokenModel
 
 # Weights that are sharded over the devices of a model, by path, and along which axis. Heads and the inside of the
 # feed-forward block are, as in Megatron-LM (arXiv 1909.08053); what is small, or meets all heads, is whole everywhere.
@@ -30,7 +31,7 @@ SHARDED_WEIGHTS = {
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
-class Encoder(InterfaceModel):
+class Encoder(TokenModel):
     """A transformer encoder for long sequences: token ids in, one vector per token out.
 
     Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). There are
@@ -164,7 +165,7 @@ class Encoder(InterfaceModel):
     def get_config(self):
         bias = self._position_bias_argument
         if bias is not None and not isinstance(bias, str):
-            bias = keras.saving.serialize_keras_object(bias)
+            bias = serialize_bias(bias, self)
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -190,5 +191,5 @@ class Encoder(InterfaceModel):
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         if isinstance(config["position_bias"], dict):
-            config["position_bias"] = keras.saving.deserialize_keras_object(config["position_bias"])
+            config["position_bias"] = deserialize_bias(config["position_bias"])
         return cls(**config)

@@ -7,11 +7,11 @@ from keras import layers
 
 from ..checks import check_rate
 from .encoder import SHARDED_WEIGHTS, Encoder
-from .interface import InterfaceModel
 from .layout import make_layout_map
+from .token_model import TokenModel
 
 
-class Head(InterfaceModel):
+class Head(TokenModel):
     """A functional model over an encoder: what a task adds to it.
 
     Inputs are the encoder's, and so `segment_ids` too where the head gives an output for each token.

@@ -12,7 +12,7 @@ from ..checks import check_at_least, known_values
 from ..feature_maps import draw_projection
 from ..kernel_attention import attend, to_features
 from ..masks import is_mask_of_pairs, visible_keys_and_pairs, zero_masked
-from ..position_bias import make_position_bias
+from ..position_bias import deserialize_bias, is_given, make_position_bias, serialize_bias
 from .position_bias import PositionBias
 
 
@@ -135,10 +135,8 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
 
     def get_config(self):
         bias = self._named_bias
-        if self.position_bias is not None and bias is None:
-            # Twice, as in the Keras layer, so that a shared bias stays shared after loading.
-            tf_keras.saving.serialize_keras_object(self.position_bias)
-            bias = tf_keras.saving.serialize_keras_object(self.position_bias)
+        if self.position_bias is not None and (bias is None or is_given(self.position_bias)):
+            bias = serialize_bias(self.position_bias, self, tf_keras.saving.serialize_keras_object)
         return {
             **super().get_config(),
             "num_features": self._num_features,
@@ -154,8 +152,14 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
     def from_config(cls, config):
         bias = config["position_bias"]
         if isinstance(bias, dict):
-            config = {**config, "position_bias": tf_keras.saving.deserialize_keras_object(bias)}
+            bias = deserialize_bias(bias, _deserialize)
+            config = {**config, "position_bias": bias}
         return super().from_config(config)
+
+
+def _deserialize(config):
+    """Return what a config stands for; in an .h5 file tf_keras looks for classes by their bare names."""
+    return tf_keras.saving.deserialize_keras_object(config, custom_objects={"PositionBias": PositionBias})
 
 
 def _as_tf_keras(position_bias, num_heads):
