@@ -279,7 +279,7 @@ def test_a_width_other_than_the_built_one_raises(argument, width):
 
 def test_the_refusal_of_a_full_mask_says_what_is_supported():
     x = normal(2, 5, 6)
-    supported = r"\(batch, n_k\).*`route=.dense.`.*`causal=True`.*packed segments"
+    supported = r"\(batch, n_k\).*`route=.dense.`.*`causal=True`.*`segment_ids`"
     with pytest.raises(
         ValueError, match=rf"(?s)`attention_mask`.*{supported}.*Received: attention_mask.shape=\(2, 5, 5\)"
     ):

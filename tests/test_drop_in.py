@@ -4,6 +4,7 @@ Those that it does not pass are excused below by name, each with its reason; one
 """
 
 import importlib.util
+import re
 import types
 import unittest
 from pathlib import Path
@@ -73,7 +74,6 @@ CASES = keras_tests()
 NAMES = [name for case in CASES for name in unittest.defaultTestLoader.getTestCaseNames(case)]
 NAMES = [name for name in NAMES if name != "test_session"]  # of TensorFlow's test case
 pytestmark = [
-    pytest.mark.skipif(not CASES, reason=f"the wheel of keras {keras.__version__} brings no tests"),
     # What Keras' tests do.
     pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning"),
     pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning"),
@@ -82,6 +82,10 @@ pytestmark = [
 ]
 
 
+has_tests = pytest.mark.skipif(not CASES, reason=f"the wheel of keras {keras.__version__} brings no tests")
+
+
+@has_tests
 @pytest.mark.parametrize("name", NAMES)
 def test_keras_own(name):
     for mark in getattr(getattr(CASES[0], name), "pytestmark", ()):
@@ -98,6 +102,14 @@ def test_keras_own(name):
         assert not failures, failures[0]
 
 
+def test_the_page_for_those_who_come_from_keras():
+    page = Path(__file__).parents[1] / "docs" / "coming_from_multi_head_attention.md"
+    code = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(code) == 4
+    exec("\n".join(code), {})
+
+
+@has_tests
 def test_most_pass():
     assert set(EXCUSED) <= set(NAMES)
     assert len(NAMES) - len(EXCUSED) >= 30
