@@ -297,7 +297,7 @@ def forward_backward(function, arrays, cotangent=None, variables=()):
         tensors = [x.requires_grad_() if x.is_floating_point() else x for x in tensors]
         output = function(*tensors)
         weighted = output if cotangent is None else output * keras.ops.convert_to_tensor(cotangent, output.dtype)
-        loss = weighted.to(torch.float64).sum()
+        loss = weighted.to(torch.float64).sum() + sum(x.sum() * 0 for x in tensors if x.requires_grad)
         sources = (tensors, [variable.value for variable in variables])
         flat = torch.autograd.grad(loss, keras.tree.flatten(sources), allow_unused=True)
         flat = [torch.zeros_like(x) if g is None else g for g, x in zip(flat, keras.tree.flatten(sources), strict=True)]
