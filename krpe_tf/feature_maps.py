@@ -52,6 +52,7 @@ def scale_for_kernel(x, normalize: bool):
     `normalize=True` divides by the l2 norm: q . k lies in [-1, 1] and the estimate has low variance (section 3.3).
     `normalize=False` multiplies by dim^(-1/4): q . k is the usual scaled dot product.
     """
+    x = ops.convert_to_tensor(x)
     return x * (_inverse_norm(x) if normalize else ops.cast(ops.shape(x)[-1] ** -0.25, x.dtype))
 
 

@@ -59,8 +59,9 @@ class InterfaceModel(keras.Model):
     def call(self, inputs, training=None, mask=None):
         """Compute the outputs."""
         inputs, segment_ids = _take_segment_ids(inputs)
-        # Before Keras casts a floating mask to the integers of the model's input.
-        if isinstance(inputs, dict):
+        # Before Keras casts a floating mask to the integers of the model's input. Where all inputs are floating, Keras
+        # builds a distributed model on the mean of a batch.
+        if isinstance(inputs, dict) and not all(keras.backend.is_float_dtype(x.dtype) for x in inputs.values()):
             check_mask_values(**{name: x for name, x in inputs.items() if name.endswith("mask")})
         options = {"training": training, "mask": _take_segment_ids(mask)[0]}
         if segment_ids is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from krpe_tf import DecayBias, KernelizedRPEAttention
-from krpe_tf.models import Encoder
+from krpe_tf.models import Encoder, TextClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 
@@ -143,3 +143,45 @@ def test_a_config_without_numbers_loads():
     config = layer.get_config()
     del config["position_bias"]["shared_object_id"], config["position_bias"]["owner_id"]
     assert KernelizedRPEAttention.from_config(config).position_bias.radius == 3
+
+
+def fit_under_a_strategy(make_outside, make_model):
+    """A step of what is made of `make_outside()` in the scope of a `MirroredStrategy`; how far its bias moved."""
+    import tensorflow as tf
+
+    made = make_outside()
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = make_model(made)
+        model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=False)
+    bias = next(each for each in model._flatten_layers() if isinstance(each, DecayBias))
+    before = keras.ops.convert_to_numpy(bias.near)
+    np.testing.assert_array_equal(before, keras.ops.convert_to_numpy(DecayBias(2).near))
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype("float32")
+    model.fit(x, x, verbose=0)
+    return np.abs(keras.ops.convert_to_numpy(bias.near) - before).max()
+
+
+def over_inputs(layer):
+    x = keras.Input((None, 4))
+    return keras.Model(x, layer(x, x))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
+class TestMadeOutsideOfAStrategysScope:
+    def test_a_bias_or_a_layer_that_is_not_built_trains(self):
+        assert fit_under_a_strategy(lambda: DecayBias(2), lambda bias: over_inputs(attention(bias))) > 0
+        assert fit_under_a_strategy(lambda: attention("decay"), over_inputs) > 0
+
+    def test_a_layer_that_is_built_is_refused_in_words(self):
+        def built():
+            layer = KernelizedRPEAttention(2, 2, name="outside")
+            layer.build((None, None, 4), (None, None, 4))
+            return layer
+
+        with pytest.raises(ValueError, match=r"inside `with strategy\.scope\(\):`.*Received: layer 'outside'"):
+            fit_under_a_strategy(built, over_inputs)
+
+    @pytest.mark.parametrize("of_whom", [lambda encoder: encoder, lambda encoder: TextClassifier(encoder, 2)])
+    def test_an_encoder_is_refused_when_it_is_compiled(self, of_whom):
+        with pytest.raises(ValueError, match=r"inside `with strategy\.scope\(\):`.*MirroredStrategy"):
+            fit_under_a_strategy(lambda: Encoder(5, 1, 2, 4, 4), of_whom)
