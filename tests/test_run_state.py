@@ -104,7 +104,7 @@ def test_a_row_that_moves_to_the_validation_makes_another_run(tmp_path):
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
             parts.append(open_source(path, ("text",)))
-        found.add(fingerprint(_identity(*parts, None, None)))
+        found.add(fingerprint(_identity(*parts, None, None, MASKED_LM)))
     assert len(found) == 2
 
 

@@ -20,8 +20,9 @@ from .encoding import LABELLED_TEXTS, Encoding, encode_in_parallel
 from .masking import masking
 from .ragged import Ragged
 from .sources import LabelledTexts, Source
-from .splits import SPLITS, DealtRows
+from .splits import SPLITS
 from .store import CHECKSUMS, StoredArray, check_digest, check_size
+from .survey import deal_in_memory, log_labels
 from .windows import windows
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Corpus:
     Args:
         tokenizer, classes, columns: See above.
         splits: The fields of both splits.
+        labels: How often each label comes, where that was counted.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Corpus:
         classes: list[str] | None,
         columns: tuple[str, ...],
         splits: Mapping[str, Mapping[str, Ragged | np.ndarray]],
+        labels: Mapping[str, int] | None = None,
     ):
         self.tokenizer = tokenizer
         self.classes = classes
         self.columns = columns
         self._splits = splits
+        self._labels = labels
 
     def __getitem__(self, split: str) -> Mapping[str, Ragged | np.ndarray]:
         """Return the fields of a split, "train" or "validation"."""
@@ -70,6 +74,16 @@ class Corpus:
     def tokens(self, split: str = "train") -> int:
         """Return the number of tokens of a split, [CLS] and [SEP] included."""
         return max((len(field.values) for field in self[split].values() if isinstance(field, Ragged)), default=0)
+
+    def log_labels(self) -> None:
+        """Log each label with its number, and warn of labels that look like mistakes; nothing without labels."""
+        labels, documents = self._labels, sum(map(self.documents, SPLITS))
+        if labels is None and "label" in self["train"]:
+            found = np.concatenate([self[split].get("label", np.zeros(0, "int32")) for split in SPLITS])
+            counts = np.bincount(found, minlength=len(self.classes)).tolist()
+            labels = dict(zip(self.classes, counts, strict=True))
+        if labels:
+            log_labels(labels, self, "documents" if sum(labels.values()) == documents else "places")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -178,7 +192,7 @@ class PreparedCorpus(Corpus):
 
     def __init__(self, path: Path, manifest: dict):
         tokenizer = load_tokenizer(path / TOKENIZER)
-        super().__init__(tokenizer, manifest["classes"], tuple(manifest["columns"]), {})
+        super().__init__(tokenizer, manifest["classes"], tuple(manifest["columns"]), {}, manifest.get("labels"))
         self.path = path
         self.manifest = manifest
         self._open = functools.cache(self._open_split)
@@ -297,7 +311,7 @@ def build_corpus(
 
     Args:
         data: The documents to train on: labelled texts, a source, or rows, each a value by column. Rows of a source
-            without a visible text are left out and counted in the log.
+            without a visible text are left out. The log counts these, every label, and equal texts.
         encoding: How rows become arrays.
         validation: The documents to validate by; or the share of `data`'s, a source's, to hold out, as `prepare` does.
         tokenizer: Makes the ids. None learns a vocabulary from the documents to train on.
@@ -308,20 +322,8 @@ def build_corpus(
         ValueError: For bad texts, no documents, fewer than two labels, or numbers out of range.
     """
     check_at_least(0, seed=seed)
-    rows = _rows(data, encoding, validation, seed)
-    if not any(split == "train" for _, split in rows):
-        raise ValueError("`data` must hold documents. Received: none")
-    classes = None
-    if encoding.label is not None:
-        labels = {
-            split: {label for row, of in rows if of == split for label in encoding.label(row)} for split in SPLITS
-        }
-        classes = sorted(set().union(*labels.values()))
-        if len(classes) < 2:
-            raise ValueError(f"`data` must hold two labels or more. Received: {classes}")
-        unseen = sorted(labels["validation"] - labels["train"])
-        if unseen:
-            logger.warning("labels of validation documents alone, which training cannot learn: %s", ", ".join(unseen))
+    rows, survey = deal_in_memory(data, encoding, validation, seed)
+    classes = survey.classes("data")
     if tokenizer is None:
         texts = [encoding.text(row) for row, split in rows if split == "train"]
         logger.info("learning a vocabulary of up to %d tokens from %d texts", vocabulary_size, len(texts))
@@ -339,34 +341,7 @@ def build_corpus(
         }
         for split, fields in found.items()
     }
-    return Corpus(tokenizer, classes, encoding.columns, arrays)
-
-
-def _rows(data, encoding: Encoding, validation, seed: int) -> list[tuple[dict, str]]:
-    """Return the rows of both splits, each with its split."""
-    if isinstance(validation, float):
-        if not isinstance(data, Source) or not 0 < validation < 1:
-            raise ValueError(f"`validation` as a share of a source must lie in (0, 1). Received: {validation=}")
-        dealt = _deal(data, encoding, validation, seed)
-        if not any(split == "validation" for _, split in dealt):
-            raise ValueError(f"`data` must hold enough documents to hold some out. Received: {len(dealt)} documents")
-        return dealt
-    rows = []
-    for split, part in zip(SPLITS, (data, validation), strict=True):
-        if isinstance(part, LabelledTexts):
-            part = [{"text": text, "label": label} for text, label in zip(part.texts, part.labels, strict=True)]
-        elif isinstance(part, Source):
-            part = [row for row, _ in _deal(part, encoding, 0.0, seed)]
-        rows += [(row, split) for row in part or ()]
-    return rows
-
-
-def _deal(source: Source, encoding: Encoding, fraction: float, seed: int) -> list[tuple[dict, str]]:
-    dealt = DealtRows(source, encoding, fraction, seed)
-    rows = list(dealt)
-    if dealt.left_out:
-        logger.info("%s: %d documents without text were left out", source.path, dealt.left_out)
-    return rows
+    return Corpus(tokenizer, classes, encoding.columns, arrays, survey.labels)
 
 
 def _without_effect(**arguments) -> None:
