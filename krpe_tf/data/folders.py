@@ -16,8 +16,8 @@ class Folder:
     """What lies in a folder, at any depth.
 
     Attributes: `path`; `texts`, the parts of the path below it of each .txt file, in any case, sorted; `others`, the
-    same of files of other names; `links`, of links to folders, which are not followed; `hidden`, of what begins with a
-    dot, which is not looked into.
+    same of files of other names; `links`, of links to folders, which are not followed; `hidden`, of .txt files whose
+    names begin with a dot. Other hidden files and folders are passed over.
     """
 
     path: Path
@@ -89,9 +89,10 @@ def look_into(path: Path, argument: str) -> Folder:
     for root, folders, files in os.walk(path, onerror=refuse):
         parts = Path(root).relative_to(path).parts
         for name in files:
-            kind = hidden if name.startswith(".") else texts if name.lower().endswith(".txt") else others
-            kind.append((*parts, name))
-        hidden += [(*parts, name) for name in folders if name.startswith(".")]
+            is_text = name.lower().endswith(".txt")
+            if is_text or not name.startswith("."):
+                kind = others if not is_text else hidden if name.startswith(".") else texts
+                kind.append((*parts, name))
         folders[:] = [name for name in folders if not name.startswith(".")]
         links += [(*parts, name) for name in folders if os.path.islink(os.path.join(root, name))]
     return Folder(path, *map(sorted, (texts, others, links, hidden)))

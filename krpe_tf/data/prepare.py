@@ -147,7 +147,8 @@ def _choose_encoding(source: Path, labelled: bool | None, encoding: Encoding | N
         labelled = look_into(source, "source").has_labels
         if not labelled:
             logger.info(
-                "%s is read without labels: most of its .txt files lie in no subfolder that could name one", source
+                "%s is read without labels: most of its .txt files do not lie one folder down, in two folders or more",
+                source,
             )
     return encoding or (TEXTS if labelled is False else LABELLED_TEXTS)
 

@@ -61,7 +61,7 @@ def read_csv(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tu
 
 def read_jsonl(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tuple[str, dict]]:
     """Read the rows of a file with a JSON object per line; see `read_csv`."""
-    wanted = set(names.values())
+    decoder, wanted = json.JSONDecoder(object_pairs_hook=_object), set(names.values())
     with _open_text(path, argument) as file:
         lines = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
         for row_number, (line_number, line) in enumerate(lines, 1):
@@ -69,7 +69,7 @@ def read_jsonl(path: Path, names: Mapping[str, str], argument: str) -> Iterator[
             if line_number != row_number:
                 place += f" (line {line_number})"
             try:
-                row = json.loads(line, object_pairs_hook=_Object)
+                row = decoder.decode(line)
             except RecursionError as error:
                 raise ValueError(
                     f"`{argument}` must hold JSON objects that are not nested as deeply as this. Received: {place}"
@@ -80,8 +80,8 @@ def read_jsonl(path: Path, names: Mapping[str, str], argument: str) -> Iterator[
                 ) from error
             if not isinstance(row, dict):
                 raise ValueError(f"`{argument}` must hold a JSON object per line. Received: {place}")
-            if row.repeated or not wanted <= row.keys():
-                _check_names([*row, *row.repeated], place, names, argument)
+            if not wanted <= row.keys() or isinstance(row, _Repeated):
+                _check_names([*row, *getattr(row, "repeated", ())], place, names, argument)
             yield place, {column: row[name] for column, name in names.items()}
 
 
@@ -196,11 +196,12 @@ def _separator_hint(path: Path) -> str:
     most = max(SEPARATORS, key=counts.__getitem__)
     if counts[most] <= counts[","]:
         return ""
-    return f" Its header looks separated by {SEPARATORS[most]}, {most!r}; a .csv file's columns are by commas."
+    return f" Its header looks separated by {SEPARATORS[most]}; the columns of a .csv file are separated by commas."
 
 
 def _check_names(found: Iterable[str], place: object, names: Mapping[str, str], argument: str, hint: str = "") -> None:
     """Raise a ValueError for a column to read that is missing, or stands there more than once."""
+    found = list(found)
     counts = Counter(found)
     for column, name in names.items():
         if not counts[name]:
@@ -210,16 +211,20 @@ def _check_names(found: Iterable[str], place: object, names: Mapping[str, str], 
             )
         if counts[name] > 1:
             raise ValueError(
-                f"`{argument}` must hold the column that it is read by once: {name!r} ({column}_column) stands there "
-                f"{counts[name]} times. Received: {place} with columns {list(found)}"
+                f"`{argument}` must have each column that is read once, and {name!r} (`{column}_column`) stands there "
+                f"{counts[name]} times. Received: columns {found} in {place}"
             )
 
 
-class _Object(dict):
-    """A JSON object that remembers which of its keys came again, each as often."""
+class _Repeated(dict):
+    """A JSON object with keys that come again: `repeated` holds these, each as often as it does."""
 
     def __init__(self, pairs: list):
         super().__init__(pairs)
-        self.repeated = []
-        if len(self) < len(pairs):
-            self.repeated = [key for key, count in Counter(key for key, _ in pairs).items() for _ in range(count - 1)]
+        counts = Counter(key for key, _ in pairs)
+        self.repeated = [key for key, count in counts.items() for _ in range(count - 1)]
+
+
+def _object(pairs: list) -> dict:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Repeated(pairs)

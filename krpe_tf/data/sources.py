@@ -45,14 +45,13 @@ def _text(value: object) -> str:
 
 
 def _label(value: object) -> str:
-    if isinstance(value, str) and not value.strip():
+    label = str(value) if isinstance(value, int) else _text(value)
+    if not is_visible(label):
         raise ValueError("no row with an empty label")
-    if not isinstance(value, (str, int)):
-        raise ValueError("a string as text, a string or integer as label")
-    return str(value).strip()
+    return label.strip()
 
 
-def _list_of(values: str, check: Callable[[str], bool]) -> Callable[[object], list[str]]:
+def _list_of(values: str) -> Callable[[object], list[str]]:
     def parse(value: object) -> list[str]:
         rule = f"{values}, none empty: a list of strings or, in a .csv file, words between spaces or a JSON list"
         if isinstance(value, str):
@@ -61,7 +60,7 @@ def _list_of(values: str, check: Callable[[str], bool]) -> Callable[[object], li
                 value = json.loads(value) if value.lstrip().startswith(('["', "['")) else split_at_spaces(value)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{rule} ({error})") from error
-        if not isinstance(value, list) or not value or not all(isinstance(v, str) and check(v) for v in value):
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) and is_visible(v) for v in value):
             raise ValueError(rule)
         return [_text(each).strip() for each in value]
 
@@ -72,8 +71,8 @@ def _list_of(values: str, check: Callable[[str], bool]) -> Callable[[object], li
 COLUMNS = {
     "text": _text,
     "label": _label,
-    "tokens": _list_of("words as tokens", is_visible),
-    "labels": _list_of("a label for each token", str.strip),
+    "tokens": _list_of("words as tokens"),
+    "labels": _list_of("a label for each token"),
 }
 
 

@@ -128,7 +128,7 @@ class Survey:
             logger.warning("%s: %s documents to validate by repeat a text to train on", source, f"{on_both:,}")
         if len(self._mixed):
             logger.warning(
-                "%s: %s texts come with two labels or more, such as document %s",
+                "%s: texts that come with two labels or more: %s, the first of them in document %s",
                 source,
                 f"{len(self._mixed):,}",
                 f"{self._mixed[0] + 1:,}",
@@ -241,13 +241,15 @@ def log_labels(counts: Mapping[str, int], source: object, unit: str = "documents
     logger.info("%s: %s labels, with their numbers of %s: %s", source, f"{len(counts):,}", unit, listed)
     missing = [label for label in ranked if label.casefold() in MISSING]
     if missing:
-        logger.warning("%s: labels that may stand for a missing one: %s", source, _listed(missing, counts))
+        logger.warning(
+            "%s: labels that usually mean a missing one are classes here: %s", source, _listed(missing, counts)
+        )
     alike = {}
     for label in ranked:
         alike.setdefault(_plain(label), []).append(label)
     for labels in alike.values():
         if len(labels) > 1:
-            logger.warning("%s: labels that look alike and are different: %s", source, _listed(labels, counts))
+            logger.warning("%s: labels that look alike are different classes here: %s", source, _listed(labels, counts))
     alone = sum(count == 1 for count in counts.values())
     if unit == "documents" and 2 * alone > len(counts):
         logger.warning(
