@@ -200,7 +200,7 @@ def test_fingerprints_tell_corpora_apart(words_tokenizer, prepared):
     [
         ([], {}, "`data` must hold documents"),
         (LabelledTexts(["alpha", "beta"], ["a", "a"]), {}, "two labels or more.*'a'"),
-        ([{"text": " ", "label": "a"}, {"text": "beta", "label": "b"}], {}, "empty"),
+        ([{"text": " ", "label": "a"}, {"text": "beta", "label": "b"}], {}, "`data` .*empty text. Received: row 1"),
         (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"validation": 0.5}, r"share of a source.*validation=0\.5"),
         (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"seed": -1}, "`seed` must be"),
     ],
@@ -223,7 +223,12 @@ def test_what_is_left_out_and_what_cannot_be_learned_is_logged(tmp_path, words_t
 
 def test_too_few_documents_to_hold_some_out(tmp_path, words_tokenizer):
     source = open_source(write_jsonl(tmp_path / "a.jsonl", make_documents(3)), ("text", "label"))
-    with pytest.raises(ValueError, match=r"enough documents to hold some out\. Received: 3 documents"):
+    with pytest.raises(
+        ValueError, match=r"every label has one text, is `label_column` right\? Received: 3 labels of 3"
+    ):
+        build_corpus(source, tokenizer=words_tokenizer, validation=0.2)
+    source = open_source(write_jsonl(tmp_path / "a.jsonl", [("alpha", "a"), ("beta", "b")] * 4), ("text", "label"))
+    with pytest.raises(ValueError, match=r"enough different documents to hold some out\. Received: 8 documents"):
         build_corpus(source, tokenizer=words_tokenizer, validation=0.2)
 
 
