@@ -287,7 +287,9 @@ def test_a_full_disk_is_no_bad_path(tmp_path, tokenizer, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"vocabulary": []}', "3", b"\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"vocabulary": []}', '{"vocabulary": null, "lowercase": true}', "3", b"\xff"]
+)
 def test_load_refuses_other_files(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
