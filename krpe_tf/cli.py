@@ -227,7 +227,8 @@ def _add_train(commands):
         if field.default is dataclasses.MISSING:  # a dict
             train.add_argument(option, nargs="+", metavar="NAME=VALUE", help=text)
         elif isinstance(field.default, bool):
-            train.add_argument(option, action="store_true", help=text)
+            text = f"{text} (default: {field.default})"
+            train.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
         else:
             train.add_argument(option, type=type(field.default), help=f"{text} (default: {field.default})")
 

@@ -153,8 +153,8 @@ def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what
     documents = [(f"{text} held{number}", label) for number, (text, label) in enumerate(make_documents(200))]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     learned = []
-    original = module.train_wordpiece
-    monkeypatch.setattr(module, "train_wordpiece", lambda texts, size: learned.append(texts) or original(texts, size))
+    original = module.learn_tokenizer
+    monkeypatch.setattr(module, "learn_tokenizer", lambda texts, *args: learned.append(texts) or original(texts, *args))
     prepare(source, tmp_path / "out", vocabulary_size=100, vocabulary_bytes=10_000, **SIZES)
     total = sum(map(len, learned[0]))
     assert 5_000 < total <= 10_000

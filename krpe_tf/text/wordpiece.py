@@ -142,5 +142,5 @@ class WordPieceTokenizer(Tokenizer):
 
     @classmethod
     def _arguments(cls, config: dict) -> dict:
-        old = {name: config.get(name, value) for name, value in OLD_SETTINGS.items()}
-        return {"vocabulary": config["vocabulary"], "lowercase": config["lowercase"], **old}
+        given = {name: config[name] for name in ("vocabulary", "lowercase")}
+        return {**given, **{name: config.get(name, value) for name, value in OLD_SETTINGS.items()}}
