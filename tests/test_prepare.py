@@ -123,7 +123,8 @@ def test_columns_of_any_task_have_the_names_that_a_file_gives_them(tmp_path):
     assert load_corpus(tmp_path / "out").classes == ["O", "X"]
 
 
-def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys):
+def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     source = write_folder(tmp_path / "texts", [*make_documents(30), ("\u200b \n", "a")])
     arguments = ["prepare", str(source), "--output", str(tmp_path / "new" / "out"), "--vocabulary-size", "100"]
     with pytest.warns(DeprecationWarning, match="`num_shards` has no effect since 0.2"):
@@ -135,14 +136,16 @@ def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, cap
     assert prepared.documents() + prepared.documents("validation") == 30
     said = capsys.readouterr().out
     assert f"train: {prepared.documents()} documents, {prepared.tokens():,} tokens" in said
+    assert "0.00 % of the tokens are [UNK]" in caplog.text
     prepared.verify()
     assert main(arguments) == 2
     assert (
         "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite)" in capsys.readouterr().err
     )
-    assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0"]) == 0
+    assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0", "--cased"]) == 0
     prepared = load_corpus(prepared.path)
     assert (prepared.classes, prepared.documents(), prepared.documents("validation")) == (None, 30, 0)
+    assert not prepared.tokenizer.lowercase
     prepared.verify()
     with pytest.raises(ValueError, match=r"`split` must hold documents.*split='validation'"):
         prepared.masked_lm_batches(16, 2, split="validation")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..checks import check_at_least
 from .checks import check_texts
-from .normalizer import make_normalizer, normalizer_model
+from .normalizer import STRIPPED_MARKS, make_normalizer, normalizer_model
 from .tokenizer import Tokenizer
 from .vocabulary import RESERVED_TOKENS, learn_pieces
 
@@ -78,11 +78,14 @@ class WordPieceTokenizer(Tokenizer):
             strips them too, as BERT does, and krpe_tf 0.1 and 0.2 did.
         max_word_bytes: A word of more bytes becomes [UNK]; None for no limit. 100 in BERT, and in krpe_tf 0.1 and 0.2.
 
-    `load` reads a file of 0.1 or 0.2 with the settings of then: the same ids.
+    `load` reads a file of 0.1 or 0.2 with the settings of then: the same ids. `stripped_marks`, of the class, holds the
+    first and the last character of each range that is stripped where `keep_marks` is true.
 
     Raises:
         ValueError: For reserved tokens that are missing, tokens twice, or tokens that are not non-empty strings.
     """
+
+    stripped_marks = STRIPPED_MARKS
 
     def __init__(
         self,
