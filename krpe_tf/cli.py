@@ -38,6 +38,7 @@ def _prepare(options):
         options.source,
         options.output,
         vocabulary_size=options.vocabulary_size,
+        cased=options.cased,
         labelled=False if options.unlabelled else None,
         validation_fraction=options.validation_fraction,
         num_shards=options.num_shards,
@@ -178,6 +179,7 @@ def _add_prepare(commands):
     prepare.add_argument(
         "--vocabulary-size", type=int, default=8192, help="WordPiece tokens to learn at most (default: 8192)"
     )
+    prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
     prepare.add_argument(
         "--validation-fraction",
         type=float,
@@ -230,6 +232,9 @@ def _add_train(commands):
         option, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
         if field.default is dataclasses.MISSING:  # a dict
             train.add_argument(option, nargs="+", metavar="NAME=VALUE", help=text)
+        elif isinstance(field.default, bool):
+            text = f"{text} (default: {field.default})"
+            train.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
         else:
             train.add_argument(option, type=type(field.default), help=f"{text} (default: {field.default})")
 

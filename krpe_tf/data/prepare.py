@@ -25,7 +25,7 @@ import numpy as np
 
 from ..checks import check_at_least
 from ..files import staged
-from ..text import Tokenizer, WordPieceTokenizer, is_visible, train_wordpiece
+from ..text import Tokenizer, is_visible, learn_tokenizer
 from .corpus import FORMAT, MANIFEST, TOKENIZER, PreparedCorpus, load_corpus
 from .encoding import LABELLED_TEXTS, TEXTS, Encoding, encode_in_parallel
 from .folders import look_into
@@ -45,6 +45,7 @@ def prepare(
     output: str | os.PathLike,
     *,
     vocabulary_size: int = 8192,
+    cased: bool = False,
     tokenizer: Tokenizer | None = None,
     labelled: bool | None = None,
     text_column: str = "text",
@@ -71,6 +72,7 @@ def prepare(
             in random order, a file's rows as they stand.
         output: The folder to write.
         vocabulary_size: WordPiece tokens to learn, at most.
+        cased: Learn a tokenizer that keeps upper case and accents.
         tokenizer: Use this one; nothing is learned then.
         labelled: Whether texts have labels: a folder's subfolders, or `label_column`. None means for a folder: if most
             of its .txt files lie one folder down, in two or more; and for a file: yes.
@@ -120,6 +122,7 @@ def prepare(
         "source": str(source),
         "vocabulary_size": vocabulary_size,
         "vocabulary_bytes": vocabulary_bytes,
+        "cased": cased,
         "validation_fraction": validation_fraction,
         "seed": seed,
     }
@@ -173,8 +176,7 @@ def _prepare_into(
     rows = DealtRows(source, splits)
     if tokenizer is None:
         sample = _sample((encoding.text(row) for row, split in rows if split == "train"), source.bytes, settings)
-        logger.info("learning a vocabulary of up to %d tokens from %d texts", settings["vocabulary_size"], len(sample))
-        tokenizer = WordPieceTokenizer(train_wordpiece(sample, settings["vocabulary_size"]))
+        tokenizer = learn_tokenizer(sample, settings["vocabulary_size"], settings["cased"])
         del sample
     tokenizer.save(folder / TOKENIZER)
     splits, files = _write(folder, rows, encoding, tokenizer, classes, survey.documents - left_out, progress)
@@ -190,6 +192,7 @@ def _prepare_into(
         "files": {TOKENIZER: {"bytes": saved.stat().st_size, "sha256": digest(saved)}, **files},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    load_corpus(folder).log_unknown()
 
 
 def _sample(texts: Iterable[str], source_bytes: int, settings: dict) -> list[str]:
