@@ -248,7 +248,11 @@ def test_fingerprints_tell_corpora_apart(words_tokenizer, prepared):
         ([], {}, "`data` must hold documents"),
         (LabelledTexts(["alpha", "beta"], ["a", "a"]), {}, "two labels or more.*'a'"),
         ([{"text": " ", "label": "a"}, {"text": "beta", "label": "b"}], {}, "`data` .*empty text. Received: row 1"),
-        (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"validation": 0.5}, r"share of a source.*validation=0\.5"),
+        (
+            [{"text": "alpha", "label": "a"}],
+            {"validation": 0.5},
+            r"share of labelled texts or a source.*validation=0\.5",
+        ),
         (LabelledTexts(["alpha", "beta"], ["a", "b"]), {"seed": -1}, "`seed` must be"),
     ],
 )

@@ -16,11 +16,13 @@ from krpe_tf.tasks import TOKEN_CLASSIFICATION
 
 @pytest.fixture
 def said(caplog):
-    """Return what was logged since the last call, level and message by line."""
+    """Return what the survey logged since the last call, level and message by line."""
     caplog.set_level(logging.INFO)
 
     def take():
-        lines = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+        lines = [
+            f"{record.levelname} {record.getMessage()}" for record in caplog.records if record.name.endswith(".survey")
+        ]
         caplog.clear()
         return lines
 

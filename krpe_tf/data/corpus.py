@@ -323,7 +323,8 @@ def build_corpus(
         data: The documents to train on: labelled texts, a source, or rows, each a value by column. Rows of a source
             without a visible text are left out. The log counts these, every label, and equal texts.
         encoding: How rows become arrays.
-        validation: The documents to validate by; or the share of `data`'s, a source's, to hold out, as `prepare` does.
+        validation: The documents to validate by; or the share of `data` to hold out: of a source as `prepare` does, of
+            labelled texts as `split_holdout` does.
         tokenizer: Makes the ids. None learns a vocabulary from the documents to train on.
         vocabulary_size: WordPiece tokens to learn, at most.
         cased: Learn a tokenizer that keeps upper case and accents.

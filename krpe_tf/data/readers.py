@@ -46,7 +46,7 @@ def read_csv(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tu
     with _open_text(path, argument, newline="") as file:
         records = _records(file, path, argument)
         header = next(records, [])
-        _check_names(header, path, names, argument, _separator_hint(path))
+        _check_names(header, path, names, argument)
         places = {column: header.index(name) for column, name in names.items()}
         width, needed = len(header), max(places.values(), default=-1)
         for number, fields in enumerate(records, 1):
@@ -199,12 +199,19 @@ def _separator_hint(path: Path) -> str:
     return f" Its header looks separated by {SEPARATORS[most]}; the columns of a .csv file are separated by commas."
 
 
-def _check_names(found: Iterable[str], place: object, names: Mapping[str, str], argument: str, hint: str = "") -> None:
-    """Raise a ValueError for a column to read that is missing, or stands there more than once."""
+def _check_names(found: Iterable[str], place: Path | str, names: Mapping[str, str], argument: str) -> None:
+    """Raise a ValueError for a column to read that is missing, or stands there more than once.
+
+    Args:
+        found: The columns that are there.
+        place: The .csv file whose header they are, or the row that has them.
+        names, argument: See `read_csv`.
+    """
     found = list(found)
     counts = Counter(found)
     for column, name in names.items():
         if not counts[name]:
+            hint = _separator_hint(place) if isinstance(place, Path) else ""
             hint = hint or (f" {WITHOUT_LABELS}" if column == "label" else "")
             raise ValueError(
                 f"`{column}_column` must be one of {list(counts)} in {place}.{hint} Received: {column}_column={name!r}"

@@ -11,7 +11,7 @@ import numpy as np
 from ..text import is_visible
 from .encoding import Encoding
 from .sources import LabelledTexts, Source
-from .splits import SPLITS, check_shared_labels, holdout, text_key
+from .splits import SPLITS, check_shared_labels, holdout, split_holdout, text_key
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +179,13 @@ def deal_in_memory(
         ValueError: For a share that is none of a source, no documents, or too few to hold some out.
     """
     share = validation if isinstance(validation, float) else None
-    if share is not None and (not isinstance(data, Source) or not 0 < share < 1):
-        raise ValueError(f"`validation` as a share of a source must lie in (0, 1). Received: {validation=}")
+    source = data.path if isinstance(data, Source) else "data"
+    if share is not None and (not isinstance(data, LabelledTexts | Source) or not 0 < share < 1):
+        raise ValueError(
+            f"`validation` as a share of labelled texts or a source must lie in (0, 1). Received: {validation=}"
+        )
+    if share and isinstance(data, LabelledTexts):  # As in 0.1, whose unfinished runs resume.
+        (data, validation), share = split_holdout(data, share, seed), None
     parts = [_rows(data), _rows(None if share else validation)]
     rows = [row for part in parts for row in part]
     survey = Survey(rows, encoding)
@@ -199,7 +204,7 @@ def deal_in_memory(
     if not found["train"]:
         raise ValueError("`data` must hold documents. Received: none")
     survey.classes("data")
-    survey.log(splits, data.path if isinstance(data, Source) else "data")
+    survey.log(splits, source)
     if share and not found["validation"]:
         raise ValueError(
             f"`data` must hold enough different documents to hold some out. Received: {len(dealt)} documents"

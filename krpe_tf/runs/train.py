@@ -23,7 +23,6 @@ from ..data import (
     load_corpus,
     load_labelled_texts,
     open_source,
-    split_holdout,
 )
 from ..files import locked, make_directory, write_json
 from ..models import Encoder, preset_arguments
@@ -185,14 +184,10 @@ def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> C
         if task.encoding.label is not None:
             data.log_labels()
         return data
-    if validation is None and isinstance(data, LabelledTexts):
-        data, validation = split_holdout(data, settings.validation_fraction, settings.seed)
-    elif validation is None:
-        validation = settings.validation_fraction
     return build_corpus(
         data,
         task.encoding,
-        validation=validation,
+        validation=settings.validation_fraction if validation is None else validation,
         tokenizer=tokenizer,
         vocabulary_size=settings.vocabulary_size,
         cased=settings.cased,
