@@ -38,6 +38,7 @@ def _prepare(options):
         options.source,
         options.output,
         vocabulary_size=options.vocabulary_size,
+        cased=options.cased,
         labelled=False if options.unlabelled else None,
         validation_fraction=options.validation_fraction,
         num_shards=options.num_shards,
@@ -52,7 +53,7 @@ def _prepare(options):
 
 
 def _train(options):
-    from .runs import RunSettings, choose_task, load_config, open_data, train_run
+    from .runs import RunSettings, load_config, train_run
     from .tasks import layout_map
     from .training import make_distribution
 
@@ -60,6 +61,8 @@ def _train(options):
     distribution = make_distribution(
         options.distribution, options.coordinator, options.processes, options.process, layout_map
     )
+    if not distribution.is_chief:
+        logging.getLogger("krpe_tf").setLevel(logging.ERROR)  # Process 0 says the same.
     _leave_gpus_to_keras()
     settings = load_config(options.config) if options.config else {}
     fields = {field.name for field in dataclasses.fields(RunSettings)}
@@ -67,11 +70,15 @@ def _train(options):
     for name, value in given.items():
         if isinstance(value, list):
             given[name] = {**settings.get(name, {}), **_named_values(name, value)}
-    settings = {**settings, **given}
-    RunSettings.from_names(settings)
-    data = open_data(options.data, choose_task(options.task), _names(options))
-    restart = options.restart or options.from_checkpoint or False
-    train_run(data, options.output, task=options.task, restart=restart, distribution=distribution, **settings)
+    train_run(
+        options.data,
+        options.output,
+        task=options.task,
+        names=_names(options),
+        restart=options.restart or options.from_checkpoint or False,
+        distribution=distribution,
+        **{**settings, **given},
+    )
     if distribution.is_chief:
         names = ("model.keras", "tokenizer.json", "task.json", "labels.json", "training.json")
         found = ", ".join(name for name in names if os.path.isfile(os.path.join(options.output, name)))
@@ -163,7 +170,7 @@ def _add_prepare(commands):
     prepare = commands.add_parser("prepare", help="turn texts into a vocabulary and token ids on disk to train from")
     prepare.set_defaults(command=_prepare)
     prepare.add_argument(
-        "source", help="a folder of .txt files, with or without a subfolder per label, or a .csv or .jsonl file"
+        "source", help="a folder of .txt files, with or without a subfolder per label, or a .csv, .jsonl or .conll file"
     )
     prepare.add_argument("--output", required=True, help="folder to write")
     prepare.add_argument("--task", help=f"task to prepare for: {', '.join(TASKS)} (default: by the source's labels)")
@@ -172,6 +179,7 @@ def _add_prepare(commands):
     prepare.add_argument(
         "--vocabulary-size", type=int, default=8192, help="WordPiece tokens to learn at most (default: 8192)"
     )
+    prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
     prepare.add_argument(
         "--validation-fraction",
         type=float,
@@ -197,7 +205,7 @@ def _add_train(commands):
     train.set_defaults(distribution="none", coordinator=None, processes=None, process=None)
     train.add_argument(
         "data",
-        help="a .csv or .jsonl file, a folder with a subfolder of .txt files per label, or a folder that prepare wrote",
+        help="a .csv, .jsonl or .conll file, a folder with a subfolder of .txt files per label, or what prepare wrote",
     )
     train.add_argument("--output", required=True, help="run folder to write")
     train.add_argument(

@@ -1,6 +1,7 @@
 """The command line, called as a user calls it, on documents made here."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -138,7 +139,8 @@ def test_bad_settings_are_said_before_any_work(tmp_path, capsys, option, value, 
 
 
 @pytest.mark.slow
-def test_few_documents_train_and_a_new_run_replaces_old_exports(tmp_path):
+def test_few_documents_train_and_a_new_run_replaces_old_exports(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     data, run = write_csv(tmp_path / "documents.csv", 10), tmp_path / "run"
     run.mkdir()
     (run / "saved_model").mkdir()
@@ -148,6 +150,9 @@ def test_few_documents_train_and_a_new_run_replaces_old_exports(tmp_path):
     assert not (run / "model.tflite").exists()
     assert not (run / "saved_model").exists()
     assert set(predict_run(run, ["a ship"])[0]) == {"sea", "hill"}
+    said = [record.getMessage() for record in caplog.records]
+    labels = said.index("data: 2 labels, with their numbers of documents: 'hill' 5, 'sea' 5")
+    assert labels < next(place for place, line in enumerate(said) if line.startswith("learning a vocabulary"))
 
 
 def test_unwritable_output_is_said_before_any_work(tmp_path, capsys):

@@ -90,7 +90,9 @@ def test_folders_and_files_with_and_without_labels(tmp_path, words_tokenizer):
     with pytest.raises(ValueError, match="needs documents with labels"):
         prepared.classification_batches(32, 64)
     for arguments in ({"labelled": True}, {"encoding": LABELLED_TEXTS}):
-        with pytest.raises(ValueError, match="two subfolders or more"):
+        with pytest.raises(
+            ValueError, match=r"each in a subfolder that names its label\. Not read would be 6 right in"
+        ):
             prepare(flat.parent, tmp_path / "5", **arguments)
 
 
@@ -99,9 +101,10 @@ def test_a_label_that_a_task_needs_is_not_ignored(tmp_path, capsys):
     arguments = ["prepare", str(source), "--output", str(tmp_path / "out"), "--task", "text_classification"]
     assert main([*arguments, "--unlabelled"]) == 2
     assert "`labelled` must agree with `encoding` (--unlabelled with --task)" in capsys.readouterr().err
-    (source / "misplaced.txt").write_text("alpha", "utf-8")
+    for number in range(12):
+        (source / f"misplaced{number}.txt").write_text("alpha", "utf-8")
     assert main(arguments) == 2
-    assert "must hold all its .txt files in two subfolders or more" in capsys.readouterr().err
+    assert "each in a subfolder that names its label. Not read would be 12 right in" in capsys.readouterr().err
 
 
 def test_a_sample_of_white_space_alone_is_left_out(tmp_path):
@@ -123,7 +126,8 @@ def test_columns_of_any_task_have_the_names_that_a_file_gives_them(tmp_path):
     assert load_corpus(tmp_path / "out").classes == ["O", "X"]
 
 
-def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys):
+def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     source = write_folder(tmp_path / "texts", [*make_documents(30), ("\u200b \n", "a")])
     arguments = ["prepare", str(source), "--output", str(tmp_path / "new" / "out"), "--vocabulary-size", "100"]
     with pytest.warns(DeprecationWarning, match="`num_shards` has no effect since 0.2"):
@@ -135,14 +139,16 @@ def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, cap
     assert prepared.documents() + prepared.documents("validation") == 30
     said = capsys.readouterr().out
     assert f"train: {prepared.documents()} documents, {prepared.tokens():,} tokens" in said
+    assert "0.00 % of the tokens are [UNK]" in caplog.text
     prepared.verify()
     assert main(arguments) == 2
     assert (
         "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite)" in capsys.readouterr().err
     )
-    assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0"]) == 0
+    assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0", "--cased"]) == 0
     prepared = load_corpus(prepared.path)
     assert (prepared.classes, prepared.documents(), prepared.documents("validation")) == (None, 30, 0)
+    assert not prepared.tokenizer.lowercase
     prepared.verify()
     with pytest.raises(ValueError, match=r"`split` must hold documents.*split='validation'"):
         prepared.masked_lm_batches(16, 2, split="validation")
@@ -153,8 +159,8 @@ def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what
     documents = [(f"{text} held{number}", label) for number, (text, label) in enumerate(make_documents(200))]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     learned = []
-    original = module.train_wordpiece
-    monkeypatch.setattr(module, "train_wordpiece", lambda texts, size: learned.append(texts) or original(texts, size))
+    original = module.learn_tokenizer
+    monkeypatch.setattr(module, "learn_tokenizer", lambda texts, *args: learned.append(texts) or original(texts, *args))
     prepare(source, tmp_path / "out", vocabulary_size=100, vocabulary_bytes=10_000, **SIZES)
     total = sum(map(len, learned[0]))
     assert 5_000 < total <= 10_000
@@ -175,7 +181,7 @@ def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what
         (b'{"text": "alpha\xff", "label": "a"}\n', {}, "valid UTF-8.*jsonl"),
         ('{"text": " ", "label": "a"}\n', {}, "`source` must hold texts"),
         ("", {}, "`source` must hold texts"),
-        ('{"text": "alpha"}\n', {"labelled": False}, "enough texts to hold some out"),
+        ('{"text": "alpha"}\n', {"labelled": False}, "enough different texts to hold some out"),
         ("", {"validation_fraction": 1.0}, r"`validation_fraction` must lie in \[0, 1\).*1.0"),
         ("", {"num_shards": 0}, "`num_shards` must be"),
         ("", {"vocabulary_size": 8}, "`vocabulary_size` must be"),
@@ -238,7 +244,7 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(source))
 
     # Permissions do not stop a superuser.
-    monkeypatch.setattr("krpe_tf.data.sources.open", refused, raising=False)
+    monkeypatch.setattr("krpe_tf.data.readers.open", refused, raising=False)
     with pytest.raises(ValueError, match=r"`source` must be a readable file \(Permission denied\).*a\.jsonl"):
         prepare(source, tmp_path / "out", **SIZES)
     assert os.listdir(tmp_path) == ["a.jsonl"]

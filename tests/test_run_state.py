@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from krpe_tf.data import LabelledTexts, open_source
+from krpe_tf.models import Encoder
 from krpe_tf.runs import RunSettings, RunState, train_run
 from krpe_tf.runs.state import fingerprint
 from krpe_tf.runs.train import _identity
-from krpe_tf.tasks import MASKED_LM, TEXT_CLASSIFICATION
+from krpe_tf.tasks import MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 from krpe_tf.training import Budget, Distribution
 
@@ -54,6 +55,45 @@ def test_a_restart_drops_nothing_before_the_data_are_found_right(tmp_path):
     assert state(tmp_path).tokenizer.vocabulary == [*RESERVED_TOKENS]
     with pytest.raises(ValueError, match=r"`restart` must be True, False or a checkpoint.*Received: restart=12"):
         state(tmp_path, restart=12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial_encoder": lambda: Encoder.from_preset("tiny", num_layers=1)}, "weight"),
+        ({"encoder": lambda: {"hidden_dim": 33}}, "hidden_dim"),
+        ({"encoder": lambda: {"feature_map": "nonsense"}}, "`feature_map` must be"),
+    ],
+)
+def test_a_restart_drops_nothing_before_the_model_could_be_made(tmp_path, arguments, message):
+    path = state(tmp_path).checkpoints.save({"x": np.ones(3)}, {}, "run")
+    data = LabelledTexts([f"a ship {number}" for number in range(8)], ["sea", "hill"] * 4)
+    sizes = {"preset": "tiny", "vocabulary_size": 64, "pretrain_steps": 0}
+    made = {name: make() for name, make in arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        train_run(data, tmp_path, restart=True, **sizes, **made)
+    assert path.is_file()
+    assert state(tmp_path).resumed
+
+
+def test_a_missing_package_is_said_before_a_restart_drops_a_run(tmp_path, monkeypatch):
+    path = state(tmp_path, task=TOKEN_CLASSIFICATION).checkpoints.save({"x": np.ones(3)}, {}, "run")
+    (tmp_path / "a.conll").write_text("".join(f"ada{number} B-PER\nwent O\n\n" for number in range(8)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="without the package seqeval"):
+        train_run(
+            tmp_path / "a.conll", tmp_path, task="token_classification", restart=True, pretrain_steps=0, preset="tiny"
+        )
+    assert path.is_file()
+
+
+def test_equal_texts_make_another_run_than_the_one_of_a_version_that_split_them():
+    """One without equal texts resumes: its data have the fingerprint that 0.1 gave them."""
+    data = LabelledTexts(["x", "y"], ["a", "b"])
+    assert [*_identity(data, None, None, None, TEXT_CLASSIFICATION)] == ["x", "y", "a", "b"]
+    data = LabelledTexts(["x", "x "], ["a", "b"])
+    assert [*_identity(data, None, None, None, TEXT_CLASSIFICATION)] == ["x", "x ", "a", "b", "equal texts together"]
+    assert "equal texts together" not in _identity(data, data, None, None, TEXT_CLASSIFICATION)
 
 
 def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplog):
@@ -104,7 +144,7 @@ def test_a_row_that_moves_to_the_validation_makes_another_run(tmp_path):
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
             parts.append(open_source(path, ("text",)))
-        found.add(fingerprint(_identity(*parts, None, None)))
+        found.add(fingerprint(_identity(*parts, None, None, MASKED_LM)))
     assert len(found) == 2
 
 

@@ -13,6 +13,7 @@ from .prepare import prepare
 from .ragged import Ragged
 from .sources import LabelledTexts, Source, load_labelled_texts, open_source
 from .splits import split_holdout
+from .survey import has_equal_texts
 from .windows import Transform, windows
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "build_corpus",
     "classification_batches",
     "classification_dataset",
+    "has_equal_texts",
     "is_prepared",
     "load_corpus",
     "load_labelled_texts",

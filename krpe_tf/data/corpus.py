@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import check_at_least, check_one_of
-from ..text import Tokenizer, WordPieceTokenizer, load_tokenizer, train_wordpiece
+from ..text import Tokenizer, learn_tokenizer, load_tokenizer
 from .batches import Batches
 from .buckets import CutReport, buckets
 from .encoding import LABELLED_TEXTS, Encoding, encode_in_parallel
 from .masking import masking
 from .ragged import Ragged
 from .sources import LabelledTexts, Source
-from .splits import SPLITS, DealtRows
+from .splits import SPLITS
 from .store import CHECKSUMS, StoredArray, check_digest, check_size
+from .survey import deal_in_memory, log_labels
+from .unknown import log_unknown
 from .windows import windows
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Corpus:
     Args:
         tokenizer, classes, columns: See above.
         splits: The fields of both splits.
+        labels: How often each label comes, where that was counted.
     """
 
     def __init__(
@@ -52,11 +55,13 @@ class Corpus:
         classes: list[str] | None,
         columns: tuple[str, ...],
         splits: Mapping[str, Mapping[str, Ragged | np.ndarray]],
+        labels: Mapping[str, int] | None = None,
     ):
         self.tokenizer = tokenizer
         self.classes = classes
         self.columns = columns
         self._splits = splits
+        self._labels = labels
 
     def __getitem__(self, split: str) -> Mapping[str, Ragged | np.ndarray]:
         """Return the fields of a split, "train" or "validation"."""
@@ -70,6 +75,16 @@ class Corpus:
     def tokens(self, split: str = "train") -> int:
         """Return the number of tokens of a split, [CLS] and [SEP] included."""
         return max((len(field.values) for field in self[split].values() if isinstance(field, Ragged)), default=0)
+
+    def log_labels(self) -> None:
+        """Log each label with its number, and warn of labels that look like mistakes; nothing without labels."""
+        labels, documents = self._labels, sum(map(self.documents, SPLITS))
+        if labels is None and "label" in self["train"]:
+            found = np.concatenate([self[split].get("label", np.zeros(0, "int32")) for split in SPLITS])
+            counts = np.bincount(found, minlength=len(self.classes)).tolist()
+            labels = dict(zip(self.classes, counts, strict=True))
+        if labels:
+            log_labels(labels, self, "documents" if sum(labels.values()) == documents else "places")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -88,6 +103,14 @@ class Corpus:
         Raises:
             ValueError: For a damaged or missing file; names it.
         """
+
+    def log_unknown(self) -> float:
+        """Log which share of the training documents' tokens is [UNK], warn above 5 %, and return it.
+
+        Raises:
+            ValueError: If it is all of them: there is nothing to train on.
+        """
+        return log_unknown(self["train"]["token_ids"], self.tokenizer)
 
     def masked_lm_batches(
         self,
@@ -180,7 +203,7 @@ class PreparedCorpus(Corpus):
 
     def __init__(self, path: Path, manifest: dict):
         tokenizer = load_tokenizer(path / TOKENIZER)
-        super().__init__(tokenizer, manifest["classes"], tuple(manifest["columns"]), {})
+        super().__init__(tokenizer, manifest["classes"], tuple(manifest["columns"]), {}, manifest.get("labels"))
         self.path = path
         self.manifest = manifest
         self._open = functools.cache(self._open_split)
@@ -293,41 +316,31 @@ def build_corpus(
     validation: LabelledTexts | Source | Iterable[dict] | float | None = None,
     tokenizer: Tokenizer | None = None,
     vocabulary_size: int = 8192,
+    cased: bool = False,
     seed: int = 0,
 ) -> Corpus:
     """Make a corpus in memory.
 
     Args:
         data: The documents to train on: labelled texts, a source, or rows, each a value by column. Rows of a source
-            without a visible text are left out and counted in the log.
+            without a visible text are left out. The log counts these, every label, and equal texts.
         encoding: How rows become arrays.
-        validation: The documents to validate by; or the share of `data`'s, a source's, to hold out, as `prepare` does.
+        validation: The documents to validate by; or the share of `data` to hold out: of a source as `prepare` does, of
+            labelled texts as `split_holdout` does.
         tokenizer: Makes the ids. None learns a vocabulary from the documents to train on.
         vocabulary_size: WordPiece tokens to learn, at most.
+        cased: Learn a tokenizer that keeps upper case and accents.
         seed: For what is held out, 0 or more.
 
     Raises:
         ValueError: For bad texts, no documents, fewer than two labels, or numbers out of range.
     """
     check_at_least(0, seed=seed)
-    rows = _rows(data, encoding, validation, seed)
-    if not any(split == "train" for _, split in rows):
-        raise ValueError("`data` must hold documents. Received: none")
-    classes = None
-    if encoding.label is not None:
-        labels = {
-            split: {label for row, of in rows if of == split for label in encoding.label(row)} for split in SPLITS
-        }
-        classes = sorted(set().union(*labels.values()))
-        if len(classes) < 2:
-            raise ValueError(f"`data` must hold two labels or more. Received: {classes}")
-        unseen = sorted(labels["validation"] - labels["train"])
-        if unseen:
-            logger.warning("labels of validation documents alone, which training cannot learn: %s", ", ".join(unseen))
+    rows, survey = deal_in_memory(data, encoding, validation, seed)
+    classes = survey.classes("data")
     if tokenizer is None:
         texts = [encoding.text(row) for row, split in rows if split == "train"]
-        logger.info("learning a vocabulary of up to %d tokens from %d texts", vocabulary_size, len(texts))
-        tokenizer = WordPieceTokenizer(train_wordpiece(texts, vocabulary_size))
+        tokenizer = learn_tokenizer(texts, vocabulary_size, cased)
     found = {split: {} for split in SPLITS}
     for fields, splits in encode_in_parallel(rows, encoding, tokenizer, classes):
         for name, values in fields.items():
@@ -341,34 +354,7 @@ def build_corpus(
         }
         for split, fields in found.items()
     }
-    return Corpus(tokenizer, classes, encoding.columns, arrays)
-
-
-def _rows(data, encoding: Encoding, validation, seed: int) -> list[tuple[dict, str]]:
-    """Return the rows of both splits, each with its split."""
-    if isinstance(validation, float):
-        if not isinstance(data, Source) or not 0 < validation < 1:
-            raise ValueError(f"`validation` as a share of a source must lie in (0, 1). Received: {validation=}")
-        dealt = _deal(data, encoding, validation, seed)
-        if not any(split == "validation" for _, split in dealt):
-            raise ValueError(f"`data` must hold enough documents to hold some out. Received: {len(dealt)} documents")
-        return dealt
-    rows = []
-    for split, part in zip(SPLITS, (data, validation), strict=True):
-        if isinstance(part, LabelledTexts):
-            part = [{"text": text, "label": label} for text, label in zip(part.texts, part.labels, strict=True)]
-        elif isinstance(part, Source):
-            part = [row for row, _ in _deal(part, encoding, 0.0, seed)]
-        rows += [(row, split) for row in part or ()]
-    return rows
-
-
-def _deal(source: Source, encoding: Encoding, fraction: float, seed: int) -> list[tuple[dict, str]]:
-    dealt = DealtRows(source, encoding, fraction, seed)
-    rows = list(dealt)
-    if dealt.left_out:
-        logger.info("%s: %d documents without text were left out", source.path, dealt.left_out)
-    return rows
+    return Corpus(tokenizer, classes, encoding.columns, arrays, survey.labels)
 
 
 def _without_effect(**arguments) -> None:

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import keras
@@ -25,12 +25,14 @@ import numpy as np
 
 from ..checks import check_at_least
 from ..files import staged
-from ..text import Tokenizer, WordPieceTokenizer, is_visible, train_wordpiece
+from ..text import Tokenizer, is_visible, learn_tokenizer
 from .corpus import FORMAT, MANIFEST, TOKENIZER, PreparedCorpus, load_corpus
 from .encoding import LABELLED_TEXTS, TEXTS, Encoding, encode_in_parallel
-from .sources import Source, find_texts, open_source
-from .splits import SPLITS, DealtRows, holdout
+from .folders import look_into
+from .sources import Source, open_source
+from .splits import SPLITS
 from .store import ArrayWriter, digest
+from .survey import LEFT_OUT, DealtRows, Survey
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ def prepare(
     output: str | os.PathLike,
     *,
     vocabulary_size: int = 8192,
+    cased: bool = False,
     tokenizer: Tokenizer | None = None,
     labelled: bool | None = None,
     text_column: str = "text",
@@ -58,17 +61,21 @@ def prepare(
 ) -> PreparedCorpus:
     """Turn texts into a vocabulary and flat arrays of token ids, tokenized in parallel.
 
-    No more is in memory at a time than the sample that the vocabulary is learned from and the texts being tokenized; of
-    a folder also the paths of its files. Documents without any text are left out and counted.
+    No more is in memory at a time than the sample that the vocabulary is learned from, the texts being tokenized, and
+    80 bytes of each document while equal texts are sought, 14 after that; of a folder also the paths of its files.
+
+    Documents without any text are left out; equal texts are held out together. The log counts both, and lists every
+    label with its number of documents before anything is learned.
 
     Args:
-        source: A folder of .txt files, at any depth (hidden ones are skipped); or a .csv or .jsonl file, see
-            `load_labelled_texts`. All UTF-8. A folder's files are taken in random order, a file's rows as they stand.
+        source: A folder of .txt files, or a .csv, .jsonl or .conll file, see `open_source`. A folder's files are taken
+            in random order, a file's rows as they stand.
         output: The folder to write.
         vocabulary_size: WordPiece tokens to learn, at most.
+        cased: Learn a tokenizer that keeps upper case and accents.
         tokenizer: Use this one; nothing is learned then.
-        labelled: Whether texts have labels: a folder's subfolders, or `label_column`. None means for a folder: if all
-            its .txt files lie one folder down, in two or more; and for a file: yes.
+        labelled: Whether texts have labels: a folder's subfolders, or `label_column`. None means for a folder: if most
+            of its .txt files lie one folder down, in two or more; and for a file: yes.
         text_column, label_column: The columns or keys of a file; no matter for a folder.
         validation_fraction: Share of each label's documents to hold out, in [0, 1).
         num_shards: Deprecated, without effect: there are no shards.
@@ -115,6 +122,7 @@ def prepare(
         "source": str(source),
         "vocabulary_size": vocabulary_size,
         "vocabulary_bytes": vocabulary_bytes,
+        "cased": cased,
         "validation_fraction": validation_fraction,
         "seed": seed,
     }
@@ -137,15 +145,13 @@ def _choose_encoding(source: Path, labelled: bool | None, encoding: Encoding | N
                 f"an encoding of {', '.join(encoding.columns)}"
             )
         labelled = "label" in encoding.columns
-    if source.is_dir():
-        parts = [parts for _, parts in find_texts(source)]
-        one_down = all(len(each) == 2 for each in parts) and len({each[0] for each in parts}) > 1
-        if labelled and not one_down:
-            raise ValueError(
-                "`source` must hold all its .txt files in two subfolders or more, one for each label. "
-                f"Received: source={str(source)!r}"
+    if labelled is None and source.is_dir():
+        labelled = look_into(source, "source").has_labels
+        if not labelled:
+            logger.info(
+                "%s is read without labels: most of its .txt files do not lie one folder down, in two folders or more",
+                source,
             )
-        labelled = one_down if labelled is None else labelled
     return encoding or (TEXTS if labelled is False else LABELLED_TEXTS)
 
 
@@ -155,67 +161,60 @@ def _prepare_into(
     """Write everything into a new folder."""
     seed, fraction = settings["seed"], settings["validation_fraction"]
     folder.mkdir()
-    sample_bytes = 0 if tokenizer else settings["vocabulary_bytes"]
-    classes, count, sample = _survey(source, encoding, holdout(fraction, seed), sample_bytes, seed)
-    if tokenizer is None:
-        logger.info("learning a vocabulary of up to %d tokens from %d texts", settings["vocabulary_size"], len(sample))
-        tokenizer = WordPieceTokenizer(train_wordpiece(sample, settings["vocabulary_size"]))
-    del sample
-    tokenizer.save(folder / TOKENIZER)
-    rows = DealtRows(source, encoding, fraction, seed)
-    splits, files = _write(folder, rows, encoding, tokenizer, classes, count, progress)
-    if rows.left_out:
-        logger.info("%d documents without text were left out", rows.left_out)
-    if not splits["train"]["documents"]:
+    survey = Survey(source, encoding)
+    if not survey.visible.any():
         raise ValueError(f"`source` must hold texts. Received: source={settings['source']!r}")
-    if fraction and not splits["validation"]["documents"]:
+    classes = survey.classes("source")
+    splits = survey.deal(fraction, seed, "source")
+    survey.log(splits, source.path)
+    left_out = int(np.sum(splits == LEFT_OUT))
+    if fraction and not np.any(splits == SPLITS.index("validation")):
         raise ValueError(
-            "`source` must hold enough texts to hold some out, or pass validation_fraction=0. "
-            f"Received: validation_fraction={fraction}, {splits['train']['documents']} texts"
+            "`source` must hold enough different texts to hold some out, or pass validation_fraction=0. "
+            f"Received: validation_fraction={fraction}, {survey.documents - left_out} texts"
         )
+    rows = DealtRows(source, splits)
+    if tokenizer is None:
+        sample = _sample((encoding.text(row) for row, split in rows if split == "train"), source.bytes, settings)
+        tokenizer = learn_tokenizer(sample, settings["vocabulary_size"], settings["cased"])
+        del sample
+    tokenizer.save(folder / TOKENIZER)
+    splits, files = _write(folder, rows, encoding, tokenizer, classes, survey.documents - left_out, progress)
     saved = folder / TOKENIZER
     manifest = {
         "format": FORMAT,
         "settings": settings,
         "columns": encoding.columns,
         "classes": classes,
-        "left_out": rows.left_out,
+        "labels": survey.labels,
+        "left_out": left_out,
         "splits": splits,
         "files": {TOKENIZER: {"bytes": saved.stat().st_size, "sha256": digest(saved)}, **files},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    load_corpus(folder).log_unknown()
 
 
-def _survey(
-    source: Source, encoding: Encoding, held_out: Callable, sample_bytes: int, seed: int
-) -> tuple[list[str] | None, int, list[str]]:
-    """Return the classes, the number of documents, and about `sample_bytes` of training texts drawn at random."""
-    random = np.random.default_rng([seed, 2])
-    share = min(1.0, sample_bytes / max(1, source.bytes))
-    labels, count, sample, room, chosen = set(), 0, [], sample_bytes, False
-
-    def choose(values: dict) -> bool:
-        nonlocal chosen
+def _sample(texts: Iterable[str], source_bytes: int, settings: dict) -> list[str]:
+    """Return about `vocabulary_bytes` of texts drawn at random from a source of so many bytes."""
+    random = np.random.default_rng([settings["seed"], 2])
+    room = settings["vocabulary_bytes"]
+    share, sample = min(1.0, room / max(1, source_bytes)), []
+    for text in texts:
         # With few documents, each long, the share may miss them all: the first is taken in any case, as far as fits.
-        training = not held_out(encoding.stratum(values))
-        chosen = training and room > 0 and (random.random() < share or not sample)
-        return chosen
-
-    for row in source.rows(choose):
-        if encoding.label is not None:
-            labels.update(encoding.label(row.values))
-        count += 1
-        text = encoding.text(row.values)[:room] if chosen else ""
-        if is_visible(text):
-            sample.append(text)
-            room -= len(text)
-    if not count or (sample_bytes and not sample):
-        raise ValueError(f"`source` must hold texts. Received: source={str(source.path)!r}")
-    if encoding.label is None:
-        return None, count, sample
-    if len(labels) < 2:
-        raise ValueError(f"`source` must hold two labels or more, all are {labels.pop()!r}. Received: {source.path}")
-    return sorted(labels), count, sample
+        if random.random() < share or not sample:
+            text = text[:room]
+            if is_visible(text):
+                sample.append(text)
+                room -= len(text)
+        if not room:
+            break
+    if not sample:
+        raise ValueError(
+            "`vocabulary_bytes` must reach the first words of a text. "
+            f"Received: vocabulary_bytes={settings['vocabulary_bytes']}"
+        )
+    return sample
 
 
 def _write(

@@ -1,9 +1,8 @@
 """A user's rows: of a .csv or .jsonl file, or of a folder of .txt files, column by column."""
 
-import csv
-import itertools
 import json
-import re
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..text import is_visible, split_at_spaces
+from .folders import look_into, read_text
+from .readers import WITHOUT_LABELS, not_utf8, read_conll, read_csv, read_jsonl
 
-WITHOUT_LABELS = "Texts without labels are for masked LM: `prepare --unlabelled`, then train on the folder it writes."
+logger = logging.getLogger(__name__)
 
-
-# A comment before a sentence of a .conll file. Any other "#" is a word.
-COMMENT = re.compile(r"#\s*(id|sent_id|text|newdoc|newpar|global\.columns)\b")
+# By the file's extension, what reads its rows: each with its place, and the values by column.
+READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".conll": read_conll}
 
 
 @dataclass(frozen=True)
@@ -45,46 +45,34 @@ def _text(value: object) -> str:
 
 
 def _label(value: object) -> str:
-    if isinstance(value, str) and not value.strip():
+    label = str(value) if isinstance(value, int) else _text(value)
+    if not is_visible(label):
         raise ValueError("no row with an empty label")
-    if not isinstance(value, (str, int)):
-        raise ValueError("a string as text, a string or integer as label")
-    return str(value).strip()
+    return label.strip()
 
 
-@dataclass(frozen=True)
-class Column:
-    """A kind of column.
-
-    Attributes: `parse`, which makes a value of what a .csv or .jsonl file holds, or raises a ValueError of what the
-    file must hold; `hint`, which is added to the error where the column is missing.
-    """
-
-    parse: Callable[[object], Any]
-    hint: str = ""
-
-
-def _list_of(values: str, check: Callable[[str], bool]) -> Callable[[object], list[str]]:
+def _list_of(values: str) -> Callable[[object], list[str]]:
     def parse(value: object) -> list[str]:
         rule = f"{values}, none empty: a list of strings or, in a .csv file, words between spaces or a JSON list"
         if isinstance(value, str):
             try:
                 # A list as Python prints it, ['EU', ...], is not JSON; its pieces would pass for words.
                 value = json.loads(value) if value.lstrip().startswith(('["', "['")) else split_at_spaces(value)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{rule} ({error})") from error
-        if not isinstance(value, list) or not value or not all(isinstance(v, str) and check(v) for v in value):
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) and is_visible(v) for v in value):
             raise ValueError(rule)
         return [_text(each).strip() for each in value]
 
     return parse
 
 
+# By column, what makes a value of what a file holds, or raises a ValueError of what the file must hold.
 COLUMNS = {
-    "text": Column(_text),
-    "label": Column(_label, f" {WITHOUT_LABELS}"),
-    "tokens": Column(_list_of("words as tokens", is_visible)),
-    "labels": Column(_list_of("a label for each token", str.strip)),
+    "text": _text,
+    "label": _label,
+    "tokens": _list_of("words as tokens"),
+    "labels": _list_of("a label for each token"),
 }
 
 
@@ -99,42 +87,45 @@ class Row:
 class Source:
     """Rows of a file or a folder, as often as wanted in the same order; make one with `open_source`.
 
+    Iterating over it gives each row's values, by column.
+
     Attributes: `path`; `columns`; `bytes`, the size of all that is read; `argument`, what messages call the path.
 
     Args:
         path, columns, argument: See above.
-        read: Reads the rows; called with a function that says whether a row is wanted.
+        read: Returns an iterator over the rows.
         bytes: See above.
     """
 
-    def __init__(self, path: Path, columns: tuple[str, ...], argument: str, read: Callable, bytes: int):
+    def __init__(
+        self, path: Path, columns: tuple[str, ...], argument: str, read: Callable[[], Iterator[Row]], bytes: int
+    ):
         self.path = path
         self.columns = columns
         self.argument = argument
         self.bytes = bytes
         self._read = read
 
-    def rows(self, wanted: Callable[[dict], bool] = lambda values: True) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[dict]:
+        """Iterate over the values of the rows; see `rows`."""
+        return (row.values for row in self.rows())
+
+    def rows(self) -> Iterator[Row]:
         """Read the rows.
 
-        Args:
-            wanted: Called once for every row, with its values; those of a folder lack the text, which is not read where
-                this returns False.
-
         Raises:
-            ValueError: For what cannot be read, is not valid UTF-8, CSV or JSON, lacks a column, or holds a value that
-                its column does not take; names the file or the row.
+            ValueError: For what cannot be read, is not valid UTF-8, CSV or JSON, lacks a column or has it twice, or
+                holds a value that its column does not take; names the file and the row or the line.
         """
-        must = f"`{self.argument}` must"
         try:
-            yield from self._read(wanted)
+            yield from self._read()
         except OSError as error:
             place = error.filename or self.path
-            raise ValueError(f"{must} be a readable file ({error.strerror}). Received: {place}") from error
+            raise ValueError(
+                f"`{self.argument}` must be a readable file ({error.strerror}). Received: {place}"
+            ) from error
         except UnicodeDecodeError as error:
-            raise ValueError(f"{must} hold valid UTF-8 ({error.reason}). Received: {self.path}") from error
-        except csv.Error as error:
-            raise ValueError(f"{must} be valid CSV ({error}). Received: {self.path}") from error
+            raise not_utf8(self.path, self.argument, error.reason) from error
 
 
 def open_source(
@@ -149,10 +140,11 @@ def open_source(
 
     Args:
         path: A .csv file with a header, a .jsonl file with an object per line, a .conll file, or a folder of .txt
-            files, at any depth; for labels with one subfolder for each, and no deeper (hidden ones are skipped). All
-            UTF-8. A .conll file has a token per line, first the word and last its label, with white space between, and
-            an empty line between sentences; the marker -DOCSTART- is no sentence, and comments of CoNLL-U (`# id ...`,
-            `# text = ...`) before a sentence are skipped.
+            files (in any case), at any depth; for labels with one subfolder for each, and no deeper. All UTF-8. What
+            else lies in a folder is logged; hidden files, and links to folders, are not looked into. A .conll file has
+            a token per line, first the word and last its label, with white space between, and an empty line between
+            sentences; the marker -DOCSTART- is no sentence, and comments of CoNLL-U (`# id ...`, `# text = ...`) before
+            a sentence are skipped.
         columns: Which columns to read, of `COLUMNS`; a folder has "text" and "label", a .conll file "tokens" and
             "labels".
         names: What the file calls its columns, where it is another name: `{"text": "body"}`.
@@ -161,8 +153,8 @@ def open_source(
             as they stand.
 
     Raises:
-        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column; for an
-            unknown column.
+        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column or of which
+            most files would not be read; for an unknown column.
     """
     path, columns = Path(path), tuple(columns)
     unknown = [column for column in (*columns, *(names or ())) if column not in COLUMNS]
@@ -173,28 +165,43 @@ def open_source(
     names = {column: (names or {}).get(column, column) for column in columns}
     _check_kind(path, columns, argument)
     if path.is_dir():
-        files = find_texts(path)
-        if "label" in columns:
-            files = [(file, parts) for file, parts in files if len(parts) == 2]
-        if seed is not None:
-            files = [files[place] for place in np.random.default_rng([seed, 0]).permutation(len(files))]
-        size = sum(file.stat().st_size for file, _ in files)
-        return Source(path, columns, argument, lambda wanted: _folder_rows(files, columns, argument, wanted), size)
-    read = _READERS[path.suffix.lower()]
+        return _open_folder(path, columns, argument, seed)
+    read = READERS[path.suffix.lower()]
 
-    def rows(wanted: Callable[[dict], bool]) -> Iterator[Row]:
+    def rows() -> Iterator[Row]:
         for place, found in read(path, names, argument):
-            row = Row(place, {column: _parsed(column, found[name], place, argument) for column, name in names.items()})
+            row = Row(place, {column: _parsed(column, value, place, argument) for column, value in found.items()})
             if {"tokens", "labels"} <= set(columns) and len(row.values["tokens"]) != len(row.values["labels"]):
                 tokens, labels = (len(row.values[column]) for column in ("tokens", "labels"))
                 raise ValueError(
                     f"`{argument}` must hold one label per token. Received: {place} with {tokens} tokens and {labels} "
                     "labels"
                 )
-            wanted(row.values)
             yield row
 
     return Source(path, columns, argument, rows, path.stat().st_size)
+
+
+def _open_folder(path: Path, columns: tuple[str, ...], argument: str, seed: int | None) -> Source:
+    files, unread = look_into(path, argument).choose("label" in columns, argument)
+    if unread:
+        logger.warning("%s: %s", path, unread)
+    if seed is not None:
+        files = [files[place] for place in np.random.default_rng([seed, 0]).permutation(len(files))]
+
+    def rows() -> Iterator[Row]:
+        for parts in files:
+            place = os.path.join(path, *parts)
+            found = {"text": read_text(place, argument), "label": parts[0]}
+            yield Row(place, {column: _parsed(column, found[column], place, argument) for column in columns})
+
+    try:
+        size = sum(os.stat(os.path.join(path, *parts)).st_size for parts in files)
+    except OSError as error:  # A link that leads nowhere.
+        raise ValueError(
+            f"`{argument}` must be a readable file ({error.strerror}). Received: {error.filename}"
+        ) from error
+    return Source(path, columns, argument, rows, size)
 
 
 def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
@@ -204,7 +211,7 @@ def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
         kind, found = "a folder", ("text", "label")
     elif not path.is_file():
         raise ValueError(f"`{argument}` must be a file or a folder that exists. {received}")
-    elif path.suffix.lower() not in _READERS:
+    elif path.suffix.lower() not in READERS:
         raise ValueError(f"`{argument}` must be a .csv file, a .jsonl file, a .conll file or a folder. {received}")
     elif path.suffix.lower() == ".conll":
         kind, found = "a .conll file", ("tokens", "labels")
@@ -216,12 +223,6 @@ def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
             f"`{argument}` must have {' and '.join(columns)}; {kind} has {' and '.join(found)}, which is what "
             f"--task {'token_classification' if 'tokens' in found else 'text_classification'} takes. {received}"
         )
-
-
-def find_texts(path: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    """List the .txt files of a folder, sorted, each with the parts of its path below; hidden ones are skipped."""
-    found = [(file, file.relative_to(path).parts) for file in sorted(path.rglob("*.txt"))]
-    return [(file, parts) for file, parts in found if file.is_file() and not any(p.startswith(".") for p in parts)]
 
 
 def load_labelled_texts(path: str | Path, text_column: str = "text", label_column: str = "label") -> LabelledTexts:
@@ -263,88 +264,8 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
     return labelled
 
 
-def _folder_rows(files: list, columns: tuple, argument: str, wanted: Callable[[dict], bool]) -> Iterator[Row]:
-    for file, parts in files:
-        values = {"label": parts[0]} if "label" in columns else {}
-        if wanted(values):
-            try:
-                values["text"] = file.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"`{argument}` must hold valid UTF-8 ({error.reason}). Received: {str(file)!r}"
-                ) from error
-        yield Row(str(file), values)
-
-
-def _csv_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tuple[str, dict]]:
-    limit = csv.field_size_limit(2**31 - 1)  # Long documents pass the module's 128 KB; the limit is global.
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(path, reader.fieldnames or [], names)
-            for number, row in enumerate(reader, 1):
-                place = f"row {number} of {path}"
-                if None in row or any(row[name] is None for name in names.values()):
-                    raise ValueError(f"`{argument}` must hold rows as wide as the header. Received: {place}")
-                yield place, row
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _jsonl_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tuple[str, dict]]:
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate((line for line in file if not line.isspace()), 1):
-            place = f"row {number} of {path}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"`{argument}` must hold a JSON object per line ({error}). Received: {place}"
-                ) from error
-            if not isinstance(row, dict):
-                raise ValueError(f"`{argument}` must hold a JSON object per line. Received: {place}")
-            _check_columns(place, row, names)
-            yield place, row
-
-
-def _conll_rows(path: Path, names: dict[str, str], argument: str) -> Iterator[tuple[str, dict]]:
-    tokens, labels, start = [], [], 1
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(itertools.chain(file, [""]), 1):
-            columns = split_at_spaces(line)
-            if not tokens and COMMENT.match(line):
-                continue
-            if columns and columns[0] != "-DOCSTART-":
-                if len(columns) < 2:
-                    raise ValueError(
-                        f"`{argument}` must hold a word and its label in each line. Received: line {number} of {path}"
-                    )
-                tokens.append(columns[0])
-                labels.append(columns[-1])
-            elif tokens:
-                row = {names.get("tokens", "tokens"): tokens, names.get("labels", "labels"): labels}
-                yield f"the sentence from line {start} of {path}", row
-                tokens, labels = [], []
-            if not columns:
-                start = number + 1
-
-
-# By the file's extension, what reads its rows: each with its place, and the values under the file's own names.
-_READERS = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".conll": _conll_rows}
-
-
-def _check_columns(place: object, found: Iterable[str], names: dict[str, str]) -> None:
-    found = list(found)
-    for column, name in names.items():
-        if name not in found:
-            raise ValueError(
-                f"`{column}_column` must be one of {found} in {place}.{COLUMNS[column].hint} "
-                f"Received: {column}_column={name!r}"
-            )
-
-
 def _parsed(column: str, value: object, place: str, argument: str) -> Any:
     try:
-        return COLUMNS[column].parse(value)
+        return COLUMNS[column](value)
     except ValueError as error:
         raise ValueError(f"`{argument}` must hold {error}. Received: {place}") from error

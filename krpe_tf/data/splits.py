@@ -1,13 +1,12 @@
 """Documents to train on and documents to validate by."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from ..text import is_visible
-from .encoding import Encoding
-from .sources import LabelledTexts, Source
+from .sources import LabelledTexts
 
 SPLITS = ("train", "validation")
 
@@ -19,19 +18,20 @@ def split_holdout(
 
     With groups (authors, say), all texts of a group land on one side: else the model may learn the author's style. The
     groups, in random order, are held out while that brings every label's share, taken together, closer to `fraction`.
+    Without, equal texts are a group, see `text_key`; one that comes with two labels or more stays in training.
 
     Args:
         labelled: The texts.
         fraction: Share to hold out, in (0, 1).
         seed: The same seed gives the same split.
-        groups: A group per text; None takes every text by itself. A label's only text then stays in training.
+        groups: A group per text; None takes equal texts together. A label's only text then stays in training.
 
     Returns:
         `(train, validation)`, neither empty, each in the order of `labelled`, every label in train.
 
     Raises:
         ValueError: For a `fraction` out of range, `groups` of another length than the texts, texts or groups too few to
-            hold one out, or groups that leave a label without training texts.
+            hold one out, labels of one text each, or groups that leave a label without training texts.
     """
     count = len(labelled.texts)
     if not 0 < fraction < 1:
@@ -42,11 +42,9 @@ def split_holdout(
     classes = np.array([class_ids[label] for label in labelled.labels], dtype=int)
     random = np.random.default_rng(seed)
 
-    held_out = np.zeros(count, dtype=bool)
     if groups is None:
-        for members in (np.flatnonzero(classes == index) for index in range(len(class_ids))):
-            size = min(max(1, round(fraction * len(members))), len(members) - 1)
-            held_out[random.permutation(members)[:size]] = True
+        check_shared_labels(Counter(labelled.labels), "labelled")
+        held_out = _hold_out_texts(labelled.texts, classes, fraction, random)
     else:
         order = {group: index for index, group in enumerate(dict.fromkeys(groups))}
         group_ids = np.array([order[group] for group in groups], dtype=int)
@@ -63,7 +61,11 @@ def split_holdout(
         held_out = np.isin(group_ids, chosen)
     if not held_out.any() or held_out.all():
         what = "texts" if groups is None else "groups"
-        raise ValueError(f"`labelled` has too few {what} to hold some out. Received: {count} texts, {fraction=}")
+        different = len(set(map(text_key, labelled.texts)))
+        raise ValueError(
+            f"`labelled` has too few {what} to hold some out. Received: {count} texts, {different} of them different, "
+            f"{fraction=}"
+        )
     untrained = sorted(set(labelled.labels) - {labelled.labels[index] for index in np.flatnonzero(~held_out)})
     if untrained:
         raise ValueError(f"`groups` leave labels without training texts: {untrained}. Received: {fraction=}, {seed=}")
@@ -72,6 +74,41 @@ def split_holdout(
         for part in (np.flatnonzero(~held_out), np.flatnonzero(held_out))
     )
     return train, validation
+
+
+def _hold_out_texts(texts: list[str], classes: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
+    """Return which texts are held out: of each class about `fraction`, equal texts together."""
+    places = {}
+    first = np.array([places.setdefault(text_key(text), place) for place, text in enumerate(texts)], dtype=int)
+    copies = np.bincount(first, minlength=len(texts))  # Of a text, where it first stands; 0 elsewhere.
+    copies[first[classes != classes[first]]] = 0  # Texts with two labels.
+    held_out = np.zeros(len(texts), dtype=bool)
+    for index in range(classes.max() + 1):
+        order = random.permutation(np.flatnonzero((classes == index) & (copies > 0)))
+        room = max(1, round(fraction * copies[order].sum()))
+        chosen = []
+        for place in order:
+            if copies[place] <= room and len(chosen) < len(order) - 1:
+                chosen.append(place)
+                room -= copies[place]
+        if not chosen and len(order) > 1:
+            chosen = [min(order, key=copies.__getitem__)]
+        held_out[chosen] = True
+    return held_out[first]
+
+
+def text_key(text: str) -> int:
+    """Return a number that texts share if they differ in nothing but white space around them, and else hardly ever."""
+    return hash(text.strip())
+
+
+def check_shared_labels(counts: Mapping[str, int], argument: str) -> None:
+    """Raise a ValueError if each label has one text: then none can be held out, and the column may be another one's."""
+    if max(counts.values(), default=0) == 1:
+        raise ValueError(
+            f"`{argument}` must hold labels that several texts share, so that some can be held out: every label has "
+            f"one text, is `label_column` right? Received: {len(counts)} labels of {len(counts)} texts"
+        )
 
 
 def holdout(fraction: float, seed: int) -> Callable[[str | None], bool]:
@@ -106,35 +143,3 @@ def holdout(fraction: float, seed: int) -> Callable[[str | None], bool]:
         state["held"] += 1
 
     return held_out
-
-
-class DealtRows:
-    """The rows of a source, each with its split, "train" or "validation"; as often as wanted in the same order.
-
-    Attributes: `left_out`, how many rows were skipped for want of a visible text, the last time.
-
-    Args:
-        source, encoding: What has the rows, and what says how they are held out.
-        fraction, seed: See `holdout`.
-    """
-
-    def __init__(self, source: Source, encoding: Encoding, fraction: float, seed: int):
-        self.left_out = 0
-        self._source, self._encoding = source, encoding
-        self._fraction, self._seed = fraction, seed
-
-    def __iter__(self) -> Iterator[tuple[dict, str]]:
-        """Iterate over the rows' values and their splits."""
-        self.left_out = 0
-        held_out, split = holdout(self._fraction, self._seed), SPLITS[0]
-
-        def deal(values: dict) -> bool:
-            nonlocal split
-            split = SPLITS[held_out(self._encoding.stratum(values))]
-            return True
-
-        for row in self._source.rows(deal):
-            if is_visible(self._encoding.text(row.values)):
-                yield row.values, split
-            else:
-                self.left_out += 1

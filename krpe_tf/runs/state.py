@@ -79,6 +79,11 @@ class RunState:
             raise ValueError(f"`restart` must be a checkpoint of an unfinished run. Received: none in {directory}")
         self._checkpoint = restart if isinstance(restart, str) else None
 
+    @property
+    def drops_checkpoints(self) -> bool:
+        """Whether `begin` drops an unfinished run that has checkpoints."""
+        return self.chief and not self.resumed and bool(self.checkpoints.paths)
+
     def begin(self, tokenizer: Tokenizer, budgets: Mapping[str, Budget]) -> None:
         """Drop an unfinished run that is not resumed, and keep what a process that resumes this one needs.
 

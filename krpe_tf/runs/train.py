@@ -18,11 +18,11 @@ from ..data import (
     LabelledTexts,
     Source,
     build_corpus,
+    has_equal_texts,
     is_prepared,
     load_corpus,
     load_labelled_texts,
     open_source,
-    split_holdout,
 )
 from ..files import locked, make_directory, write_json
 from ..models import Encoder, preset_arguments
@@ -47,11 +47,13 @@ logger = logging.getLogger(__name__)
 Data = Corpus | LabelledTexts | Source
 
 
+# Long: what the command line offers, and what only Python has.
 def train_run(
     data: Data | str | os.PathLike,
     output: str | os.PathLike,
     *,
     task: str | None = None,
+    names: Mapping[str, str] | None = None,
     validation: LabelledTexts | Source | None = None,
     tokenizer: Tokenizer | None = None,
     initial_encoder: Encoder | None = None,
@@ -67,7 +69,8 @@ def train_run(
 
     Args:
         data: Labelled texts, a source, a corpus, or the path of one: a folder that `prepare` wrote, a .csv or .jsonl
-            file, or a folder of .txt files. `vocabulary_size` and `validation_fraction` do not apply to a corpus.
+            file, or a folder of .txt files. `vocabulary_size`, `cased` and `validation_fraction` do not apply to a
+            corpus.
         output: The run folder.
         task: A name of `krpe_tf.tasks.TASKS`. None for the task of the columns that a corpus, a source or labelled
             texts have, masked LM where those are of no task, and text classification for a path.
@@ -91,7 +94,7 @@ def train_run(
     """
     settings = RunSettings.from_names(settings)
     if isinstance(data, (str, os.PathLike)):
-        data = open_data(data, choose_task(task))
+        data = open_data(data, choose_task(task), names)
     if not isinstance(data, Data):
         raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
     task = choose_task(task, data)
@@ -103,12 +106,16 @@ def train_run(
         if distribution.is_chief:
             make_directory(output)
     with locked(output) if distribution.is_chief else contextlib.nullcontext():
-        identity = fingerprint(_identity(data, validation, tokenizer, initial_encoder))
+        identity = fingerprint(_identity(data, validation, tokenizer, initial_encoder, task))
         with distribution.chief_first():
             state = RunState(output, task, settings, identity, restart, distribution)
             corpus = _corpus(data, validation, tokenizer or state.tokenizer, task, settings)
+            corpus.log_unknown()
             batches = {phase: _batches(phase, corpus, settings, state.batch_multiple) for phase in recipe}
             budgets = {phase: _budget(phase, settings, *batches[phase]) for phase in recipe}
+            if state.drops_checkpoints:  # What cannot be trained must not cost the run that is there.
+                with distribution.scope() if distribution.process_count == 1 else contextlib.nullcontext():
+                    _models(budgets, corpus, settings, initial_encoder)
             state.begin(corpus.tokenizer, {phase.phase: budget for phase, budget in budgets.items()})
         if distribution.is_chief and not state.resumed and (output / "model.keras").is_file():
             logger.info("%s holds a finished run; training starts over and replaces it at the end", output)
@@ -150,9 +157,11 @@ def open_data(path: str | os.PathLike, task: Task, names: Mapping[str, str] | No
     return open_source(path, task.encoding.columns, names)
 
 
-def _identity(data, validation, tokenizer, initial_encoder) -> Iterable[str]:
+def _identity(data, validation, tokenizer, initial_encoder, task: Task) -> Iterable[str]:
     """Yield strings that tell what one run trains on from what another does."""
     yield from _contents(data)
+    if validation is None and not isinstance(data, Corpus) and has_equal_texts(data, task.encoding):
+        yield "equal texts together"  # Earlier versions had them on both sides: such a run cannot be resumed.
     if validation is not None:
         yield "validation"  # A row that moves from one to the other makes another run.
         yield from _contents(validation)
@@ -167,22 +176,21 @@ def _contents(data: Data) -> Iterable[str]:
         return [data.fingerprint]
     if isinstance(data, LabelledTexts):
         return [*data.texts, *data.labels]
-    return (json.dumps(row.values, sort_keys=True) for row in data.rows())
+    return (json.dumps(values, sort_keys=True) for values in data)
 
 
 def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> Corpus:
     if isinstance(data, Corpus):
+        if task.encoding.label is not None:
+            data.log_labels()
         return data
-    if validation is None and isinstance(data, LabelledTexts):
-        data, validation = split_holdout(data, settings.validation_fraction, settings.seed)
-    elif validation is None:
-        validation = settings.validation_fraction
     return build_corpus(
         data,
         task.encoding,
-        validation=validation,
+        validation=settings.validation_fraction if validation is None else validation,
         tokenizer=tokenizer,
         vocabulary_size=settings.vocabulary_size,
+        cased=settings.cased,
         seed=settings.seed,
     )
 

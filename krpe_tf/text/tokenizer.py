@@ -155,4 +155,7 @@ class Tokenizer:
             raise ValueError(f"`path` must be a readable file ({error.strerror}). Received: {path=}") from error
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"`path` must be a file written by save(). Received: {path=}") from error
-        return cls(**arguments)
+        try:
+            return cls(**arguments)
+        except TypeError as error:  # A part is of another type: null, for one.
+            raise ValueError(f"`path` must be a file written by save(). Received: {path=}") from error

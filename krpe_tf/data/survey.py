@@ -1,0 +1,276 @@
+"""What documents are, before any is encoded: their labels, which texts are equal, and which are held out."""
+
+import array
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from ..text import is_visible
+from .encoding import Encoding
+from .sources import LabelledTexts, Source
+from .splits import SPLITS, check_shared_labels, holdout, split_holdout, text_key
+
+logger = logging.getLogger(__name__)
+
+# The split of a document without a visible text.
+LEFT_OUT = len(SPLITS)
+
+# How many labels are listed one by one.
+LISTED = 20
+
+# Labels that usually stand for none: as pandas, spreadsheets and JSON write a missing value, and folders of texts
+# without labels.
+MISSING = {"-", "?", "#n/a", "<na>", "n/a", "na", "nan", "nat", "nil", "none", "null", "undefined"}
+MISSING |= {"unlabeled", "unlabelled", "unsup"}
+
+
+class Survey:
+    """The labels and the equal texts of documents, read once. It keeps 13 bytes of each document, and no text.
+
+    Texts are equal if they differ in nothing but white space around them. While they are sought, a document takes 80
+    bytes.
+
+    Attributes: `documents`, how many there are; `visible`, bool, which of them have a visible text; `labels`, how often
+    each label comes among these, a `Counter`, or None where the encoding has no labels.
+
+    Args:
+        rows: Each a value by column.
+        encoding: Says what of a row is its text, its labels, and what it is held out by.
+    """
+
+    def __init__(self, rows: Iterable[dict], encoding: Encoding):
+        keys, labels, strata, visible = array.array("q"), array.array("q"), array.array("i"), bytearray()
+        known, counts = {}, Counter()
+        self._single = True
+        for row in rows:
+            text = encoding.text(row)
+            keys.append(text_key(text))
+            visible.append(is_visible(text))
+            strata.append(known.setdefault(encoding.stratum(row), len(known)))
+            if encoding.label is not None:
+                found = tuple(encoding.label(row))
+                labels.append(hash(found))
+                self._single &= len(found) == 1
+                for label in found if visible[-1] else ():
+                    counts[label] += 1
+        self.documents = len(visible)
+        self.visible = np.frombuffer(visible, bool)
+        self.labels = None if encoding.label is None else counts
+        self._known, self._strata = list(known), strata
+        # The first document of an equal text. Of what is left out, none is.
+        _, first, text = np.unique(np.frombuffer(keys, np.int64), return_index=True, return_inverse=True)
+        self._first = np.where(self.visible, first[text], np.arange(self.documents))
+        labels = np.frombuffer(labels, np.int64)
+        # The first documents of texts with two labels or more.
+        self._mixed = np.unique(self._first[labels != labels[self._first]]) if len(labels) else labels
+
+    def classes(self, argument: str) -> list[str] | None:
+        """Return the labels, sorted: a label's place is its class id; None where the encoding has none.
+
+        Raises:
+            ValueError: For fewer than two labels; names the argument.
+        """
+        if self.labels is None:
+            return None
+        if len(self.labels) < 2:
+            raise ValueError(
+                f"`{argument}` must hold two labels or more, all are {next(iter(self.labels))!r}. "
+                f"Received: {self.documents} documents"
+            )
+        return sorted(self.labels)
+
+    def deal(self, fraction: float, seed: int, argument: str) -> np.ndarray:
+        """Return the split of each document, uint8: its place in `SPLITS`, or `LEFT_OUT` for one without a text.
+
+        Of equal texts the first is dealt by `holdout`, and the others follow it. A text with two labels or more is to
+        train on: so each label has a text there.
+
+        Args:
+            fraction, seed: See `holdout`.
+            argument: What messages call the documents.
+
+        Raises:
+            ValueError: If some are to be held out and no label has two texts.
+        """
+        if fraction and self.labels and self._single:
+            check_shared_labels(self.labels, argument)
+        held_out = holdout(fraction, seed)
+        splits = np.zeros(self.documents, "uint8")
+        for place in np.flatnonzero(self._first == np.arange(self.documents)):
+            splits[place] = held_out(self._known[self._strata[place]])
+        splits[self._mixed] = 0
+        return np.where(self.visible, splits[self._first], np.uint8(LEFT_OUT))
+
+    def log(self, splits: np.ndarray, source: object) -> None:
+        """Log what is left out, the labels, and which texts are equal.
+
+        Args:
+            splits: The split of each document, see `deal`.
+            source: What the log calls the documents.
+        """
+        left_out = self.documents - int(self.visible.sum())
+        if left_out:
+            logger.info("%s: %d documents without text were left out", source, left_out)
+        if self.labels:
+            log_labels(self.labels, source, "documents" if self._single else "places")
+        copies = int(np.sum(self._first != np.arange(self.documents)))
+        if not copies:
+            return
+        train, validation = (self._first[splits == split] for split in range(len(SPLITS)))
+        on_both = int(np.isin(validation, train).sum())
+        held = ", and none of these is on both sides of the split" if len(validation) and not on_both else ""
+        total = f"{self.documents:,}"
+        logger.info("%s: %s of %s documents repeat the text of another%s", source, f"{copies:,}", total, held)
+        if on_both:
+            logger.warning("%s: %s documents to validate by repeat a text to train on", source, f"{on_both:,}")
+        if len(self._mixed):
+            logger.warning(
+                "%s: texts that come with two labels or more: %s, the first of them in document %s",
+                source,
+                f"{len(self._mixed):,}",
+                f"{self._mixed[0] + 1:,}",
+            )
+
+
+class DealtRows:
+    """The rows that have a visible text, each with its split, "train" or "validation"; as often as wanted.
+
+    Args:
+        rows: Each a value by column, the same each time.
+        splits: What `Survey.deal` said of them.
+
+    Raises:
+        ValueError: While it is iterated, if there are other rows than there were.
+    """
+
+    def __init__(self, rows: Iterable[dict], splits: np.ndarray):
+        self._rows, self._splits = rows, splits
+
+    def __iter__(self) -> Iterator[tuple[dict, str]]:
+        """Iterate over the rows' values and their splits."""
+        count = 0
+        for count, row in enumerate(self._rows, 1):
+            if count > len(self._splits):
+                break
+            if (split := self._splits[count - 1]) != LEFT_OUT:
+                yield row, SPLITS[split]
+        if count != len(self._splits):
+            raise ValueError(
+                "the documents must not change while they are read. Received: other rows than before, which were "
+                f"{len(self._splits)}"
+            )
+
+
+def deal_in_memory(
+    data: LabelledTexts | Source | Iterable[dict],
+    encoding: Encoding,
+    validation: LabelledTexts | Source | Iterable[dict] | float | None,
+    seed: int,
+) -> tuple[list[tuple[dict, str]], Survey]:
+    """Return the rows of both splits, each with its split, and what is known of them, which is logged.
+
+    Args:
+        data, encoding, validation, seed: See `build_corpus`.
+
+    Raises:
+        ValueError: For a share that is none of a source, no documents, or too few to hold some out.
+    """
+    share = validation if isinstance(validation, float) else None
+    source = data.path if isinstance(data, Source) else "data"
+    if share is not None and (not isinstance(data, LabelledTexts | Source) or not 0 < share < 1):
+        raise ValueError(
+            f"`validation` as a share of labelled texts or a source must lie in (0, 1). Received: {validation=}"
+        )
+    if share and isinstance(data, LabelledTexts):  # As in 0.1, whose unfinished runs resume.
+        (data, validation), share = split_holdout(data, share, seed), None
+    parts = [_rows(data), _rows(None if share else validation)]
+    rows = [row for part in parts for row in part]
+    survey = Survey(rows, encoding)
+    if share:
+        splits = survey.deal(share, seed, "data")
+    else:
+        splits = np.repeat(np.arange(2, dtype="uint8"), [len(part) for part in parts])
+        for split, (name, part) in enumerate((("data", data), ("validation", validation))):
+            empty = np.flatnonzero((splits == split) & ~survey.visible)
+            if len(empty) and not isinstance(part, Source):
+                place = empty[0] + 1 - split * len(parts[0])
+                raise ValueError(f"`{name}` must hold no row with an empty text. Received: row {place}")
+            splits[empty] = LEFT_OUT
+    dealt = list(DealtRows(rows, splits))
+    found = {split: [row for row, of in dealt if of == split] for split in SPLITS}
+    if not found["train"]:
+        raise ValueError("`data` must hold documents. Received: none")
+    survey.classes("data")
+    survey.log(splits, source)
+    if share and not found["validation"]:
+        raise ValueError(
+            f"`data` must hold enough different documents to hold some out. Received: {len(dealt)} documents"
+        )
+    if encoding.label is not None:
+        train, held = ({label for row in found[split] for label in encoding.label(row)} for split in SPLITS)
+        if unseen := sorted(held - train):
+            logger.warning("labels of validation documents alone, which training cannot learn: %s", ", ".join(unseen))
+    return dealt, survey
+
+
+def _rows(data: LabelledTexts | Source | Iterable[dict] | None) -> list[dict]:
+    if isinstance(data, LabelledTexts):
+        return [{"text": text, "label": label} for text, label in zip(data.texts, data.labels, strict=True)]
+    return list(data or ())
+
+
+def has_equal_texts(data: LabelledTexts | Source, encoding: Encoding) -> bool:
+    """Return whether two documents have the same text, white space around it aside."""
+    texts = data.texts if isinstance(data, LabelledTexts) else map(encoding.text, data)
+    keys = [text_key(text) for text in texts if is_visible(text)]
+    return len(set(keys)) < len(keys)
+
+
+def log_labels(counts: Mapping[str, int], source: object, unit: str = "documents") -> None:
+    """Log each label with its number, the commonest first, and warn of labels that look like mistakes.
+
+    Beyond `LISTED` labels the others are summed up. Characters that do not show are escaped.
+
+    Args:
+        counts: How often each label comes.
+        source: What the log calls the data.
+        unit: What is counted.
+    """
+    ranked = sorted(counts, key=lambda label: (-counts[label], label))
+    listed = _listed(ranked[:LISTED], counts)
+    if rest := ranked[LISTED:]:
+        listed += f", and {len(rest):,} more with {sum(counts[label] for label in rest):,} together"
+    logger.info("%s: %s labels, with their numbers of %s: %s", source, f"{len(counts):,}", unit, listed)
+    missing = [label for label in ranked if label.casefold() in MISSING]
+    if missing:
+        logger.warning(
+            "%s: labels that usually mean a missing one are classes here: %s", source, _listed(missing, counts)
+        )
+    alike = {}
+    for label in ranked:
+        alike.setdefault(_plain(label), []).append(label)
+    for labels in alike.values():
+        if len(labels) > 1:
+            logger.warning("%s: labels that look alike are different classes here: %s", source, _listed(labels, counts))
+    alone = sum(count == 1 for count in counts.values())
+    if unit == "documents" and 2 * alone > len(counts):
+        logger.warning(
+            "%s: %s of %s labels come once: is `label_column` right?", source, f"{alone:,}", f"{len(counts):,}"
+        )
+
+
+def _listed(labels: Iterable[str], counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{label!r} {counts[label]:,}" for label in labels)  # `repr` escapes what does not show.
+
+
+def _plain(label: str) -> str:
+    """Return a label as a reader sees it: without case, characters that do not show, and ".0" behind a number."""
+    shown = "".join(char for char in label if unicodedata.category(char) not in ("Cc", "Cf"))
+    plain = " ".join(unicodedata.normalize("NFKC", shown).casefold().split())
+    try:
+        return str(float(plain))
+    except ValueError:
+        return plain
