@@ -238,7 +238,7 @@ def full(**arguments):
 MODELS = {
     "classifier": (lambda: make_classifier(**full()), ["table"]),
     "a bias a layer": (
-        lambda: make_classifier(**full(share_position_bias=False)),
+        lambda: make_classifier(**full(share_position_bias=False, dtype="mixed_float16")),
         ["layer_0_table", "layer_1_table"],
     ),
     "masked LM": (lambda: models.MaskedLM(make_encoder(**full(route="auto"))), ["table"]),

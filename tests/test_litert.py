@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 from functools import partial
 
 import keras
@@ -265,13 +266,24 @@ def test_refused_export_leaves_nothing(classifier, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_length_model_takes_that_one_only(tmp_path):
-    model = make_classifier(length=12)
+def test_one_length_model_takes_that_one_only_and_half_precision_becomes_float32(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "krpe_tf.export")
+    model = make_classifier(length=12, dtype="bfloat16")
     with pytest.raises(ValueError, match=r"`lengths` must be \(12,\)"):
         export_tflite(model, tmp_path / "model.tflite", (8, 12))
     with pytest.raises(ValueError, match=r"`lengths` must be \(12,\)"):
         export_tflite(model, tmp_path / "model.tflite", (12, None))
-    assert export_tflite(model, tmp_path / "model.tflite", (12,)).signatures == ["ids_12"]
+    report = export_tflite(model, tmp_path / "model.tflite", (12,))
+    assert report.signatures == ["ids_12"]
+    assert report.model_dtypes == ["bfloat16", "float32"]
+    assert report.max_error["ids_12"] < 1e-5
+    said = "the model computes in bfloat16, float32; the file"
+    assert said in caplog.text
+    assert said in (tmp_path / "model.report.md").read_text().replace("The", "the")
+    expected = make_classifier(length=12)
+    expected.set_weights(model.get_weights())
+    inputs = make_ids(2, 12, [12, 7])
+    assert relative_error(LiteRTModel(tmp_path / "model.tflite")(inputs), expected(inputs)) < 1e-5
 
 
 def test_what_does_not_run_on_every_litert_is_refused(tmp_path):
@@ -294,8 +306,6 @@ def test_what_does_not_run_on_every_litert_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r"above rank 4. Received: one of rank 5"):
         export_tflite(rank_5, tmp_path / "model.tflite", (8,))
-    with pytest.raises(ValueError, match=r"compute in float32.*Received: a model that computes in bfloat16"):
-        export_tflite(make_classifier(dtype="mixed_bfloat16"), tmp_path / "model.tflite", (8,))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,13 +9,13 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from export_models import export_tflite, make_classifier, make_encoder, make_ids, relative_error
+from export_models import FROM_THREADS, export_tflite, make_classifier, make_encoder, make_ids, relative_error
 
 from krpe_tf.export import LiteRTIdsModel, LiteRTModel, litert_ids
 
 RUNTIMES = ("interpreter", "compiled")
 
-# Called with the file's folder, a .tflite file, its largest length and a document as JSON.
+# Called with the file's folder, a .tflite file and documents as JSON.
 ALONE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -23,7 +23,9 @@ import numpy as np
 from litert_ids import LiteRTIdsModel
 path, inputs = sys.argv[2], {name: np.array(value) for name, value in json.loads(sys.argv[3]).items()}
 models = [LiteRTIdsModel(path, runtime=runtime, num_threads=2) for runtime in ("interpreter", "compiled")]
-print(json.dumps([model(inputs).tolist() for model in models]))
+rows = [{name: value[i : i + 1] for name, value in inputs.items()} for i in range(len(inputs["token_ids"]))]
+wrong = [wrong_answers(model, rows) for model in models]
+print(json.dumps([wrong, [model(inputs).tolist() for model in models]]))
 """
 
 # Nothing but the standard library, numpy, ai-edge-litert and what that depends on.
@@ -181,13 +183,15 @@ def test_bad_arguments(fixed, tmp_path, kind):
 def run_alone(python, prelude, folder, path, inputs):
     sent = json.dumps({name: value.tolist() for name, value in inputs.items()})
     shutil.copy(litert_ids.__file__, folder)
-    command = [python, "-I", "-c", prelude + ALONE, folder, path, sent]
+    command = [python, "-I", "-c", prelude + FROM_THREADS + ALONE, folder, path, sent]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return [np.array(output, np.float32) for output in json.loads(done.stdout.splitlines()[-1])]
+    wrong, outputs = json.loads(done.stdout.splitlines()[-1])
+    assert wrong == [0, 0], "of 240 answers each, in 4 threads"
+    return [np.array(output, np.float32) for output in outputs]
 
 
-def test_the_file_imports_nothing_else(model, free, tmp_path):
+def test_the_file_imports_nothing_else_and_threads_share_a_model(model, free, tmp_path):
     inputs = make_ids(3, 40, [40, 16, 2])
     for result in run_alone(sys.executable, BLOCK, tmp_path, free, inputs):
         check(result, model(inputs), inputs)

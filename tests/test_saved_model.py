@@ -110,9 +110,16 @@ def test_wrong_inputs_are_refused_in_words(with_text):
 
 
 @pytest.mark.slow
-def test_one_length_model_refuses_longer_text(tmp_path):
-    model, tokenizer, path = make_classifier(length=24), make_tokenizer(), tmp_path / "saved"
-    export_saved_model(model, path, tokenizer, sample_texts=TEXTS, measure=False)
+def test_one_length_model_refuses_longer_text_and_half_precision_becomes_float32(tmp_path):
+    half, model, path = (
+        make_classifier(length=24, dtype="mixed_float16"),
+        make_classifier(length=24),
+        tmp_path / "saved",
+    )
+    tokenizer = make_tokenizer()
+    model.set_weights(half.get_weights())
+    report = export_saved_model(half, path, tokenizer, sample_texts=TEXTS, measure=False)
+    assert report.model_dtypes == ["float16", "float32"]
     result, refused = load_and_run(path, text_call(TEXTS[0]), text_call("war " * 23))
     assert relative_error(result, model(tokenizer(TEXTS[:1], 24))) < 1e-5
     assert "at most 24 tokens" in refused
