@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .litert_ids import LiteRTIdsModel
+from .text_ops import text_ops
 
 
 class LiteRTModel(LiteRTIdsModel):
@@ -82,8 +83,6 @@ class LiteRTModel(LiteRTIdsModel):
     def _tokenize(self):
         # ids stay on the plain interpreter; this one prepares the small tokenizer only.
         from ai_edge_litert.interpreter import InterpreterWithCustomOps
-        from tensorflow_text.core.pybinds import tflite_registrar
 
-        return InterpreterWithCustomOps(
-            model_path=self._path, custom_op_registerers=tflite_registrar.SELECT_TFTEXT_OPS
-        ).get_signature_runner("tokenize")
+        interpreter = InterpreterWithCustomOps(model_path=self._path, custom_op_registerers=text_ops())
+        return interpreter.get_signature_runner("tokenize")
