@@ -55,6 +55,8 @@ def litert(path, with_text):
 
 def saved_model(path, with_text):
     """Load a SavedModel's signatures; one with a tokenizer loads only where tensorflow-text's ops are known."""
+    # TensorFlow imports Keras, and Keras these where it finds them: two seconds for what no SavedModel needs.
+    sys.modules.update(dict.fromkeys(["jax", "matplotlib", "pandas", "scipy", "sklearn"]))
     import tensorflow as tf
 
     if with_text:
