@@ -21,7 +21,7 @@ def text_ops() -> list:
     if registrar is None:
         try:
             registrar = _load_alone()
-        except (ImportError, OSError):  # Another version or system may keep its libraries elsewhere.
+        except (ImportError, OSError, ValueError):  # Another version or system may keep its libraries elsewhere.
             from tensorflow_text.core.pybinds import tflite_registrar as registrar
     return [getattr(registrar, name) for name in dir(registrar) if name.startswith("Add")]
 

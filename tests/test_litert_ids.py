@@ -12,6 +12,7 @@ import pytest
 from export_models import FROM_THREADS, export_tflite, make_classifier, make_encoder, make_ids, relative_error
 
 from krpe_tf.export import LiteRTIdsModel, LiteRTModel, litert_ids
+from krpe_tf.export.inspection import keep_one_signature
 
 RUNTIMES = ("interpreter", "compiled")
 
@@ -46,16 +47,17 @@ def model(request):
 
 
 @pytest.fixture(scope="module")
-def fixed(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fixed") / "model.tflite"
-    export_tflite(model, path, (8, 16), measure=False)
+def free(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "free.tflite"
+    export_tflite(model, path, (16, None), measure=False)
     return path
 
 
 @pytest.fixture(scope="module")
-def free(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("free") / "model.tflite"
-    export_tflite(model, path, (16, None), measure=False)
+def fixed(free):
+    """The same file without `ids_any`."""
+    path = free.with_name("fixed.tflite")
+    path.write_bytes(keep_one_signature(free.read_bytes(), "ids_16"))
     return path
 
 
@@ -133,7 +135,7 @@ def test_windows_are_never_needed_with_any_length(model, free):
 
 
 def test_windows_need_room_for_a_token(tmp_path):
-    export_tflite(make_classifier(), tmp_path / "model.tflite", (2,), measure=False)
+    export_tflite(make_classifier(num_layers=1), tmp_path / "model.tflite", (2,), measure=False)
     with pytest.raises(ValueError, match=r"\[CLS\], a token and \[SEP\].*a file for 2 tokens"):
         LiteRTIdsModel(tmp_path / "model.tflite", too_long="windows")
 
@@ -223,4 +225,4 @@ def test_an_older_litert_is_refused_by_name(fixed, monkeypatch):
     monkeypatch.delattr(compiled_model, "Options")
     with pytest.raises(ValueError, match=r"from ai-edge-litert 2\.2 on .*Received: runtime='compiled'"):
         LiteRTIdsModel(fixed, runtime="compiled")
-    assert LiteRTIdsModel(fixed).lengths == [8, 16]
+    assert LiteRTIdsModel(fixed).lengths == [16]

@@ -4,7 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from export_models import FROM_THREADS, TEXTS, export_tflite, make_tokenizer, relative_error, run_python
+from export_models import (
+    FROM_THREADS,
+    TEXTS,
+    export_tflite,
+    make_classifier,
+    make_tokenizer,
+    relative_error,
+    run_python,
+)
 
 from krpe_tf.export import LiteRTModel, litert
 
@@ -52,7 +60,7 @@ WRONG_IN_THE_FILE = {
 
 
 @pytest.mark.parametrize("output", WRONG_IN_THE_FILE)
-def test_a_file_that_is_wrong_for_text_alone_is_refused(classifier, tmp_path, monkeypatch, output):
+def test_a_file_that_is_wrong_for_text_alone_is_refused(tmp_path, monkeypatch, output):
     import tensorflow as tf
 
     signature, change, message = WRONG_IN_THE_FILE[output]
@@ -71,7 +79,7 @@ def test_a_file_that_is_wrong_for_text_alone_is_refused(classifier, tmp_path, mo
 
     monkeypatch.setattr(litert, "litert_functions", trace_wrongly)
     with pytest.raises(ValueError, match=message):
-        export_tflite(classifier, tmp_path / "model.tflite", (16,), tokenizer=make_tokenizer())
+        export_tflite(make_classifier(num_layers=1), tmp_path / "model.tflite", (16,), tokenizer=make_tokenizer())
     assert list(tmp_path.iterdir()) == []
 
 
