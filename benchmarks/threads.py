@@ -53,7 +53,7 @@ def run(models: Sequence[LiteRTIdsModel], callers: int, inputs: dict, seconds: f
     def ask(caller: int) -> None:
         model = models[caller % len(models)]
         start.wait()
-        while time.perf_counter() < end[0]:
+        while not counts[caller] or time.perf_counter() < end[0]:
             model(inputs)
             counts[caller] += 1
 
