@@ -23,6 +23,7 @@ SCRIPTS = (
     "paper_figure",
     "training_step",
     "input_pipeline",
+    "packing",
     "on_device",
     "memory",
     "compile_time",
@@ -102,6 +103,11 @@ def tables(results: dict) -> str:
         "input_pipeline",
         lambda row: f"{row['kind']}, {row['contestant']}",
         chosen=lambda row: row["kind"] != "prepare",
+    )
+    section(
+        "A training step on short documents, a row each or packed, preset small, ms",
+        "packing",
+        lambda row: f"{row['contestant']}, {100 * row['padding']:.1f} % padding",
     )
     for model in ("attention", "encoder"):
         for value, unit in (("ms", "ms"), ("peak_mib", "peak MiB of the process")):

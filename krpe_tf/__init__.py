@@ -1,7 +1,8 @@
 """Kernelized attention with relative positional encoding (NeurIPS 2021, arXiv 2106.12566) for Keras."""
 
+# `training` is imported for what it registers: the optimizers and losses that a saved model names.
 try:
-    from . import export, models
+    from . import export, models, training
 except ImportError as error:
     if error.name == __name__:
         raise ImportError(
@@ -27,6 +28,7 @@ __all__ = [
     "from_multi_head_attention",
     "models",
     "toeplitz_attention",
+    "training",
 ]
 
 _moved.install()

@@ -1,31 +1,32 @@
-"""The Keras layer: projections, masks and config. The numerics live in `feature_maps` and `toeplitz`."""
+"""The Keras layer: its arguments, masks, decoding and config. The numerics live in `feature_maps` and `toeplitz`."""
 
 import random
 
-from keras import KerasTensor, initializers, layers, ops, saving
+from keras import KerasTensor, layers, ops, saving
 
 from .attention_checks import (
     check_attention_mask,
-    check_input_shape,
+    check_features,
+    check_input_shapes,
     check_inputs,
     check_kernel,
+    check_mask_values,
     check_masks,
     check_step,
     check_widths,
+    check_window,
 )
 from .checks import check_at_least, check_rate
 from .feature_maps import draw_projection
-from .finite import FiniteWeights, finite
 from .kernel_attention import attend, to_features
-from .masks import visible_keys, zero_masked
-from .position_bias import NoBias, make_position_bias
-from .toeplitz import initial_state, stream
-
-EinsumDense = finite(layers.EinsumDense)
+from .masks import visible_keys_and_pairs, within_window, zero_masked
+from .position_bias import NoBias, deserialize_bias, is_given, make_position_bias, serialize_bias
+from .projections import HeadProjections
+from .toeplitz import check_segments, initial_state, stream
 
 
 @saving.register_keras_serializable("krpe_tf")
-class KernelizedRPEAttention(FiniteWeights, layers.Layer):
+class KernelizedRPEAttention(HeadProjections):
     """Multi-head attention with any learned relative position bias, at linear or n log n cost (arXiv 2106.12566).
 
     For each head, with b the position bias and phi a feature map whose phi(q) . phi(k) estimates exp(q . k) (Eq. 10),
@@ -45,7 +46,8 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         num_heads: number of heads, at least 1.
         key_dim: width of a query and key head, at least 1.
         value_dim: width of a value head; `key_dim` if None.
-        num_features: number m of random features, at least 1.
+        num_features: number m of random features, at least 1. With "softmax" and "elu", which use none, 0 leaves them
+            out: the layer's weights are then those of `keras.layers.MultiHeadAttention`.
         feature_map: "orthogonal", "positive", "spherical", "trigonometric", "elu" (the Linear Transformer), or
             "softmax": the exact kernel that the others estimate, at quadratic cost, with the same weights. A trained
             model converts by changing this argument. See `feature_maps.apply_feature_map`.
@@ -57,9 +59,14 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         route: "auto", "dense", "fft", "banded" or "streaming"; see `toeplitz_attention`.
         dropout: rate on the attention output, before the output projection.
         use_bias: whether the projections add a bias.
-        output_shape: width of the output, an integer; that of the query if None.
+        output_shape: width of the output, or several axes in its place; the query's width if None.
         seed: seed of the random features and of dropout; None draws a new one.
-        kernel_initializer, bias_initializer: initializers of the projections.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
+            kernel_constraint, bias_constraint: of every projection, as in `keras.layers.MultiHeadAttention`.
+        use_gate: whether a sigmoid of a projection of the query multiplies the attention output, before the output
+            projection (arXiv 2505.06708), as in Keras from 3.15 on.
+        sliding_window: None, or how far a query sees, as in Keras from 3.15 on: keys at distances below it. Served by
+            the dense route alone.
 
     Call arguments:
         query: (batch, n_q, width).
@@ -68,23 +75,28 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         query_mask, value_mask, key_mask: bool (batch, length), false where padded; Keras passes implicit masks on.
             Padded places may hold anything, NaN included: they change no other position, and gradients stay finite. The
             attention of a padded query is zero.
-        attention_mask: bool or integer (batch, n_k) or (batch, 1, n_k), zero where a key is hidden from all queries.
+        attention_mask: bool or integer, zero where a key is hidden: (batch, n_k) or (batch, 1, n_k), from all queries;
+            (batch, n_q, n_k), (batch, 1, n_q, n_k) or (batch, num_heads, n_q, n_k), from some. The latter are served by
+            the dense route alone: `route="auto"` takes it, at quadratic cost. A batch of 1 stands for all.
         return_attention_scores: whether to return the weights (batch, num_heads, n_q, n_k) too; needs `route="dense"`
             or "auto".
         training: whether dropout applies.
         use_causal_mask: whether this call is causal, whatever `causal` is.
         prefix_length: with a causal mask, how many first keys every query sees nevertheless; a Python int.
+        segment_ids: None, or integers (batch, n), for self-attention over several documents in a row: each sees itself
+            alone, exactly as in a row of its own. Each run of equal ids is a document. On all routes but fft.
 
     Decoding, for causal self-attention on a bias over one axis: `state = layer.initial_state(batch_size)`, then
     `output, state = layer.step(x, state)` for one position or any number of them at a time.
 
     Returns:
-        (batch, n_q, output width), and the scores if `return_attention_scores`. The attention of a query that sees no
-        key is zero.
+        (batch, n_q, output width), or the axes of `output_shape` for the width, and the scores if
+        `return_attention_scores`. The attention of a query that sees no key is zero.
 
     Raises:
-        ValueError: If an argument is out of range, if ranks or widths of inputs do not fit, for a full (n, n) attention
-            mask, or for scores from a linear route.
+        ValueError: If an argument is out of range, if ranks or widths of inputs do not fit, for a floating mask with
+            values other than 0 and 1, or whose values are not known, and for scores or an attention mask with an entry
+            for each pair from a linear route.
     """
 
     # Long: the arguments of Keras' own attention layers, and those of the paper.
@@ -101,56 +113,60 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         route: str = "auto",
         dropout: float = 0.0,
         use_bias: bool = True,
-        output_shape: int | None = None,
+        output_shape: int | tuple[int, ...] | None = None,
         seed: int | None = None,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        use_gate: bool = False,
+        sliding_window: int | None = None,
         **kwargs,
     ):
-        value_dim = key_dim if value_dim is None else value_dim
-        check_at_least(1, num_heads=num_heads, key_dim=key_dim, value_dim=value_dim, num_features=num_features)
-        if output_shape is not None:
-            check_at_least(1, output_shape=output_shape)
         check_kernel(feature_map, route)
+        check_window(sliding_window, route)
+        check_features(feature_map, num_features)
         check_rate(dropout=dropout)
-        super().__init__(**kwargs)
+        super().__init__(
+            num_heads=num_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            use_bias=use_bias,
+            output_shape=output_shape,
+            use_gate=use_gate,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.supports_masking = True
-        self.num_heads = num_heads
-        self.key_dim = key_dim
-        self.value_dim = value_dim
         self.num_features = num_features
         self.feature_map = feature_map
         self.normalize = normalize
         self.causal = causal
         self.route = route
         self.dropout = dropout
-        self.use_bias = use_bias
-        self.output_width = output_shape
         self.seed = seed
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
+        self.sliding_window = sliding_window
         self._named_bias = position_bias if isinstance(position_bias, str) else None
         self.position_bias = make_position_bias(position_bias, num_heads)
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
-        for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape)):
-            check_input_shape(name, shape)
+        check_input_shapes(query_shape, value_shape, key_shape)
+        self.build_projections(query_shape, value_shape, key_shape)
         seed = random.randrange(2**31) if self.seed is None else self.seed
-        self.query_dense = self._head_projection("query", self.key_dim, query_shape)
-        self.key_dense = self._head_projection("key", self.key_dim, key_shape)
-        self.value_dense = self._head_projection("value", self.value_dim, value_shape)
-        self.output_dense = EinsumDense(
-            "abcd,cde->abe",
-            output_shape=(None, self.output_width or query_shape[-1]),
-            bias_axes="e" if self.use_bias else None,
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
-            dtype=self.dtype_policy,
-            name="attention_output",
-        )
-        self.output_dense.build((None, None, self.num_heads, self.value_dim))
         self.dropout_layer = layers.Dropout(self.dropout, dtype=self.dtype_policy, seed=seed)
+        self.projection = None
+        if not self.num_features:
+            return
         directions = draw_projection(self.feature_map, self.key_dim, self.num_features, seed)
         # Drawn for every feature map, used or not, so that the weights load into a layer of another map.
         self.projection = self.add_weight(
@@ -176,11 +192,15 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         training=None,
         use_causal_mask=False,
         prefix_length=None,
+        segment_ids=None,
     ):
         key = value if key is None else key
-        self._check_call(query, value, key, attention_mask, return_attention_scores)
-        check_masks(query, key, query_mask=query_mask, value_mask=value_mask, key_mask=key_mask)
-        visible = visible_keys(value_mask, key_mask, attention_mask)
+        masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
+        self._check_call(query, value, key, attention_mask, return_attention_scores, **masks)
+        self._check_segments(segment_ids, query, key, prefix_length)
+        visible, pairs = visible_keys_and_pairs(query, key, value_mask, key_mask, attention_mask)
+        pairs = within_window(self.sliding_window, query, key, pairs)
+        query = zero_masked(query, query_mask)
         output, scores = attend(
             *self._project(query, value, key, query_mask, visible),
             self.position_bias,
@@ -191,8 +211,10 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             causal=self.causal or use_causal_mask,
             prefix_length=prefix_length,
             key_mask=visible,
+            pair_mask=pairs,
+            segment_ids=segment_ids,
         )
-        output = self._join_heads(output, training)
+        output = self._join_heads(output, query, training)
         return (output, scores) if return_attention_scores else output
 
     def initial_state(self, batch_size: int) -> dict:
@@ -205,12 +227,13 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             ValueError: If the layer is not causal, if its feature map is "softmax", or if its bias has no tails.
         """
         check_at_least(1, batch_size=batch_size)
-        if not self.causal or self.feature_map == "softmax" or not hasattr(self._stream_bias, "tails"):
+        served = self.causal and self.feature_map != "softmax" and self.sliding_window is None
+        if not served or not hasattr(self._stream_bias, "tails"):
             raise ValueError(
                 'decoding needs `causal=True`, a feature map other than "softmax", whose state would grow with the '
-                "length, and a bias with a near band and tails; call the layer on the whole sequence instead. "
-                f"Received: causal={self.causal}, feature_map={self.feature_map!r}, "
-                f"position_bias={self.position_bias!r}"
+                "length, no sliding window, and a bias with a near band and tails; call the layer on the whole "
+                f"sequence instead. Received: causal={self.causal}, feature_map={self.feature_map!r}, "
+                f"sliding_window={self.sliding_window}, position_bias={self.position_bias!r}"
             )
         features = {"elu": self.key_dim, "trigonometric": 2 * self.num_features}
         m = features.get(self.feature_map, self.num_features)
@@ -224,7 +247,8 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             state: from `initial_state`, or from the previous step.
             mask: None, or bool or integer (batch, n), zero where a position is padding: hidden from the others, with an
                 attention of zero. It still counts as a position.
-            reset: None, or bool or integer (batch,), nonzero where a batch entry starts a new sequence.
+            reset: None, or bool or integer: (batch,), nonzero where a batch entry starts a new sequence with the first
+                of these positions, or (batch, n), nonzero at each position that starts one.
 
         Returns:
             (batch, n, output width), and the new state.
@@ -237,13 +261,18 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         self._check_built()
         mask, reset = (None if x is None else ops.convert_to_tensor(x) for x in (mask, reset))
         check_step(query, state, expected, mask, reset)
-        check_widths((query,), [self.query_dense.kernel.shape[0]])
+        check_widths((query,), self.input_widths)
+        starts = None
         if reset is not None:
-            kept = ops.logical_not(ops.cast(reset, "bool"))
+            reset = ops.cast(reset, "bool")
+            reset, starts = (reset, None) if len(reset.shape) == 1 else (reset[:, 0], reset)
+            # Not left to `starts`, which multiplies by zero: what came before may hold NaN.
+            kept = ops.logical_not(reset)
             state = {name: zero_masked(x, kept[:, None, None]) for name, x in state.items()}
-        query, key, value = self._project(query, query, query, mask, mask)
-        output, state = stream(query, key, value, self._stream_bias, state, mask)
-        return self._join_heads(ops.transpose(output, (0, 2, 1, 3))), state
+        query = zero_masked(query, mask)
+        arrays = self._project(query, query, query, mask, mask)
+        output, state = stream(*arrays, self._stream_bias, state, mask, starts)
+        return self._join_heads(ops.transpose(output, (0, 2, 1, 3)), query), state
 
     def redraw(self, seed: int):
         """Replace the random features by those of another seed. "elu" and "softmax" do not use them.
@@ -256,7 +285,8 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         """
         check_at_least(0, seed=seed)
         self._check_built()
-        self.projection.assign(draw_projection(self.feature_map, self.key_dim, self.num_features, seed))
+        if self.projection is not None:
+            self.projection.assign(draw_projection(self.feature_map, self.key_dim, self.num_features, seed))
         self.seed = seed
 
     def _check_built(self):
@@ -270,7 +300,7 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
     def _project(self, query, value, key, query_mask, visible):
         """Return phi(q), phi(k) and v, (batch, heads, length, width), in at least float32."""
         return to_features(
-            self.query_dense(zero_masked(query, query_mask)),
+            self.query_dense(query),
             self.key_dense(zero_masked(key, visible)),
             self.value_dense(zero_masked(value, visible)),
             query_mask,
@@ -279,10 +309,11 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             normalize=self.normalize,
         )
 
-    def _join_heads(self, output, training=None):
-        output = ops.cast(output, self.compute_dtype)
-        return self.output_dense(self.dropout_layer(output, training=training))
+    def _join_heads(self, output, query, training=None):
+        output = self.dropout_layer(ops.cast(output, self.compute_dtype), training=training)
+        return self.output_dense(output if self.gate_dense is None else output * self.gate_dense(query))
 
+    # Long: the arguments of `call`.
     def compute_output_spec(
         self,
         query,
@@ -293,10 +324,16 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
         key_mask=None,
         attention_mask=None,
         return_attention_scores=False,
-        **unused_modes,
+        training=None,
+        use_causal_mask=False,
+        prefix_length=None,
+        segment_ids=None,
     ):
-        self._check_call(query, value, value if key is None else key, attention_mask, return_attention_scores)
-        output_shape = (*query.shape[:-1], self.output_width or query.shape[-1])
+        key = value if key is None else key
+        masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
+        self._check_call(query, value, key, attention_mask, return_attention_scores, **masks)
+        self._check_segments(segment_ids, query, key, prefix_length)
+        output_shape = self.compute_output_shape(query.shape, value.shape, key.shape)
         output = KerasTensor(output_shape, dtype=self.compute_dtype)
         if not return_attention_scores:
             return output
@@ -305,16 +342,10 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
 
     def get_config(self):
         bias = self._named_bias
-        if self.position_bias is not None and bias is None:
-            # Keras marks an object as shared from its second serialisation on, and its mark on the first one is lost
-            # in a copy. Serialised twice here, a shared bias stays shared after loading.
-            saving.serialize_keras_object(self.position_bias)
-            bias = saving.serialize_keras_object(self.position_bias)
+        if self.position_bias is not None and (bias is None or is_given(self.position_bias)):
+            bias = serialize_bias(self.position_bias, self)
         return {
             **super().get_config(),
-            "num_heads": self.num_heads,
-            "key_dim": self.key_dim,
-            "value_dim": self.value_dim,
             "num_features": self.num_features,
             "feature_map": self.feature_map,
             "normalize": self.normalize,
@@ -322,46 +353,31 @@ class KernelizedRPEAttention(FiniteWeights, layers.Layer):
             "causal": self.causal,
             "route": self.route,
             "dropout": self.dropout,
-            "use_bias": self.use_bias,
-            "output_shape": self.output_width,
             "seed": self.seed,
-            "kernel_initializer": initializers.serialize(self.kernel_initializer),
-            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "sliding_window": self.sliding_window,
         }
 
     @classmethod
     def from_config(cls, config):
         bias = config["position_bias"]
         if isinstance(bias, dict):
-            config = {**config, "position_bias": saving.deserialize_keras_object(bias)}
+            config = {**config, "position_bias": deserialize_bias(bias)}
         return super().from_config(config)
 
-    def _check_call(self, query, value, key, attention_mask, return_attention_scores):
+    def _check_segments(self, segment_ids, query, key, prefix_length):
+        sizes = key.shape[0], query.shape[1], key.shape[1]
+        check_segments(segment_ids, self.route, self.position_bias, *sizes, prefix_length)
+
+    def _check_call(self, query, value, key, attention_mask, return_attention_scores, **masks):
         check_inputs(query, value, key)
         if self.built:
-            dense = self.query_dense, self.value_dense, self.key_dense
-            check_widths((query, value, key), [projection.kernel.shape[0] for projection in dense])
-        check_attention_mask(attention_mask, query.shape[0], key.shape[1])
+            check_widths((query, value, key), self.input_widths)
+        check_mask_values(**masks, attention_mask=attention_mask)
+        check_masks(query, key, **masks)
+        sizes = query.shape[0], self.num_heads, query.shape[1], key.shape[1]
+        check_attention_mask(attention_mask, *sizes, of_pairs=self.route in ("auto", "dense"))
         if return_attention_scores and self.route not in ("auto", "dense"):
             raise ValueError(
                 '`return_attention_scores` needs `route="dense"` or "auto": the linear routes never form the scores. '
                 f"Received: route={self.route!r}"
             )
-
-    def _head_projection(self, name, width, input_shape):
-        """Return the map of (batch, length, input width) to (batch, length, heads, width).
-
-        Its weights have the names and shapes of those of `keras.layers.MultiHeadAttention`.
-        """
-        projection = EinsumDense(
-            "abc,cde->abde",
-            output_shape=(None, self.num_heads, width),
-            bias_axes="de" if self.use_bias else None,
-            # One copy for each weight: an unseeded initializer gives all weights of a shape the same values.
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        projection.build(input_shape)
-        return projection

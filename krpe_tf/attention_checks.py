@@ -1,7 +1,11 @@
 """Checks of an attention layer's arguments: each raises a ValueError that names the argument and what was received."""
 
-from .checks import check_one_of, shapes_differ
+import numpy as np
+from keras import backend
+
+from .checks import check_at_least, check_one_of, known_values, shapes_differ
 from .feature_maps import FEATURE_MAPS
+from .masks import is_mask_of_pairs
 from .toeplitz import ROUTES
 
 
@@ -13,19 +17,111 @@ def check_kernel(feature_map: str, route: str):
         raise ValueError(f'`feature_map="softmax"` needs `route="dense"` or "auto". Received: route={route!r}')
 
 
-def check_attention_mask(attention_mask, batch, n_k):
-    """Raise a ValueError unless the mask is None or has one entry for each key."""
+def check_window(sliding_window: int | None, route: str):
+    """Raise a ValueError unless there is no window, or a width of one, and the route serves it."""
+    if sliding_window is None:
+        return
+    check_at_least(1, sliding_window=sliding_window)
+    if route not in ("auto", "dense"):
+        raise ValueError(
+            '`sliding_window` needs `route="dense"` or "auto"; on a linear route let a position bias fall with the '
+            f"distance. Received: sliding_window={sliding_window}, route={route!r}"
+        )
+
+
+def check_features(feature_map: str, num_features: int):
+    """Raise a ValueError unless there are random features, or the feature map uses none."""
+    check_at_least(0 if feature_map in ("elu", "softmax") else 1, num_features=num_features)
+
+
+def check_output_shape(output_shape) -> tuple[int, ...] | None:
+    """Return the axes of an output behind batch and length.
+
+    Raises:
+        ValueError: Unless `output_shape` is None, or one or more integers of at least 1.
+    """
+    if output_shape is None:
+        return None
+    axes = tuple(output_shape) if isinstance(output_shape, (list, tuple)) else (output_shape,)
+    if not axes or any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1 for n in axes):
+        raise ValueError(
+            "Invalid `output_shape`: it must be an integer of at least 1, or a tuple of them. "
+            f"Received: output_shape={output_shape!r}"
+        )
+    return axes
+
+
+def check_attention_mask(attention_mask, batch, heads, n_q, n_k, of_pairs: bool = True):
+    """Raise a ValueError unless the mask is None or has an entry for each key, or for each pair of positions.
+
+    Args:
+        attention_mask: the mask.
+        batch, heads, n_q, n_k: sizes, None where they are not known.
+        of_pairs: whether a mask with an entry for each pair is served.
+    """
     if attention_mask is None:
         return
     shape = tuple(attention_mask.shape)
-    one_entry_a_key = len(shape) == 2 or (len(shape) == 3 and shape[1] == 1)
-    if not one_entry_a_key or shapes_differ((shape[0], shape[-1]), (batch, n_k)):
+    rank, pairs = len(shape), is_mask_of_pairs(attention_mask)
+    if pairs and not of_pairs:
         raise ValueError(
             "`attention_mask` must have shape (batch, n_k) or (batch, 1, n_k), one entry for each key: a linear route "
-            "cannot hide a key from some queries only. To hide the future, set `causal=True` or "
-            "`use_causal_mask=True`; put packed segments into separate batch entries. "
+            'cannot hide a key from some queries only. `route="dense"` or "auto" can, at quadratic cost. To hide the '
+            "future, set `causal=True` or `use_causal_mask=True`; for several documents in a row, pass `segment_ids`. "
             f"Received: attention_mask.shape={shape}"
         )
+    sizes = {2: (batch, n_k), 3: (batch, n_q if pairs else 1, n_k), 4: (batch, heads, n_q, n_k)}.get(rank, ())
+    # A single document, head or query stands for all, as in Keras; a single key does not.
+    sizes = [
+        1 if size == 1 and axis < rank - 1 else wanted
+        for axis, (size, wanted) in enumerate(zip(shape, sizes, strict=False))
+    ]
+    if shapes_differ(shape, sizes):
+        raise ValueError(
+            "`attention_mask` must have shape (batch, n_k) or (batch, 1, n_k), one entry for each key, or (batch, n_q, "
+            f"n_k) or (batch, 1, n_q, n_k), one for each pair; here batch={batch}, n_q={n_q}, n_k={n_k}. A mask (n_q, "
+            "n_k) needs an axis for the batch: `attention_mask[None]`. To hide the future, set `causal=True` or "
+            f"`use_causal_mask=True`. Received: attention_mask.shape={shape}"
+        )
+    if rank == 2 and n_k is not None and n_k > 1 and batch == n_q == n_k:
+        _check_not_triangular(attention_mask)
+
+
+def _check_not_triangular(attention_mask):
+    """Raise a ValueError for (n, n), of n documents, that looks like a causal mask. In a graph no one can tell."""
+    values = known_values(attention_mask)
+    if values is not None and np.diag(values).all() and not np.triu(values, 1).any():
+        raise ValueError(
+            "`attention_mask` of shape (batch, n_k) has an entry for each key of each document, and this one looks "
+            "like a mask (n_q, n_k) that hides the future. For that set `causal=True` or `use_causal_mask=True`, or "
+            "pass `attention_mask[None]`. If each row does belong to a document, pass `attention_mask[:, None]`. "
+            f"Received: attention_mask of shape {tuple(attention_mask.shape)}, lower triangular"
+        )
+
+
+def check_mask_values(**masks):
+    """Raise a ValueError for a floating mask, unless its values are known and all of them 0 or 1.
+
+    Additive masks, 0 where a position is seen and -1e9 where it is not, mean the opposite of what is read here.
+    """
+    for name, mask in masks.items():
+        dtype = "bool" if mask is None else backend.standardize_dtype(mask.dtype)
+        if not backend.is_float_dtype(dtype):
+            continue
+        values = known_values(mask)
+        if values is None:
+            raise ValueError(
+                f"`{name}` must be bool or integer in a graph or a symbolic call, where its values are not known: 1 "
+                f'where a position counts, 0 where not. Convert it before: keras.ops.cast({name}, "bool") for a mask '
+                f"of ones and zeros, {name} >= 0 for an additive one. Received: {name} of dtype {dtype}"
+            )
+        values = values.astype("float32")
+        if not np.isin(values, (0, 1)).all():
+            raise ValueError(
+                f"`{name}` must be bool or integer, or hold zeros and ones only: 1 where a position counts, 0 where "
+                f"not. An additive mask, of 0 and -1e9, means the opposite: pass {name} >= 0 in its place. "
+                f"Received: {name} of dtype {dtype} with values from {values.min()} to {values.max()}"
+            )
 
 
 def check_input_shape(name, shape):
@@ -38,14 +134,20 @@ def check_input_shape(name, shape):
 
 def check_inputs(query, value, key):
     """Raise a ValueError unless the three have rank 3 and agree in batch and length."""
-    shapes = {"query": tuple(query.shape), "value": tuple(value.shape), "key": tuple(key.shape)}
-    for name, shape in shapes.items():
-        check_input_shape(name, shape)
-    if shapes_differ(shapes["key"][:2], shapes["value"][:2]):
+    check_input_shapes(query.shape, value.shape, key.shape)
+
+
+def check_input_shapes(query_shape, value_shape, key_shape):
+    """Raise a ValueError unless the three shapes have rank 3 and agree in batch and length."""
+    shapes = {"query": tuple(query_shape), "value": tuple(value_shape), "key": tuple(key_shape)}
+    # First: a key of another rank than the value is best explained by the value's.
+    if shapes_differ(shapes["key"][:-1], shapes["value"][:-1]):
         raise ValueError(
-            "`key` and `value` must have the same batch and length. "
+            "`key` and `value` must be equal in batch and length. "
             f"Received: key.shape={shapes['key']}, value.shape={shapes['value']}"
         )
+    for name, shape in shapes.items():
+        check_input_shape(name, shape)
     if shapes_differ(shapes["query"][:1], shapes["value"][:1]):
         raise ValueError(
             "`query` and `value` must have the same batch. "
@@ -87,9 +189,11 @@ def check_step(query, state, expected, mask, reset):
         raise ValueError(
             f"`query` must have a known length of at least one position. Received: query.shape={tuple(query.shape)}"
         )
-    for name, x, shape in (("mask", mask, (batch, n)), ("reset", reset, (batch,))):
-        if x is not None and shapes_differ(x.shape, shape):
-            raise ValueError(f"`{name}` must have shape {shape}. Received: {name}.shape={tuple(x.shape)}")
+    check_mask_values(mask=mask, reset=reset)
+    for name, x, shapes in (("mask", mask, [(batch, n)]), ("reset", reset, [(batch,), (batch, n)])):
+        if x is not None and all(shapes_differ(x.shape, shape) for shape in shapes):
+            wanted = " or ".join(map(str, shapes))
+            raise ValueError(f"`{name}` must have shape {wanted}. Received: {name}.shape={tuple(x.shape)}")
     wanted = {name: (batch, *x.shape[1:]) for name, x in expected.items()}
     received = {name: tuple(x.shape) for name, x in state.items()} if isinstance(state, dict) else state
     if isinstance(received, dict) and received.keys() == wanted.keys():

@@ -1,6 +1,7 @@
 """Checks of arguments: each raises a ValueError that names the argument, the rule and what was received."""
 
 import numpy as np
+from keras import KerasTensor, ops
 
 
 def check_at_least(minimum: int, **arguments):
@@ -28,3 +29,13 @@ def shapes_differ(shape, expected) -> bool:
     """Return whether two shapes differ in rank, or in a size that both know."""
     pairs = zip(shape, expected, strict=False)
     return len(shape) != len(expected) or any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def known_values(x) -> np.ndarray | None:
+    """Return the values of a tensor; None where it has none yet: in a graph, under a tracer, in a symbolic call."""
+    if isinstance(x, KerasTensor):
+        return None
+    try:
+        return ops.convert_to_numpy(x)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):  # each backend has its own
+        return None

@@ -28,6 +28,13 @@ class FiniteWeights:
 
 def finite(layer_class: type) -> type:
     """Return a Keras layer class of the same name that refuses to load weights that are not finite."""
-    made = type(layer_class.__name__, (FiniteWeights, layer_class), {"__doc__": layer_class.__doc__})
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Quantize the weights as Keras' own layer does, which refuses subclasses, as they might compute otherwise."""
+        return layer_class.quantize(self, mode, type_check=False, config=config)
+
+    made = type(
+        layer_class.__name__, (FiniteWeights, layer_class), {"__doc__": layer_class.__doc__, "quantize": quantize}
+    )
     # Registered, since a functional model over an encoder's output holds these layers itself and must load.
     return saving.register_keras_serializable("krpe_tf")(made)

@@ -31,7 +31,7 @@ def attend(query, key, value, position_bias, query_mask=None, *, feature_map: st
         position_bias, route: as in `toeplitz_attention`. The exact kernel and `scores` ignore `route` and compute every
             pair of positions.
         scores: whether to return the weights too.
-        **options: `causal`, `prefix_length` and `key_mask`, as in `toeplitz_attention`.
+        **options: `causal`, `prefix_length`, `key_mask`, `pair_mask` and `segment_ids`, as in `toeplitz_attention`.
 
     Returns:
         (batch, n_q, heads, width), and the scores (batch, heads, n_q, n_k) or None.

@@ -100,7 +100,7 @@ def pre_norm_block(x, mask, prefix: str, position_bias, attention_seed: int | No
         **options.attention,
     )
     y = make_norm(f"{prefix}_attention_norm")(x)
-    y = attention(y, y, query_mask=mask, attention_mask=mask)
+    y = attention(y, y, query_mask=mask, value_mask=mask)
     x = layers.Add(dtype=options.dtype, name=f"{prefix}_attention_residual")([x, y])
     return feed_forward_block(x, f"{prefix}_feed_forward", options)
 

@@ -3,6 +3,7 @@
 import keras
 
 from ..checks import check_at_least
+from ..position_bias import deserialize_bias, serialize_bias
 from .blocks import (
     BlockOptions,
     apply_dropout,
@@ -12,9 +13,9 @@ from .blocks import (
     pre_norm_stack,
     take_dtype_policy,
 )
-from .interface import Interface, functional_interface
 from .layout import make_layout_map
 from .presets import preset_arguments
+from .token_model import TokenModel
 
 # Weights that are sharded over the devices of a model, by path, and along which axis. Heads and the inside of the
 # feed-forward block are, as in Megatron-LM (arXiv 1909.08053); what is small, or meets all heads, is whole everywhere.
@@ -30,7 +31,7 @@ SHARDED_WEIGHTS = {
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
-class Encoder(keras.Model):
+class Encoder(TokenModel):
     """A transformer encoder for long sequences: token ids in, one vector per token out.
 
     Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). There are
@@ -40,7 +41,9 @@ class Encoder(keras.Model):
         encoder = krpe_tf.models.Encoder.from_preset("small", vocabulary_size=8000)
         encoder({"token_ids": ids, "padding_mask": mask})          # (batch, n, hidden_dim)
 
-    Inputs: `token_ids`, int32 `(batch, n)`, and `padding_mask`, bool or integer `(batch, n)`, zero where padded.
+    Inputs: `token_ids`, int32 `(batch, n)`, and `padding_mask`, bool or integer `(batch, n)`, zero where padded. Where
+    several documents share a row, `segment_ids` too, integers `(batch, n)`: each run of equal ids is a document, whose
+    vectors are those that it has alone.
 
     Args:
         vocabulary_size: Number of token ids, at least 1.
@@ -129,11 +132,6 @@ class Encoder(keras.Model):
         """The argument `position_bias`."""
         return self._position_bias_argument
 
-    @property
-    def interface(self) -> Interface:
-        """What the model takes and gives."""
-        return functional_interface(self)
-
     @staticmethod
     def get_layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
         """Return how the weights lie on a mesh, for `keras.distribution.ModelParallel`.
@@ -167,7 +165,7 @@ class Encoder(keras.Model):
     def get_config(self):
         bias = self._position_bias_argument
         if bias is not None and not isinstance(bias, str):
-            bias = keras.saving.serialize_keras_object(bias)
+            bias = serialize_bias(bias, self)
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -193,5 +191,5 @@ class Encoder(keras.Model):
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         if isinstance(config["position_bias"], dict):
-            config["position_bias"] = keras.saving.deserialize_keras_object(config["position_bias"])
+            config["position_bias"] = deserialize_bias(config["position_bias"])
         return cls(**config)

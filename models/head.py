@@ -7,13 +7,15 @@ from keras import layers
 
 from ..checks import check_rate
 from .encoder import SHARDED_WEIGHTS, Encoder
-from .interface import Interface, functional_interface
 from .layout import make_layout_map
 from .precision import in_float32
+from .token_model import TokenModel
 
 
-class Head(keras.Model):
+class Head(TokenModel):
     """A functional model over an encoder: what a task adds to it.
+
+    Inputs are the encoder's, and so `segment_ids` too where the head gives an output for each token.
 
     A head calls `encoder_inputs` first, and `Head.__init__` with what it made of them:
 
@@ -30,10 +32,25 @@ class Head(keras.Model):
 
     # Weights of the head itself that are sharded over the devices of a model, as `SHARDED_WEIGHTS` of the encoder.
     sharded_weights: ClassVar[dict] = {}
+    # Whether there is an output for each token, and not one for a row.
+    of_each_token: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, inputs: dict, outputs, **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.encoder = encoder
+
+    def call(self, inputs, training=None, mask=None):
+        """Compute the outputs.
+
+        Raises:
+            ValueError: For `segment_ids`, if the head gives one output for a whole row.
+        """
+        if not self.of_each_token and isinstance(inputs, dict) and "segment_ids" in inputs:
+            raise ValueError(
+                f"{type(self).__name__} takes no `segment_ids`: it gives one output for a whole row; put each document "
+                f"into a row of its own. Received: inputs {', '.join(inputs)}"
+            )
+        return super().call(inputs, training=training, mask=mask)
 
     @staticmethod
     def encoder_inputs(encoder: Encoder) -> dict:
@@ -45,11 +62,6 @@ class Head(keras.Model):
         if not isinstance(encoder, Encoder):
             raise ValueError(f"`encoder` must be an Encoder. Received: encoder={encoder!r}")
         return dict(encoder.input)
-
-    @property
-    def interface(self) -> Interface:
-        """What the model takes and gives."""
-        return functional_interface(self)
 
     def in_float32(self) -> "Head":
         """Return a model with these weights that computes in float32, as exports need it; itself if it does so."""

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 import keras
+from keras import ops
+
+from ..attention_checks import check_mask_values
+from ..toeplitz import override
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,36 @@ class Interface:
     state: tuple[Array, ...] = ()
 
 
+class InterfaceModel(keras.Model):
+    """A functional model that says what it takes and gives, and refuses an additive mask.
+
+    Beside the inputs that it was built with it takes "segment_ids", integers `(batch, n)`, for several documents in a
+    row: each run of equal ids is one, and attention does not leave it. The interface does not name them, and no export
+    has them.
+    """
+
+    @property
+    def interface(self) -> Interface:
+        """What the model takes and gives."""
+        return functional_interface(self)
+
+    def call(self, inputs, training=None, mask=None):
+        """Compute the outputs."""
+        inputs, segment_ids = _take_segment_ids(inputs)
+        # Before Keras casts a floating mask to the integers of the model's input.
+        if isinstance(inputs, dict):
+            check_mask_values(**{name: x for name, x in inputs.items() if name.endswith("mask")})
+        options = {"training": training, "mask": _take_segment_ids(mask)[0]}
+        if segment_ids is None:
+            return super().call(inputs, **options)
+        with override(segment_ids=ops.convert_to_tensor(segment_ids)):
+            return super().call(inputs, **options)
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        """Return what symbolic inputs give."""
+        return super().compute_output_spec(_take_segment_ids(inputs)[0], training=training, mask=mask)
+
+
 def interface_of(model: keras.Model) -> Interface:
     """Return a model's `interface`; for a functional model without one, read it from its symbolic tensors.
 
@@ -65,6 +99,15 @@ def functional_interface(model: keras.Model) -> Interface:
         outputs = [(f"output_{index}", tensor) for index, tensor in enumerate(model.outputs)]
     outputs = _named(getattr(model, "output", None), outputs)
     return Interface(tuple(_array(*each) for each in inputs), tuple(_array(*each) for each in outputs))
+
+
+def _take_segment_ids(inputs):
+    """Return a model's inputs without "segment_ids", and those, or None where there are none."""
+    if not isinstance(inputs, dict) or "segment_ids" not in inputs:
+        return inputs, None
+    others = dict(inputs)
+    segment_ids = others.pop("segment_ids")
+    return others, segment_ids
 
 
 def _named(structure, otherwise: list[tuple[str, keras.KerasTensor]]) -> list[tuple[str, keras.KerasTensor]]:

@@ -1,5 +1,7 @@
 """Classification of whole documents."""
 
+from typing import ClassVar
+
 import keras
 
 from ..checks import check_at_least
@@ -21,6 +23,8 @@ class TextClassifier(Head):
         num_classes: Number of classes, at least 2.
         dropout: Rate before the dense layer; the encoder's if None.
     """
+
+    of_each_token: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, num_classes: int, dropout: float | None = None, **kwargs):
         inputs = self.encoder_inputs(encoder)

@@ -1,5 +1,7 @@
 """Embeddings of whole documents."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
@@ -17,6 +19,8 @@ class TextEmbedder(Head):
     Args:
         encoder: An `Encoder`.
     """
+
+    of_each_token: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, **kwargs):
         inputs = self.encoder_inputs(encoder)

@@ -38,6 +38,7 @@ LONGEST = [
     "streaming",
     "main",
     "toeplitz",
+    "segments",
     "benchmarks",
     "backends",
     "litert_model",

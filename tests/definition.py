@@ -132,13 +132,28 @@ def randomize(bias, seed=0, scale=0.5):
 # --- Attention (Eq. 10)
 
 
-def visible_pairs(t, causal=False, key_mask=None, prefix_length=None):
-    """For offsets t (n_q, n_k), bool (batch or 1, 1, n_q, n_k)."""
+def visible_pairs(t, causal=False, key_mask=None, prefix_length=None, segment_ids=None, pair_mask=None):
+    """For offsets t (n_q, n_k), bool (batch or 1, heads or 1, n_q, n_k)."""
     visible = np.ones_like(t, bool)
     if causal:
         visible = (t <= 0) | (np.arange(t.shape[1]) < (prefix_length or 0))
     visible = visible[None, None]
+    if segment_ids is not None:
+        visible = visible & np.stack([same_document(row) for row in np.asarray(segment_ids)])[:, None]
+    if pair_mask is not None:
+        visible = visible & np.asarray(pair_mask, bool)
     return visible if key_mask is None else visible & np.asarray(key_mask, bool)[:, None, None, :]
+
+
+def same_document(ids):
+    """For the ids of a row (n,), bool (n, n): whether all positions from one to the other have the same id."""
+    same = np.zeros((len(ids), len(ids)), bool)
+    for start in range(len(ids)):
+        end = start
+        while end < len(ids) and ids[end] == ids[start]:
+            same[start, end] = same[end, start] = True
+            end += 1
+    return same
 
 
 class Attention:
@@ -158,6 +173,8 @@ class Attention:
         causal=False,
         key_mask=None,
         prefix_length=None,
+        segment_ids=None,
+        pair_mask=None,
         kernel="product",
         rows=None,
     ):
@@ -172,7 +189,7 @@ class Attention:
         else:
             b = bias if isinstance(bias, np.ndarray) else pair_log_weights(bias, self.offsets)
         product = query @ key.swapaxes(-1, -2)
-        visible = visible_pairs(self.offsets, causal, key_mask, prefix_length)
+        visible = visible_pairs(self.offsets, causal, key_mask, prefix_length, segment_ids, pair_mask)
         # What stands in the exponent, less its visible maximum in the row: a ratio does not feel it.
         exponent = np.where(visible, b[None] + (product if kernel == "softmax" else 0), -np.inf)
         largest = exponent.max(-1, keepdims=True, initial=-np.inf)
@@ -212,7 +229,7 @@ def feature_map(name, x, projection):
     return np.exp(along - half) / np.sqrt(m)
 
 
-def layer_output(layer, query, value=None, key=None, *, key_mask=None, causal=None):
+def layer_output(layer, query, value=None, key=None, *, key_mask=None, pair_mask=None, causal=None):
     """`KernelizedRPEAttention` in float64, from its weights: (output, scores)."""
     value = query if value is None else value
     key = value if key is None else key
@@ -235,9 +252,13 @@ def layer_output(layer, query, value=None, key=None, *, key_mask=None, causal=No
         layer.position_bias,
         causal=layer.causal if causal is None else causal,
         key_mask=key_mask,
+        pair_mask=pair_mask,
         kernel="softmax" if layer.feature_map == "softmax" else "product",
     )
-    output = project(layer.output_dense, attention.output.swapaxes(1, 2), "abcd,cde->abe")
+    output = attention.output.swapaxes(1, 2)
+    if layer.use_gate:
+        output = output / (1 + np.exp(-project(layer.gate_dense, query, "abc,cde->abde")))
+    output = project(layer.output_dense, output, "abcd,cd...->ab...")
     return output, attention.scores
 
 

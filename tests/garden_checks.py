@@ -63,7 +63,7 @@ def layer_numbers(arguments, n_q, n_k, causal):
     ours = garden.KernelizedRPEAttention(HEADS, WIDTH, seed=1, **ours)
     theirs = krpe_tf.KernelizedRPEAttention(HEADS, WIDTH, seed=2, **theirs)
     inputs = normal(2, n_q, 6), normal(2, n_k, 5, seed=1), normal(2, n_k, 4, seed=2)
-    mask = (np.arange(n_k) < np.array([[n_k], [n_k - n_k // 3]])).astype("float32")
+    mask = (np.arange(n_k) < np.array([[n_k], [n_k - n_k // 3]])).astype("int32")
     ours(*inputs)
     theirs(*inputs)
     randomize(ours)
@@ -356,7 +356,13 @@ def check_snippet(folder):
 def check_refusals(folder):
     """The messages of what is refused."""
     bias = krpe_tf.DecayBias(2)
+    x, layer = normal(2, 5, 6), garden.KernelizedRPEAttention(2, 8)
+    attend = tf.function(lambda mask: layer(x, x, attention_mask=mask))
+    layer(x, x, attention_mask=np.ones((2, 5), "float32"))
+    attend(tf.ones((2, 5)))
     attempts = {
+        "additive mask": lambda: layer(x, x, attention_mask=np.full((2, 5), -1e9)),
+        "additive mask in a graph": lambda: attend(tf.fill((2, 5), -1e9)),
         "no bias": lambda: garden.PositionBias("decay"),
         "keras bias": lambda: garden.KernelizedRPEAttention(2, 8, position_bias=bias),
         "heads": lambda: garden.KernelizedRPEAttention(4, 8, position_bias=garden.PositionBias(bias)),
@@ -370,7 +376,7 @@ def check_refusals(folder):
     for name, attempt in attempts.items():
         try:
             attempt()
-        except ValueError as error:
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
             messages[name] = str(error)
     with mock.patch.dict(sys.modules, {"official": None}):
         del sys.modules["krpe_tf.garden"]

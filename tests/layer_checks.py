@@ -63,7 +63,8 @@ def check_config(layer_class, arguments):
 
 def without_shared_ids(config):
     if isinstance(config, dict):
-        return {key: without_shared_ids(value) for key, value in config.items() if key != "shared_object_id"}
+        ids = ("shared_object_id", "owner_id")
+        return {key: without_shared_ids(value) for key, value in config.items() if key not in ids}
     return config
 
 

@@ -195,10 +195,11 @@ BAD_ARGUMENTS = {
     "key_dim": [0, "wide"],
     "value_dim": [0, 2.0],
     "num_features": [0, -4, None],
-    "output_shape": [0, (3,)],
+    "output_shape": [0, (), (3, 0), 8.0, "wide", True],
     "feature_map": ["relu", None, 3],
     "position_bias": ["t5", 3, DecayBias(3)],
     "route": ["fastest", None],
+    "sliding_window": [0, -3, 2.5],
     "dropout": [-0.1, 1, 1.5],
 }
 
@@ -237,8 +238,9 @@ BAD_CALLS = {
     "key_mask of another batch": ({"key_mask": np.ones((3, 7), bool)}, "key_mask"),
     "batches of query and value": ({"query": normal(3, 5, 6)}, "query"),
     "batches of key and value": ({"key": normal(3, 7, 6)}, "key"),
-    "full mask": ({"attention_mask": np.ones((2, 5, 7), bool)}, "attention_mask"),
-    "full mask a head": ({"attention_mask": np.ones((2, 2, 5, 7), bool)}, "attention_mask"),
+    "full mask of another length": ({"attention_mask": np.ones((2, 7, 5), bool)}, "attention_mask"),
+    "full mask of three heads": ({"attention_mask": np.ones((2, 3, 5, 7), bool)}, "attention_mask"),
+    "full mask of three documents": ({"attention_mask": np.ones((3, 1, 5, 7), bool)}, "attention_mask"),
     "full mask without a batch": ({"attention_mask": np.ones((5, 7), bool)}, "attention_mask"),
     "mask of another length": ({"attention_mask": np.ones((2, 6), bool)}, "attention_mask"),
     "mask of rank 1": ({"attention_mask": np.ones(7, bool)}, "attention_mask"),
@@ -254,7 +256,9 @@ def test_bad_calls_raise(case):
         layer(**inputs(**change))
 
 
-@pytest.mark.parametrize("case", ["query of rank 2", "lengths of key and value", "full mask", "mask of rank 1"])
+@pytest.mark.parametrize(
+    "case", ["query of rank 2", "lengths of key and value", "full mask of another length", "mask of rank 1"]
+)
 def test_bad_symbolic_calls_raise(case):
     change, argument = BAD_CALLS[case]
     change = {name: keras.Input(batch_shape=x.shape, dtype=x.dtype) for name, x in inputs(**change).items()}
@@ -275,11 +279,11 @@ def test_a_width_other_than_the_built_one_raises(argument, width):
 
 def test_the_refusal_of_a_full_mask_says_what_is_supported():
     x = normal(2, 5, 6)
-    supported = r"\(batch, n_k\).*`causal=True`.*packed segments"
+    supported = r"\(batch, n_k\).*`route=.dense.`.*`causal=True`.*`segment_ids`"
     with pytest.raises(
         ValueError, match=rf"(?s)`attention_mask`.*{supported}.*Received: attention_mask.shape=\(2, 5, 5\)"
     ):
-        make()(x, x, attention_mask=np.ones((2, 5, 5), bool))
+        make(route="banded")(x, x, attention_mask=np.ones((2, 5, 5), bool))
 
 
 @pytest.mark.parametrize("feature_map", ["orthogonal", "softmax"])

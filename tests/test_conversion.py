@@ -1,5 +1,7 @@
 """From a trained `MultiHeadAttention`: identical as it comes, close with enough features."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -63,18 +65,65 @@ def test_what_cannot_be_converted_raises():
             ValueError, match=r"`layer` must be a built keras.layers.MultiHeadAttention. Received: layer="
         ):
             from_multi_head_attention(layer)
-    two_axes = keras.layers.MultiHeadAttention(2, 4, attention_axes=(1, 2))
-    two_axes(normal(1, 3, 3, 6), normal(1, 3, 3, 6))
-    with pytest.raises(
-        ValueError, match=r"`layer` must attend over one axis.*Received: layer with attention_axes=\(1, 2\)"
-    ):
-        from_multi_head_attention(two_axes)
-    for arguments in ({"output_shape": 3}, {"num_heads": 3}, {"use_bias": False}):
+    for axes, rank in (((1, 2), 4), ((2,), 4), (None, 4)):
+        other = keras.layers.MultiHeadAttention(2, 4, attention_axes=axes)
+        shape = (1, 3, 3, 6)[:rank]
+        other.build(shape, shape)
+        with pytest.raises(
+            ValueError, match=r"`layer` must attend over the one axis.*Received: layer with attention_axes"
+        ):
+            from_multi_head_attention(other)
+    for arguments in ({"output_shape": 3}, {"num_heads": 3}, {"use_bias": False}, {"use_gate": True}):
         with pytest.raises(ValueError, match=rf"`use_bias`.* cannot be given.*Received: {next(iter(arguments))}="):
             from_multi_head_attention(trained(), **arguments)
-    gated = trained()
-    gated.get_config = lambda: {**keras.layers.MultiHeadAttention.get_config(gated), "use_gate": True}
-    with pytest.raises(ValueError, match=r"`layer` must have no gate.*Received: layer with use_gate=True"):
-        from_multi_head_attention(gated)
-    with pytest.raises(ValueError, match=r"output of one axis.*Received: layer with .*output_shape=\(2, 3\)"):
-        from_multi_head_attention(trained(output_shape=(2, 3)))
+    quantized = trained()
+    quantized.value_dense.quantize("int8")
+    with pytest.raises(ValueError, match=r"`layer` must not be quantized.*Received: layer with quantized value"):
+        from_multi_head_attention(quantized)
+    policies = keras.dtype_policies.DTypePolicyMap("float32", {"mixed/key": keras.DTypePolicy("bfloat16")})
+    with pytest.raises(ValueError, match=r"`layer` must have one dtype policy.*Received: layer with .*bfloat16"):
+        from_multi_head_attention(trained(dtype=policies, name="mixed"))
+
+
+PASSED_ON = {
+    "output_shape": (2, 3),
+    "attention_axes": 1,
+    "flash_attention": False,
+    "kernel_regularizer": "l2",
+    "bias_regularizer": "l1",
+    "activity_regularizer": "l2",
+    "kernel_constraint": "max_norm",
+    "bias_constraint": "max_norm",
+    "kernel_initializer": "he_normal",
+    "bias_initializer": "ones",
+    "seed": 7,
+    "use_gate": True,
+    "sliding_window": 3,
+}
+
+
+def test_every_argument_of_keras_goes_over():
+    known = inspect.signature(keras.layers.MultiHeadAttention).parameters  # keras 3.13 has no gate and no window
+    ours = {"num_heads", "key_dim", "value_dim", "dropout", "use_bias"}  # in the tests above
+    assert set(known) - ours - {"kwargs"} <= set(PASSED_ON)
+    layer = trained(**{name: value for name, value in PASSED_ON.items() if name in known})
+    converted = from_multi_head_attention(layer)
+    config, theirs = converted.get_config(), layer.get_config()
+    assert {name: config[name] for name in PASSED_ON if name in theirs and name in config} == {
+        name: theirs[name] for name in PASSED_ON if name in theirs and name in config
+    }
+    assert "attention_axes" not in config
+    x = normal(2, 9, 6)
+    expected = to_numpy(layer(x, x, use_causal_mask=True))
+    assert error(to_numpy(converted(x, x, use_causal_mask=True)), expected) < 1e-5
+    assert len(converted.losses) == len(layer.losses)
+    assert error([float(loss) for loss in converted.losses], [float(loss) for loss in layer.losses]) < 1e-5
+
+
+def test_the_weights_of_lora_are_merged():
+    layer, x = trained(), normal(2, 9, 6)
+    layer.value_dense.enable_lora(2)
+    layer.value_dense.lora_kernel_b.assign(normal(2, 4))
+    converted = from_multi_head_attention(layer, dtype="float32")
+    assert len(converted.weights) == 9
+    assert error(to_numpy(converted(x, x)), to_numpy(layer(x, x))) < 1e-5

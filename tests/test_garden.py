@@ -140,6 +140,8 @@ def test_the_snippet_of_the_page_runs(checks):
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused(checks):
     expected = {
+        "additive mask": "`attention_mask` must be bool or integer, or hold zeros and ones only",
+        "additive mask in a graph": "`attention_mask` must hold zeros and ones only",
         "no bias": "`bias` must be a bias layer of krpe_tf. Received: bias='decay'",
         "keras bias": '`position_bias` must be None, "decay", "bucketed" or a krpe_tf.garden.PositionBias',
         "heads": "as many heads as the attention, 4. Received: position_bias with num_heads=2",

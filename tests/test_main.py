@@ -1,7 +1,11 @@
 """The command line, called as a user calls it, on documents made here."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from trained_run import write_csv
@@ -151,3 +155,34 @@ def test_unwritable_output_is_said_before_any_work(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["train", str(data), "--output", str(tmp_path / "file" / "run")]) == 2
     assert "`output` must be a writable folder" in capsys.readouterr().err
+
+
+LOAD = """
+import sys
+import keras, krpe_tf
+ours = lambda: {name for name in keras.saving.get_custom_objects() if name.startswith("krpe_tf>")}
+registered = ours()
+assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.modules
+for path in sys.argv[1:]:
+    model = keras.saving.load_model(path)
+    print(path, *(type(each).__name__ for each in (model, getattr(model, "optimizer", None))))
+import importlib, pkgutil
+for module in pkgutil.walk_packages(krpe_tf.__path__, "krpe_tf."):
+    if not module.name.startswith("krpe_tf.garden") and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+assert ours() == registered, ours() - registered
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_saved_models_load_in_a_process_that_imports_nothing_else(run_folder, tmp_path, backend):
+    """Also that no module of ours registers a class with Keras that `import krpe_tf` does not."""
+    saved = [run_folder / "model.keras", *sorted((Path(__file__).parent / "saved_by_0_1").glob("*.keras"))]
+    command = [sys.executable, "-P", "-W", "ignore", "-c", LOAD, *map(str, saved)]
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = dict(zip((path.stem for path in saved), done.stdout.splitlines(), strict=True))
+    assert loaded["model"].endswith("TextClassifier GlobalAdamW")
+    assert loaded["float16"].endswith("GlobalLossScaleOptimizer")

@@ -175,7 +175,7 @@ def test_bad_steps_raise():
         layer.step(x[0], state)
     with pytest.raises(ValueError, match=r"(?s)`mask` must have shape \(2, 3\).*Received: mask.shape"):
         layer.step(x, state, mask=np.ones((2, 4), bool))
-    with pytest.raises(ValueError, match=r"(?s)`reset` must have shape \(2,\).*Received: reset.shape"):
+    with pytest.raises(ValueError, match=r"(?s)`reset` must have shape \(2,\) or \(2, 3\).*Received: reset.shape"):
         layer.step(x, state, reset=np.ones((3,), bool))
     with pytest.raises(ValueError, match=r"`query` must have a known length of at least one.*Received: query.shape"):
         layer.step(x[:, :0], state)

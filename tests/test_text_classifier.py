@@ -117,3 +117,29 @@ def test_a_model_in_half_precision_has_one_in_float32_with_its_weights():
     difference = np.abs(run(model, batch(9)) - run(half, batch(9))).max()
     assert 0 < difference < 2.0**-5
     assert model.in_float32() is model
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_an_h5_file_loads_by_its_registered_name(tmp_path):
+    model = TextClassifier(make(), 3)
+    model.save(tmp_path / "model.h5")
+    again = keras.saving.load_model(tmp_path / "model.h5", compile=False)
+    assert type(again) is TextClassifier
+    np.testing.assert_array_equal(run(again, batch(9)), run(model, batch(9)))
+
+
+def test_quantize_names_the_way():
+    with pytest.raises(ValueError, match=r'export_tflite.*quantization="int8".*Received: mode=\'int8\''):
+        TextClassifier(make(), 3).quantize("int8")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="other backends refuse such ids themselves")
+@pytest.mark.parametrize("wrong", [-1, 30])
+def test_ids_outside_of_the_vocabulary_are_refused_where_they_are_known(wrong):
+    model, inputs = TextClassifier(make(), 3), batch(9)
+    inputs["token_ids"][1, 4] = wrong
+    on_device = {name: keras.ops.convert_to_tensor(each) for name, each in inputs.items()}
+    uses = (lambda: model(inputs), lambda: model(on_device), lambda: model.predict(inputs, verbose=0))
+    for use in (*uses, lambda: model.encoder(inputs), lambda: model.evaluate(inputs, verbose=0)):
+        with pytest.raises(ValueError, match=r"`token_ids`.*from 0 to 29.*Received: ids from"):
+            use()

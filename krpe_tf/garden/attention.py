@@ -7,12 +7,12 @@ import tensorflow as tf
 import tf_keras
 from keras import ops
 
-from ..attention_checks import check_attention_mask, check_inputs, check_kernel, check_masks
-from ..checks import check_at_least
+from ..attention_checks import check_attention_mask, check_inputs, check_kernel, check_mask_values, check_masks
+from ..checks import check_at_least, known_values
 from ..feature_maps import draw_projection
 from ..kernel_attention import attend, to_features
-from ..masks import visible_keys, zero_masked
-from ..position_bias import make_position_bias
+from ..masks import is_mask_of_pairs, visible_keys_and_pairs, zero_masked
+from ..position_bias import deserialize_bias, is_given, make_position_bias, serialize_bias
 from .position_bias import PositionBias
 
 
@@ -35,8 +35,8 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
 
     Call arguments:
         query, value, key, return_attention_scores, training, use_causal_mask: as in `krpe_tf.KernelizedRPEAttention`.
-        attention_mask: (batch, n_k) or (batch, 1, n_k), of any dtype, zero where a key is hidden from all queries. The
-            implicit masks of `query`, `value` and `key` apply too.
+        attention_mask: (batch, n_k) or (batch, 1, n_k), of any dtype, 0 where a key is hidden from all queries, 1 where
+            not. The implicit masks of `query`, `value` and `key` apply too.
 
     Returns:
         (batch, n_q, output width), and the scores if `return_attention_scores`.
@@ -103,12 +103,12 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
     @tf.autograph.experimental.do_not_convert
     def _call(self, query, value, key, attention_mask, scores, training, causal):
         check_inputs(query, value, key)
-        _check_attention_mask(attention_mask, key)
+        _check_attention_mask(attention_mask, query, key)
         query_mask, value_mask, key_mask = (getattr(x, "_keras_mask", None) for x in (query, value, key))
         check_masks(query, key, query_mask=query_mask, value_mask=value_mask, key_mask=key_mask)
         if not self._built_from_signature:
             self._build_from_signature(query=query, value=value, key=key)
-        visible = visible_keys(value_mask, key_mask, attention_mask)
+        visible, _ = visible_keys_and_pairs(query, key, value_mask, key_mask, attention_mask)
         features = to_features(
             self._query_dense(zero_masked(query, query_mask)),
             self._key_dense(zero_masked(key, visible)),
@@ -135,10 +135,8 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
 
     def get_config(self):
         bias = self._named_bias
-        if self.position_bias is not None and bias is None:
-            # Twice, as in the Keras layer, so that a shared bias stays shared after loading.
-            tf_keras.saving.serialize_keras_object(self.position_bias)
-            bias = tf_keras.saving.serialize_keras_object(self.position_bias)
+        if self.position_bias is not None and (bias is None or is_given(self.position_bias)):
+            bias = serialize_bias(self.position_bias, self, tf_keras.saving.serialize_keras_object)
         return {
             **super().get_config(),
             "num_features": self._num_features,
@@ -154,8 +152,14 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
     def from_config(cls, config):
         bias = config["position_bias"]
         if isinstance(bias, dict):
-            config = {**config, "position_bias": tf_keras.saving.deserialize_keras_object(bias)}
+            bias = deserialize_bias(bias, _deserialize)
+            config = {**config, "position_bias": bias}
         return super().from_config(config)
+
+
+def _deserialize(config):
+    """Return what a config stands for; in an .h5 file tf_keras looks for classes by their bare names."""
+    return tf_keras.saving.deserialize_keras_object(config, custom_objects={"PositionBias": PositionBias})
 
 
 def _as_tf_keras(position_bias, num_heads):
@@ -173,11 +177,19 @@ def _as_tf_keras(position_bias, num_heads):
     )
 
 
-def _check_attention_mask(attention_mask, key):
-    try:
-        check_attention_mask(attention_mask, *key.shape[:2])
-    except ValueError as error:
+def _check_attention_mask(attention_mask, query, key):
+    if attention_mask is None:
+        return
+    if is_mask_of_pairs(attention_mask):
         raise ValueError(
             "EncoderScaffold needs `mask_cls=official.nlp.modeling.layers.KernelMask`, which passes the padding mask "
-            f"itself: {error}"
-        ) from None
+            "itself: `attention_mask` must have shape (batch, n_k) or (batch, 1, n_k), one entry for each key. "
+            f"Received: attention_mask.shape={tuple(attention_mask.shape)}"
+        )
+    check_attention_mask(attention_mask, query.shape[0], None, query.shape[1], key.shape[1])
+    if known_values(attention_mask) is not None or not attention_mask.dtype.is_floating:
+        check_mask_values(attention_mask=attention_mask)
+        return
+    # KernelMask gives a floating mask, also in a graph, where its values are there only when it runs.
+    rule = "`attention_mask` must hold zeros and ones only; an additive mask, of 0 and -1e9, means the opposite."
+    tf.debugging.Assert(tf.reduce_all((attention_mask == 0) | (attention_mask == 1)), [rule])

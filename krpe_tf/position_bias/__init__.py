@@ -11,6 +11,7 @@ from .learned import LearnedBias
 from .learned_2d import LearnedBias2D
 from .make import make_position_bias
 from .no_bias import NoBias
+from .sharing import deserialize_bias, is_given, serialize_bias
 
 __all__ = [
     "BiasLayer",
@@ -21,5 +22,8 @@ __all__ = [
     "NoBias",
     "PositionBias",
     "alibi_slopes",
+    "deserialize_bias",
+    "is_given",
     "make_position_bias",
+    "serialize_bias",
 ]

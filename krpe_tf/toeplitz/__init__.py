@@ -4,6 +4,7 @@
 """
 
 from .banded import SMALLEST_CHUNK
+from .checks import check_segments
 from .cost_model import banded_cost, choose_route
 from .dispatch import ROUTES, exact_attention, toeplitz_attention
 from .grid import is_grid
@@ -16,6 +17,7 @@ __all__ = [
     "SMALLEST_CHUNK",
     "at_least_float32",
     "banded_cost",
+    "check_segments",
     "choose_route",
     "exact_attention",
     "initial_state",

@@ -1,5 +1,7 @@
 """Checks of a request: each raises a ValueError that names the argument, or a route that serves it."""
 
+from keras import backend
+
 from ..checks import check_at_least, shapes_differ
 from .grid import is_grid
 
@@ -60,6 +62,58 @@ def check_route(route, position_bias, n_q, n_k, causal, prefix_length):
         raise ValueError(
             'route="streaming" needs queries and keys at the same positions, of a known length; take "banded". '
             f"Received: n_q={n_q}, n_k={n_k}"
+        )
+
+
+def check_pair_mask(pair_mask, query_features, key_features, route="auto"):
+    """Return the route that serves a mask of pairs, the dense one.
+
+    Raises:
+        ValueError: If the mask does not fit, or for another route.
+    """
+    wanted = (*query_features.shape[:3], key_features.shape[2])
+    shape = tuple(pair_mask.shape)
+    # One row of the batch, or one head, stands for all.
+    if len(shape) == 4:
+        wanted = (*(1 if size == 1 else each for size, each in zip(shape[:2], wanted[:2], strict=True)), *wanted[2:])
+    if shapes_differ(shape, wanted):
+        raise ValueError(
+            "`pair_mask` must have shape (batch or 1, heads or 1, n_q, n_k), here "
+            f"{(*query_features.shape[:3], key_features.shape[2])}. Received: pair_mask.shape={shape}"
+        )
+    if route not in ("auto", "dense"):
+        raise ValueError(
+            f'route="{route}" cannot hide a key from some queries only, as `pair_mask` does; take "dense". '
+            f"Received: pair_mask.shape={shape}"
+        )
+    return "dense"
+
+
+def check_segments(segment_ids, route, position_bias, batch, n_q, n_k, prefix_length):
+    """Raise a ValueError unless there are no segments, or they fit the positions and the route serves them."""
+    if segment_ids is None:
+        return
+    shape, dtype = tuple(segment_ids.shape), backend.standardize_dtype(segment_ids.dtype)
+    if len(shape) != 2 or shapes_differ(shape, (batch, n_k)) or shapes_differ(shape[1:], (n_q,)) or "int" not in dtype:
+        raise ValueError(
+            "`segment_ids` must be integers (batch, n), the document of each position, of queries and keys alike. "
+            f"Received: segment_ids.shape={shape}, segment_ids.dtype={dtype}, batch={batch}, n_q={n_q}, n_k={n_k}"
+        )
+    if prefix_length:
+        raise ValueError(
+            "`segment_ids` and `prefix_length` exclude each other: the prefix would be that of the first document. "
+            f"Received: prefix_length={prefix_length}"
+        )
+    if is_grid(position_bias):
+        raise ValueError(
+            "`segment_ids` are for rows of documents, and positions of a grid are those of one image; take a bias over "
+            f"one axis. Received: position_bias={position_bias!r}"
+        )
+    if route == "fft":
+        other = "banded" if position_bias is None or hasattr(position_bias, "tails") else "dense"
+        raise ValueError(
+            'route="fft" serves no `segment_ids`: it gives an offset the same weight at each place of the row; '
+            f'take "{other}". Received: route={route!r}'
         )
 
 

@@ -9,7 +9,9 @@ from .fft import fast_length
 from .grid import is_grid
 
 
-def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int, causal: bool = False) -> str:
+def choose_route(
+    position_bias, n_q: int | None, n_k: int | None, m: int, d: int, causal: bool = False, packed: bool = False
+) -> str:
     """Return the cheapest route by a cost model.
 
     The unit is the time of one operation of the banded route's matmuls; the factors of the others are fitted to
@@ -26,22 +28,26 @@ def choose_route(position_bias, n_q: int | None, n_k: int | None, m: int, d: int
             256, and fft otherwise.
         m, d: widths of features and values.
         causal: whether keys after the query are hidden: dense skips most of them.
+        packed: whether there are segments, which fft does not serve.
     """
     banded = hasattr(position_bias, "tails")
     if is_grid(position_bias):
         n_q = n_k = position_bias.num_positions
     if n_q is None or n_k is None:
+        if packed:
+            return "banded" if banded else "dense"
         return "banded" if banded and position_bias.radius <= 256 else "fft"
     seen = 5 / 8 if causal and n_q > BLOCK and not is_grid(position_bias) else 1
     cost = {"dense": seen * n_q * n_k * (120 + 0.4 * (m + d))}
     line = 2 * position_bias.height * (2 * position_bias.width - 1) if is_grid(position_bias) else n_q + n_k - 1
     length = fast_length(line)
-    cost["fft"] = 18 * length * math.log2(length + 1) * m * (d + 1)
+    if not packed:
+        cost["fft"] = 18 * length * math.log2(length + 1) * m * (d + 1)
     if banded:
         n = max(n_q, n_k)
         terms = position_bias.tails()[0].shape[-1]
         cost["banded"] = banded_cost(n, position_bias.radius, terms, m, d, causal)
-        if isinstance(position_bias, NoBias) and not causal:
+        if isinstance(position_bias, NoBias) and not causal and not packed:
             cost["banded"] = n * 4 * m * (d + 1)
         # What a call costs at any length, shared by the heads.
         cost["banded"] += 1.6e7 / position_bias.num_heads

@@ -13,6 +13,7 @@ BLOCK = 512
 CAUSAL_PARTS = 4
 
 
+# Long: what hides a key from a query, in each of its ways.
 def dense_attention(
     query_features,
     key_features,
@@ -21,7 +22,9 @@ def dense_attention(
     *,
     causal,
     key_mask,
+    pair_mask=None,
     prefix_length=None,
+    segments=None,
     exact_kernel=False,
     scores=False,
 ):
@@ -37,7 +40,9 @@ def dense_attention(
         position_bias: None, or a bias with `log_weights`.
         causal: whether a query sees no key after it.
         key_mask: None, or (batch, n_k), false where a key is hidden.
+        pair_mask: None, or bool (batch or 1, heads or 1, n_q, n_k), false where a key is hidden from a query.
         prefix_length: None, or how many first keys every query sees in spite of `causal`.
+        segments: None, or from `number_segments`: the document of each position, of queries and keys alike.
         exact_kernel: whether the kernel is exp(q . k), that of softmax attention, in place of q . k.
         scores: whether to return the weights too, computed in one block.
 
@@ -50,7 +55,8 @@ def dense_attention(
     n_k = ops.shape(value)[2]
     position_bias = position_bias or NoBias(heads)
     static = isinstance(n_q, int) and isinstance(n_k, int)
-    visible = functools.partial(visible_pairs, causal=causal, prefix_length=prefix_length)
+    options = {"causal": causal, "prefix_length": prefix_length, "segments": segments}
+    visible = functools.partial(visible_pairs, **options, pair_mask=pad_queries(pair_mask, BLOCK))
     attend = functools.partial(_attend_rows, position_bias=position_bias, exact_kernel=exact_kernel)
     if scores or (isinstance(n_q, int) and n_q <= BLOCK):
         return attend(query, key, value, functools.partial(visible, key_mask=key_mask), scores=scores)
@@ -111,12 +117,22 @@ def attend_pairs(query, key, value, bias, visible, exact_kernel=False, scores=Fa
     return (output, weights * inverse) if scores else output
 
 
-def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask):
+def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask, pair_mask=None, segments=None):
     """Return which keys queries `first` .. `first + rows - 1` see: None for all, or bool.
 
-    The shape is (batch or 1, 1, rows or 1, n_k).
+    `pair_mask` is from `pad_queries`, the other arguments as in `dense_attention`. The shape is (batch or 1, heads or
+    1, rows or 1, n_k).
     """
     mask = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]
+    if pair_mask is not None:
+        batch, heads = ops.shape(pair_mask)[:2]
+        block = ops.slice(pair_mask, (0, 0, first, 0), (batch, heads, rows, n_k))
+        mask = block if mask is None else ops.logical_and(block, mask)
+    if segments is not None:
+        # The last of several blocks of queries is padded.
+        own = ops.slice(ops.pad(segments, [[0, 0], [0, rows]]), (0, first), (ops.shape(segments)[0], rows))
+        same = (own[:, :, None] == segments[:, None, :n_k])[:, None]
+        mask = same if mask is None else ops.logical_and(same, mask)
     if not causal:
         return mask
     position, key_position = first + ops.arange(rows)[:, None], ops.arange(n_k)
@@ -124,6 +140,13 @@ def visible_pairs(first, rows, n_k, causal, prefix_length, key_mask):
     if prefix_length is not None:
         past = ops.logical_or(past, key_position < prefix_length)
     return past[None, None] if mask is None else ops.logical_and(past, mask)
+
+
+def pad_queries(pair_mask, rows):
+    """Return the mask with its queries filled up to a multiple of `rows`, so that each block of them is a slice."""
+    if pair_mask is None:
+        return None
+    return ops.pad(ops.cast(pair_mask, "bool"), [[0, 0], [0, 0], [0, -ops.shape(pair_mask)[2] % rows], [0, 0]])
 
 
 def by_blocks(attend, query, rows, blocks, *shared):

@@ -19,6 +19,7 @@ def is_grid(position_bias) -> bool:
     return isinstance(position_bias, LearnedBias2D)
 
 
+# Long: as `dense_attention`.
 def dense_grid_attention(
     query_features,
     key_features,
@@ -27,6 +28,7 @@ def dense_grid_attention(
     *,
     causal,
     key_mask,
+    pair_mask=None,
     prefix_length=None,
     exact_kernel=False,
     scores=False,
@@ -41,6 +43,10 @@ def dense_grid_attention(
     heads, n_k, line = position_bias.num_heads, token + height * width, 2 * width - 1
     grid_rows = height if scores else min(height, max(1, BLOCK // width))
     blocks = -(-height // grid_rows)
+    if pair_mask is not None:
+        pair_mask = ops.pad(
+            ops.cast(pair_mask, "bool"), [[0, 0], [0, 0], [0, (blocks * grid_rows - height) * width], [0, 0]]
+        )
     # Diagonals -(blocks * grid_rows * line - 1) .. height * line - 1 of the line; the ends lie outside the grid.
     before = (blocks * grid_rows - height) * line + width - 1
     diagonals = ops.pad(ops.cast(position_bias.diagonals(), value.dtype), [[0, 0], [before, width - 1]])
@@ -60,7 +66,7 @@ def dense_grid_attention(
         if token:
             column = ops.broadcast_to(special[0][:, None, 2:], (heads, grid_rows * width, 1))
             bias = ops.concatenate([column, bias], axis=-1)
-        visible = visible_pairs(first + token, grid_rows * width, n_k, causal, prefix_length, key_mask)
+        visible = visible_pairs(first + token, grid_rows * width, n_k, causal, prefix_length, key_mask, pair_mask)
         return attend_pairs(query, key, value, bias, visible, exact_kernel, scores)
 
     def attend_grid(query):
@@ -70,7 +76,7 @@ def dense_grid_attention(
 
     if not token:
         return attend_grid(query)
-    visible = visible_pairs(0, 1, n_k, causal, prefix_length, key_mask)
+    visible = visible_pairs(0, 1, n_k, causal, prefix_length, key_mask, pair_mask)
     first = attend_pairs(query[:, :, :1], key, value, _class_row(special, n_k), visible, exact_kernel, scores)
     rest = attend_grid(query[:, :, 1:])
     if scores:

@@ -21,6 +21,12 @@ def hide_keys(key_features, value, key_mask):
     return ops.where(visible, key_features, zero), ops.where(visible, value, ops.cast(zero, value.dtype))
 
 
+def number_segments(segment_ids):
+    """Number the documents of each row from 1 on, int32 (batch, n): each run of equal ids is one."""
+    starts = ops.cast(segment_ids[:, 1:] != segment_ids[:, :-1], "int32")
+    return ops.cumsum(ops.pad(starts, [[0, 0], [1, 0]], constant_values=1), axis=1)
+
+
 def append_one(value):
     """Return [v, 1], so that one product gives numerator and denominator."""
     return ops.pad(value, [[0, 0], [0, 0], [0, 0], [0, 1]], constant_values=1)

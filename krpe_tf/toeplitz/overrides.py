@@ -1,4 +1,4 @@
-"""The one scope in which an export changes what attention computes, while it traces a model."""
+"""The one scope that changes what attention computes: for an export that traces a model, or for rows of documents."""
 
 import contextlib
 import dataclasses
@@ -16,11 +16,13 @@ class Overrides:
         route: the route of every linear attention; None leaves the one that it asks for.
         forward_transforms: whether the fft route transforms forward only and by powers of two, as LiteRT's builtin ops
             do.
+        segment_ids: for attention that is given none, see `toeplitz_attention`.
     """
 
     replaced_biases: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
     route: str | None = None
     forward_transforms: bool = False
+    segment_ids: Any = None
 
     def apply(self, position_bias, route: str) -> tuple[Any, str]:
         """Return the bias and the route to compute with in place of these."""

@@ -2,7 +2,8 @@
 
 The state holds the last `radius` keys and values, which the near band still weighs one by one, and for each term of the
 tail one sum over all keys before them. Only differences of positions count, so every entry of a batch may start at any
-time, from zeros.
+time, from zeros. A new sequence may also start at any place within a piece: queries from there on see neither the state
+nor what the piece holds before it, and the state keeps what belongs to the last sequence alone.
 """
 
 from keras import ops
@@ -34,7 +35,7 @@ def initial_state(position_bias, batch_size: int, m: int, d: int) -> dict:
     }
 
 
-def stream(query_features, key_features, value, position_bias, state, key_mask=None):
+def stream(query_features, key_features, value, position_bias, state, key_mask=None, starts=None):
     """Read n more positions.
 
     Range: sums of a tail that does not decay round by up to 6e-8 for each position read.
@@ -45,6 +46,7 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
         position_bias: a bias with a near band and tails.
         state: from `initial_state`, or from the previous call.
         key_mask: None, or (batch, n), zero where a key is hidden; a hidden position still counts as one.
+        starts: None, or bool (batch, n), true where a new sequence starts.
 
     Returns:
         (batch, heads, n, d), and the new state.
@@ -57,13 +59,16 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
     piece = SMALLEST_PIECE
     while piece < position_bias.radius:
         piece *= 2
+    arrays = [query, key, value]
+    if starts is not None:
+        arrays.append(ops.cast(starts, "int32")[:, None, :, None])
     pieces, outputs = n // piece, []
     if pieces > 1:
-        parts = [_split(x[:, :, : pieces * piece], pieces, piece) for x in (query, key, value)]
+        parts = [_split(x[:, :, : pieces * piece], pieces, piece) for x in arrays]
         sums = ops.zeros_like(parts[2][0])
 
         def read(carry, arrays):
-            sums, state = _read(*arrays, position_bias, carry[1])
+            sums, state = _read(position_bias, carry[1], *arrays)
             # On TensorFlow a Keras scan returns only values shaped as its carry.
             return (sums, state), (sums, state)
 
@@ -72,13 +77,12 @@ def stream(query_features, key_features, value, position_bias, state, key_mask=N
     else:
         pieces = 0
     if pieces * piece < n:
-        rest = (x[:, :, pieces * piece :] for x in (query, key, value))
-        sums, state = _read(*rest, position_bias, state)
+        sums, state = _read(position_bias, state, *(x[:, :, pieces * piece :] for x in arrays))
         outputs.append(sums)
     return divide(ops.concatenate(outputs, axis=2) if len(outputs) > 1 else outputs[0]), state
 
 
-def streaming_attention(query_features, key_features, value, position_bias, *, causal, key_mask):
+def streaming_attention(query_features, key_features, value, position_bias, *, causal, key_mask, segments=None):
     """Compute causal attention over a whole sequence, read a piece at a time from an empty state, at O(n) time.
 
     For decoding. Train with "banded": it is faster, and on TensorFlow XLA compiles its gradient, but not that of the
@@ -88,13 +92,21 @@ def streaming_attention(query_features, key_features, value, position_bias, *, c
     zeros.
 
     Args and returns: as `toeplitz_attention`; `causal` must hold, and queries and keys be the same positions.
+    `segments`: None, or from `number_segments`.
     """
     state = initial_state(position_bias, ops.shape(value)[0], key_features.shape[-1], value.shape[-1])
-    return stream(query_features, key_features, value, position_bias, state, key_mask)[0]
+    starts = None
+    if segments is not None:
+        starts = ops.pad(segments[:, 1:] != segments[:, :-1], [[0, 0], [1, 0]])
+    return stream(query_features, key_features, value, position_bias, state, key_mask, starts)[0]
 
 
-def _read(query, key, value, position_bias, state):
-    """Return the sums for n positions that meet one another directly, and the state after them."""
+def _read(position_bias, state, query, key, value, starts=None):
+    """Return the sums for n positions that meet one another directly, and the state after them.
+
+    Args:
+        starts: None, or integers (batch, 1, n, 1), 1 where a new sequence starts.
+    """
     radius, n, m = position_bias.radius, query.shape[2], query.shape[3]
     keys = ops.concatenate([state["keys"], key], axis=2)
     values = ops.concatenate([state["values"], value], axis=2)
@@ -109,19 +121,30 @@ def _read(query, key, value, position_bias, state):
     offsets = ops.arange(radius + 2 * n - 1) - (radius + n - 1)
     log_weights = ops.cast(position_bias.log_weights(offsets), value.dtype) - largest
     weights = ops.where(offsets <= 0, ops.exp(ops.where(offsets <= 0, log_weights, 0)), 0)
+    weights = toeplitz_rows(weights, n, radius + n)
+    seeing, last_keys, last_values, last_sums = query, keys, values, sums
+    if starts is not None:
+        # What the state holds is of sequence 0; those that start here are 1, 2, ...
+        own = ops.cumsum(starts, axis=2)
+        met = ops.pad(own, [[0, 0], [0, 0], [radius, 0], [0, 0]])
+        weights = ops.where(own == ops.swapaxes(met, -1, -2), weights, 0)
+        seeing = ops.where(own == 0, query, 0)
+        end = own[:, :, n - 1 :]
+        last_keys, last_values = ops.where(met == end, keys, 0), ops.where(met == end, values, 0)
+        last_sums = ops.where(end == 0, sums, 0)
     similarity = ops.matmul(query, ops.swapaxes(keys, -1, -2))
-    output = ops.matmul(similarity * toeplitz_rows(weights, n, radius + n), values)
+    output = ops.matmul(similarity * weights, values)
 
     # The keys before them, through the sums.
     place = ops.cast(ops.arange(n), value.dtype)[:, None]
     decay = ops.exp(log_amplitudes[:, None] - largest[:, None] - rates[:, None] * (place + 1))
-    output = output + ops.matmul(_each_term(query, decay), sums)
+    output = output + ops.matmul(_each_term(seeing, decay), sums)
 
     # The first n of window and new keys leave the window.
     kept = ops.repeat(ops.exp(-rates * n), m, axis=-1)[..., None]
-    leaving = _each_term(keys[:, :, :n], ops.exp(-rates[:, None] * (n - 1 - place)))
-    sums = sums * kept + ops.matmul(ops.swapaxes(leaving, -1, -2), values[:, :, :n])
-    return output, {"keys": keys[:, :, n:], "values": values[:, :, n:], "sums": sums}
+    leaving = _each_term(last_keys[:, :, :n], ops.exp(-rates[:, None] * (n - 1 - place)))
+    sums = last_sums * kept + ops.matmul(ops.swapaxes(leaving, -1, -2), last_values[:, :, :n])
+    return output, {"keys": last_keys[:, :, n:], "values": last_values[:, :, n:], "sums": sums}
 
 
 def _each_term(features, decay):

@@ -1,0 +1,72 @@
+"""What encoders and heads have in common: they read token ids, and are saved under their registered names."""
+
+import json
+
+import keras
+
+from ..checks import known_values
+from .interface import InterfaceModel
+
+
+class TokenModel(InterfaceModel):
+    """A functional model whose input `token_ids` must lie in its vocabulary.
+
+    TensorFlow and PyTorch refuse other ids by themselves. JAX gives NaN for an id past the embedding, and counts
+    negative ones from the end: here they are refused wherever their values are known, which is not inside `jax.jit`.
+    """
+
+    def __call__(self, inputs, *args, **kwargs):
+        self._check_ids(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def fit(self, x=None, *args, **kwargs):
+        self._check_ids(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        self._check_ids(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        self._check_ids(x)
+        return super().predict(x, *args, **kwargs)
+
+    def save(self, filepath, *args, **kwargs):
+        super().save(filepath, *args, **kwargs)
+        if str(filepath).endswith((".h5", ".hdf5")):
+            _write_registered_name(filepath, type(self))
+
+    def quantize(self, mode=None, *args, **kwargs):
+        """Refuse: a quantized model could not be saved and loaded, since its config has one dtype for all layers.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "a model of krpe_tf is quantized when it is exported: krpe_tf.export.export_tflite(model, path, "
+            f'quantization="int8"). Received: mode={mode!r}'
+        )
+
+    def _check_ids(self, inputs):
+        if keras.backend.backend() != "jax" or not isinstance(inputs, dict):
+            return
+        ids = known_values(inputs["token_ids"]) if "token_ids" in inputs else None
+        if ids is None or not ids.size:
+            return
+        lowest, highest = ids.min(), ids.max()
+        size = getattr(self, "encoder", self).vocabulary_size
+        if lowest < 0 or highest >= size:
+            raise ValueError(
+                f"`token_ids` must lie in the vocabulary, from 0 to {size - 1}. "
+                f"Received: ids from {lowest} to {highest}"
+            )
+
+
+def _write_registered_name(path, model_class: type) -> None:
+    """Put the name under which Keras finds a class into an .h5 file, where Keras writes the bare one."""
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["class_name"] = keras.saving.get_registered_name(model_class)
+        file.attrs["model_config"] = json.dumps(config).encode()
