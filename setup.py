@@ -15,6 +15,8 @@ TENSORFLOW = [
     "ai-edge-quantizer>=0.10,<0.11",
     "tensorboard>=2.20,<3",
     "scipy>=1.13,<2",
+    # Learns the pieces of a WordPiece vocabulary. In the tests it also trains models for SentencePieceTokenizer.
+    "sentencepiece>=0.2,<0.3",
 ]
 JAX = ["jax>=0.6,<0.11"]
 # The TPU compiler, in the version that JAX wants; wheels are for Linux on x86-64 alone. It compiles without a TPU.
@@ -55,8 +57,6 @@ setup(
         + TAGGING
         + DOCS
         + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
-        # Trains the models that SentencePieceTokenizer is tested on, and gives their ids.
-        + ["sentencepiece>=0.2,<0.3"]
         # Runs the notebooks.
         + ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"],
     },

@@ -16,7 +16,8 @@ def vocabulary_files(tokenizer: "Tokenizer | None") -> dict[str, bytes]:
     Returns:
         Contents by the end of the file's name. For WordPiece `vocab.txt`, BERT's form: one token a line, its id is the
         line's number from 0; for SentencePiece `spiece.model`, its own. For both `tokenizer_config.json`, the settings
-        under the names that Hugging Face's tokenizers have for them. Nothing without a tokenizer.
+        under the names that Hugging Face's tokenizers have for them; `stripped_marks` and `max_word_bytes` are ours.
+        Nothing without a tokenizer.
 
     Raises:
         ValueError: For a token with a line break in it.
@@ -36,6 +37,8 @@ def vocabulary_files(tokenizer: "Tokenizer | None") -> dict[str, bytes]:
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": lower,
             "strip_accents": lower,
+            **({"stripped_marks": tokenizer.stripped_marks} if lower and tokenizer.keep_marks else {}),
+            "max_word_bytes": tokenizer.max_word_bytes,
             "tokenize_chinese_chars": True,
             "cls_token": start,
             "sep_token": end,

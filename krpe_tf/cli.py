@@ -38,6 +38,7 @@ def _prepare(options):
         options.source,
         options.output,
         vocabulary_size=options.vocabulary_size,
+        cased=options.cased,
         labelled=False if options.unlabelled else None,
         validation_fraction=options.validation_fraction,
         num_shards=options.num_shards,
@@ -172,6 +173,7 @@ def _add_prepare(commands):
     prepare.add_argument(
         "--vocabulary-size", type=int, default=8192, help="WordPiece tokens to learn at most (default: 8192)"
     )
+    prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
     prepare.add_argument(
         "--validation-fraction",
         type=float,

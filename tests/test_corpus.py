@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,11 +13,12 @@ import keras
 import numpy as np
 import pytest
 from batch_checks import joined, real_rows, same, taken
-from prepared_texts import SEP, SIZES, ids_of, make_documents, stored, windows_of, write_folder, write_jsonl
+from prepared_texts import CLS, SEP, SIZES, UNK, ids_of, make_documents, stored, windows_of, write_folder, write_jsonl
 
 from krpe_tf.data import (
     LABELLED_TEXTS,
     TEXTS,
+    Corpus,
     LabelledTexts,
     Ragged,
     buckets,
@@ -27,6 +29,7 @@ from krpe_tf.data import (
     prepare,
     windows,
 )
+from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,50 @@ def classification(prepared):
 @pytest.fixture(params=["masked_lm", "classification"])
 def batches(request):
     return request.getfixturevalue(request.param)
+
+
+def test_values_are_taken_from_places_spread_evenly():
+    ragged = Ragged.join(np.arange(1000).reshape(100, 10))
+    assert ragged.spread(1000).tolist() == list(range(1000))
+    some = ragged.spread(600).tolist()
+    assert len(some) == 512
+    assert some[:2] == [0, 1]
+    assert some[-2:] == [998, 999]
+    assert Ragged.join([]).spread(5).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("unknown", "level", "said"),
+    [(0, "INFO", "0.00 % of the tokens are"), (5, "INFO", "5.00 %"), (6, "WARNING", "warning: 6.0 % .*SentencePiece")],
+)
+def test_the_share_of_unknown_tokens_is_said(caplog, unknown, level, said):
+    tokenizer = WordPieceTokenizer([*RESERVED_TOKENS, "a"])
+    ids = Ragged.join([[CLS, UNK, SEP]] * unknown + [[CLS, 5, SEP]] * (100 - unknown))
+    with caplog.at_level("INFO"):
+        share = Corpus(tokenizer, None, ("text",), {"train": {"token_ids": ids}, "validation": {}}).log_unknown()
+    assert share == unknown / 100
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert re.match(said, record.getMessage())
+
+
+def test_a_text_that_is_lost_altogether_is_refused(tmp_path):
+    tokenizer = WordPieceTokenizer([*RESERVED_TOKENS, "a", "##a"])
+    source = write_jsonl(tmp_path / "a.jsonl", make_documents(30))
+    with pytest.raises(ValueError, match=r"`tokenizer` must know some of the text; .*SentencePiece.* 7 tokens"):
+        prepare(source, tmp_path / "out", tokenizer=tokenizer, **SIZES)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cased_vocabulary_on_request(tmp_path):
+    source = write_jsonl(tmp_path / "a.jsonl", [(f"Ümit {text}", label) for text, label in make_documents(30)])
+    rows = open_source(source, ("text", "label"))
+    for corpus in (
+        prepare(source, tmp_path / "out", vocabulary_size=100, cased=True, **SIZES),
+        build_corpus(rows, validation=0.2, vocabulary_size=100, cased=True),
+    ):
+        assert not corpus.tokenizer.lowercase
+        assert "Ümit" in corpus.tokenizer.vocabulary
 
 
 def test_every_window_comes_exactly_once_an_epoch(prepared, masked_lm):

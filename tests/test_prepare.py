@@ -123,7 +123,8 @@ def test_columns_of_any_task_have_the_names_that_a_file_gives_them(tmp_path):
     assert load_corpus(tmp_path / "out").classes == ["O", "X"]
 
 
-def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys):
+def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     source = write_folder(tmp_path / "texts", [*make_documents(30), ("\u200b \n", "a")])
     arguments = ["prepare", str(source), "--output", str(tmp_path / "new" / "out"), "--vocabulary-size", "100"]
     with pytest.warns(DeprecationWarning, match="`num_shards` has no effect since 0.2"):
@@ -135,14 +136,16 @@ def test_the_command_learns_a_vocabulary_and_says_what_it_left_out(tmp_path, cap
     assert prepared.documents() + prepared.documents("validation") == 30
     said = capsys.readouterr().out
     assert f"train: {prepared.documents()} documents, {prepared.tokens():,} tokens" in said
+    assert "0.00 % of the tokens are [UNK]" in caplog.text
     prepared.verify()
     assert main(arguments) == 2
     assert (
         "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite)" in capsys.readouterr().err
     )
-    assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0"]) == 0
+    assert main([*arguments, "--overwrite", "--unlabelled", "--validation-fraction", "0", "--cased"]) == 0
     prepared = load_corpus(prepared.path)
     assert (prepared.classes, prepared.documents(), prepared.documents("validation")) == (None, 30, 0)
+    assert not prepared.tokenizer.lowercase
     prepared.verify()
     with pytest.raises(ValueError, match=r"`split` must hold documents.*split='validation'"):
         prepared.masked_lm_batches(16, 2, split="validation")
@@ -153,8 +156,8 @@ def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what
     documents = [(f"{text} held{number}", label) for number, (text, label) in enumerate(make_documents(200))]
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     learned = []
-    original = module.train_wordpiece
-    monkeypatch.setattr(module, "train_wordpiece", lambda texts, size: learned.append(texts) or original(texts, size))
+    original = module.learn_tokenizer
+    monkeypatch.setattr(module, "learn_tokenizer", lambda texts, *args: learned.append(texts) or original(texts, *args))
     prepare(source, tmp_path / "out", vocabulary_size=100, vocabulary_bytes=10_000, **SIZES)
     total = sum(map(len, learned[0]))
     assert 5_000 < total <= 10_000

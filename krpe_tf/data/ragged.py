@@ -43,6 +43,19 @@ class Ragged:
         """The length of every array, int64."""
         return np.diff(self.starts)
 
+    def spread(self, count: int) -> np.ndarray:
+        """Return all values or, of more than `count`, about that many: runs spread evenly.
+
+        Raises:
+            ValueError: If a file is damaged there; names it.
+        """
+        total, runs = int(self.starts[-1]), 256
+        if total <= count:
+            return self._ranges(np.array([0]), np.array([total]))[:total]
+        starts = np.linspace(0, total - count // runs, runs).astype("int64")
+        values = self._ranges(starts, np.full(runs, count // runs))
+        return np.concatenate([values[start : start + count // runs] for start in starts])
+
     def padded(self, starts: np.ndarray, lengths: np.ndarray, shape: tuple[int, int], fill: int) -> np.ndarray:
         """Copy ranges of `values` into rows.
 

@@ -18,6 +18,7 @@ class CommonSettings(Settings):
     preset: str = setting("small", "size of the encoder: tiny, small or base")
     encoder: dict = setting({}, "encoder options that override the preset's: dropout=0 ...")  # noqa: RUF009
     vocabulary_size: int = setting(8192, "WordPiece tokens to learn at most")
+    cased: bool = setting(False, "keep upper case and accents in the vocabulary to learn")
     validation_fraction: float = setting(0.2, "share of the documents to hold out for validation")
     checkpoint_every: int = setting(100, "steps from one checkpoint to the next")
     keep_checkpoints: int = setting(3, "recent checkpoints to keep")
@@ -29,6 +30,7 @@ class CommonSettings(Settings):
         check_at_least(1, vocabulary_size=self.vocabulary_size)
         check_at_least(1, checkpoint_every=self.checkpoint_every, keep_checkpoints=self.keep_checkpoints)
         check_one_of(tuple(PRESETS), preset=self.preset)
+        check_one_of((False, True), cased=self.cased)
         fraction = self.validation_fraction
         if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
             raise ValueError(

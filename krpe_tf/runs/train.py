@@ -67,7 +67,8 @@ def train_run(
 
     Args:
         data: Labelled texts, a source, a corpus, or the path of one: a folder that `prepare` wrote, a .csv or .jsonl
-            file, or a folder of .txt files. `vocabulary_size` and `validation_fraction` do not apply to a corpus.
+            file, or a folder of .txt files. `vocabulary_size`, `cased` and `validation_fraction` do not apply to a
+            corpus.
         output: The run folder.
         task: A name of `krpe_tf.tasks.TASKS`. None for the task of the columns that a corpus, a source or labelled
             texts have, masked LM where those are of no task, and text classification for a path.
@@ -107,6 +108,7 @@ def train_run(
         with distribution.chief_first():
             state = RunState(output, task, settings, identity, restart, distribution)
             corpus = _corpus(data, validation, tokenizer or state.tokenizer, task, settings)
+            corpus.log_unknown()
             batches = {phase: _batches(phase, corpus, settings, state.batch_multiple) for phase in recipe}
             budgets = {phase: _budget(phase, settings, *batches[phase]) for phase in recipe}
             state.begin(corpus.tokenizer, {phase.phase: budget for phase, budget in budgets.items()})
@@ -183,6 +185,7 @@ def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> C
         validation=validation,
         tokenizer=tokenizer,
         vocabulary_size=settings.vocabulary_size,
+        cased=settings.cased,
         seed=settings.seed,
     )
 

@@ -8,7 +8,8 @@ from .checks import check_texts, is_visible, split_at_spaces
 from .load import load_tokenizer
 from .sentencepiece import SentencePieceTokenizer
 from .tokenizer import Tokenizer
-from .wordpiece import RESERVED_TOKENS, WordPieceTokenizer, train_wordpiece
+from .vocabulary import RESERVED_TOKENS
+from .wordpiece import WordPieceTokenizer, learn_tokenizer, train_wordpiece
 
 __all__ = [
     "RESERVED_TOKENS",
@@ -17,6 +18,7 @@ __all__ = [
     "WordPieceTokenizer",
     "check_texts",
     "is_visible",
+    "learn_tokenizer",
     "load_tokenizer",
     "split_at_spaces",
     "train_wordpiece",

@@ -1,66 +1,64 @@
 """WordPiece: a vocabulary learned from texts, and its tokenizer, on tensorflow-text's own tools."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..checks import check_at_least
 from .checks import check_texts
+from .normalizer import STRIPPED_MARKS, make_normalizer, normalizer_model
 from .tokenizer import Tokenizer
+from .vocabulary import RESERVED_TOKENS, learn_pieces
 
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_text as tf_text
 
-RESERVED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+logger = logging.getLogger(__name__)
+
+# No word is too long. A word's bytes are counted in 32 bits.
+NO_LIMIT = 2**30
+
+# What a file of 0.1 or 0.2 leaves unsaid.
+OLD_SETTINGS = {"keep_marks": False, "max_word_bytes": 100}
 
 
-def train_wordpiece(texts: Iterable[str], vocabulary_size: int, lowercase: bool = True) -> list[str]:
-    """Train a WordPiece vocabulary with tensorflow-text's `bert_vocab_from_dataset`.
+def train_wordpiece(
+    texts: Iterable[str], vocabulary_size: int, lowercase: bool = True, keep_marks: bool = True
+) -> list[str]:
+    """Learn a WordPiece vocabulary.
 
-    The same texts give the same vocabulary. 12 MB of English and 8,192 tokens take about 15 seconds on one core; more
-    text adds the counting of its words and no more, since only the 4 * `vocabulary_size` commonest are learned from.
+    The same texts give the same vocabulary. Words are counted at about 15 MB of English a second on one core. What
+    follows is bounded by `vocabulary_size`, whatever the words are: pieces are learned, by byte pairs, from the
+    commonest words, at most 4 * `vocabulary_size` of them and 64 * `vocabulary_size` characters; of a word of more
+    than 10,000 characters, from its beginning. That takes up to 2 seconds for 8,192 tokens.
+
+    Characters come first, by their count, on half of the places, or on 2,000 if that is more, and then on what pieces
+    leave. A character has two places, "x" and "##x"; punctuation and Chinese characters, which are words, have one.
 
     Args:
         texts: Texts to learn from, `str` or UTF-8 `bytes`.
         vocabulary_size: The most tokens to return, `RESERVED_TOKENS` included. Few texts give fewer.
-        lowercase: Learn from lowercase text without accents, as a tokenizer with `lowercase=True` sees it.
+        lowercase, keep_marks: Of the tokenizer, see `WordPieceTokenizer`.
 
     Returns:
-        The tokens, most frequent first after the reserved ones (`[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`: ids 0
-        to 4) and the single characters.
+        The tokens: the reserved ones (`[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`: ids 0 to 4), single characters, and
+        pieces, the most used first.
 
     Raises:
         ValueError: For bad texts (see `check_texts`) or a `vocabulary_size` that is not an integer of 32 or more.
     """
     check_at_least(32, vocabulary_size=vocabulary_size)
-    # The trainer splits at ASCII white space only, FastBertTokenizer at all of it: no word may hold a no-break space.
-    texts = [" ".join(text.split()) for text in check_texts(texts)]
+    return learn_pieces(check_texts(texts), vocabulary_size, make_normalizer(lowercase, keep_marks))
 
-    import tensorflow as tf
-    from tensorflow_text.tools.wordpiece_vocab import bert_vocab_from_dataset
 
-    learned = bert_vocab_from_dataset.bert_vocab_from_dataset(
-        tf.data.Dataset.from_tensor_slices(texts).batch(16),
-        vocab_size=vocabulary_size,
-        reserved_tokens=list(RESERVED_TOKENS),
-        bert_tokenizer_params={"lower_case": lowercase},
-        learn_params={
-            # The tool bisects for a count threshold, seconds a step, from the commonest word's count down. The answer
-            # was 36 to 97 times below characters / vocabulary_size (English, 1k and 8k tokens): start at an eighth of
-            # that. Two rounds of re-segmenting instead of four cost 0.2 % more tokens there.
-            "upper_thresh": max(2, sum(map(len, texts)) // (8 * vocabulary_size)),
-            "lower_thresh": 2,
-            "num_iterations": 2,
-            "max_input_tokens": 4 * vocabulary_size,
-            "max_unique_chars": min(1000, (vocabulary_size - len(RESERVED_TOKENS)) // 2),
-        },
-    )
-    # The bisection may end a step above the size: drop the rarest pieces, but no character, or words turn unknown.
-    essential = {token for token in learned if token in RESERVED_TOKENS or len(token.removeprefix("##")) == 1}
-    longer = [token for token in learned if token not in essential]
-    kept = essential.union(longer[: vocabulary_size - len(essential)])
-    return [token for token in learned if token in kept]
+def learn_tokenizer(texts: Sequence[str], vocabulary_size: int, cased: bool = False) -> "WordPieceTokenizer":
+    """Learn a vocabulary as `train_wordpiece` does, say so in the log, and make the tokenizer of it."""
+    logger.info("learning a vocabulary of up to %s tokens from %s texts", f"{vocabulary_size:,}", f"{len(texts):,}")
+    tokenizer = WordPieceTokenizer(train_wordpiece(texts, vocabulary_size, not cased), not cased)
+    logger.info("learned %s tokens", f"{tokenizer.vocabulary_size:,}")
+    return tokenizer
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -68,19 +66,36 @@ class WordPieceTokenizer(Tokenizer):
 
     Reserved tokens written in a text ("[MASK]") are plain characters: text cannot produce their ids, save [UNK].
 
-    Attributes: `vocabulary` (list of tokens), `vocabulary_size`, `lowercase`, the ids `pad_id`, `unknown_id`,
-    `start_id` ([CLS]), `end_id` ([SEP]) and `mask_id`, and `wordpieces`, the `FastBertTokenizer` itself.
+    Attributes: `vocabulary` (list of tokens), `vocabulary_size`, `lowercase`, `keep_marks`, `max_word_bytes`, the ids
+    `pad_id`, `unknown_id`, `start_id` ([CLS]), `end_id` ([SEP]) and `mask_id`, and `wordpieces`, the
+    `FastBertTokenizer` itself.
 
     Args:
         vocabulary: Distinct tokens, each one's place is its id; continuing pieces start with "##". It must hold
             `RESERVED_TOKENS`, anywhere. BERT's own vocabularies fit.
-        lowercase: Lowercase the text and strip accents first.
+        lowercase: Lowercase the text first, and strip the marks of Latin, Greek and Cyrillic letters: accents.
+        keep_marks: In lowercase text, keep the marks of other scripts: vowel signs of Hindi, tones of Thai. False
+            strips them too, as BERT does, and krpe_tf 0.1 and 0.2 did.
+        max_word_bytes: A word of more bytes becomes [UNK]; None for no limit. 100 in BERT, and in krpe_tf 0.1 and 0.2.
+
+    `load` reads a file of 0.1 or 0.2 with the settings of then: the same ids. `stripped_marks`, of the class, holds the
+    first and the last character of each range that is stripped where `keep_marks` is true.
 
     Raises:
         ValueError: For reserved tokens that are missing, tokens twice, or tokens that are not non-empty strings.
     """
 
-    def __init__(self, vocabulary: Sequence[str], lowercase: bool = True):
+    stripped_marks = STRIPPED_MARKS
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        lowercase: bool = True,
+        keep_marks: bool = True,
+        max_word_bytes: int | None = None,
+    ):
+        if max_word_bytes is not None:
+            check_at_least(1, max_word_bytes=max_word_bytes)
         vocabulary = list(vocabulary)
         wrong = [token for token in vocabulary if not isinstance(token, str) or not token]
         if wrong:
@@ -93,7 +108,7 @@ class WordPieceTokenizer(Tokenizer):
             twice = next(token for index, token in enumerate(vocabulary) if ids[token] != index)
             raise ValueError(f"`vocabulary` must hold each token once. Received: {twice!r} more than once")
         self.vocabulary = vocabulary
-        self.lowercase = bool(lowercase)
+        self.lowercase, self.keep_marks, self.max_word_bytes = bool(lowercase), bool(keep_marks), max_word_bytes
         self.pad_id, self.unknown_id, self.start_id, self.end_id, self.mask_id = (ids[t] for t in RESERVED_TOKENS)
 
     @cached_property
@@ -103,20 +118,32 @@ class WordPieceTokenizer(Tokenizer):
         import tensorflow_text as tf_text
 
         with tf.init_scope():  # Its tables must not belong to a graph that happens to be traced.
-            return tf_text.FastBertTokenizer(
-                self.vocabulary,
-                token_out_type=tf.int32,
-                unknown_token="[UNK]",
-                lower_case_nfd_strip_accents=self.lowercase,
-            )
+            try:
+                return tf_text.FastBertTokenizer(
+                    self.vocabulary,
+                    token_out_type=tf.int32,
+                    unknown_token="[UNK]",
+                    max_bytes_per_word=self.max_word_bytes or NO_LIMIT,
+                    lower_case_nfd_strip_accents=self.lowercase,
+                    fast_bert_normalizer_model_buffer=normalizer_model(self.lowercase, self.keep_marks),
+                )
+            except RuntimeError as error:  # "No valid vocab tokens were found to build the trie."
+                raise ValueError(
+                    "`vocabulary` must hold tokens that words can be split into, or all of every text is lost; for "
+                    f"texts that WordPiece cannot split take a SentencePieceTokenizer ({error}). "
+                    f"Received: {self.vocabulary_size} tokens"
+                ) from error
 
     def _pieces(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         return self.wordpieces.tokenize(texts)
 
     def get_config(self) -> dict:
         """Return what `save` writes."""
-        return {"lowercase": self.lowercase, "vocabulary": self.vocabulary}
+        settings = {name: getattr(self, name) for name in OLD_SETTINGS}
+        changed = {name: value for name, value in settings.items() if value != OLD_SETTINGS[name]}
+        return {"lowercase": self.lowercase, **changed, "vocabulary": self.vocabulary}
 
     @classmethod
     def _arguments(cls, config: dict) -> dict:
-        return {name: config[name] for name in ("vocabulary", "lowercase")}
+        given = {name: config[name] for name in ("vocabulary", "lowercase")}
+        return {**given, **{name: config.get(name, value) for name, value in OLD_SETTINGS.items()}}
