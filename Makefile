@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
-BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device memory compile_time routes
+BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device threads memory compile_time routes
 
 .PHONY: demo test test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean
 

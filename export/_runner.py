@@ -7,6 +7,8 @@ It prints the name of every signature before it runs it: where it crashes, the l
 """
 
 import json
+import os
+import runpy
 import sys
 import time
 
@@ -41,11 +43,9 @@ def litert(path, with_text):
     """Load a .tflite file's signatures, on the plain interpreter unless text goes in."""
     if with_text:
         from ai_edge_litert.interpreter import InterpreterWithCustomOps
-        from tensorflow_text.core.pybinds import tflite_registrar
 
-        interpreter = InterpreterWithCustomOps(
-            model_path=path, custom_op_registerers=tflite_registrar.SELECT_TFTEXT_OPS
-        )
+        text_ops = runpy.run_path(os.path.join(os.path.dirname(__file__), "text_ops.py"))["text_ops"]
+        interpreter = InterpreterWithCustomOps(model_path=path, custom_op_registerers=text_ops())
     else:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -55,6 +55,8 @@ def litert(path, with_text):
 
 def saved_model(path, with_text):
     """Load a SavedModel's signatures; one with a tokenizer loads only where tensorflow-text's ops are known."""
+    # TensorFlow imports Keras, and Keras these where it finds them: two seconds for what no SavedModel needs.
+    sys.modules.update(dict.fromkeys(["jax", "matplotlib", "pandas", "scipy", "sklearn"]))
     import tensorflow as tf
 
     if with_text:

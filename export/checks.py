@@ -1,5 +1,6 @@
 """Checks of the arguments of both exports, and of what a model must be to be exported."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..attention import KernelizedRPEAttention
-from ..models import Interface, interface_of
+from ..models import Interface, compute_dtypes, in_float32, interface_of
 from ..toeplitz import choose_route
 from .layers import all_layers, lambda_layers, vocabulary_size
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import keras
 
     from ..text import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 # What tokenizers make of a document, and all that a model may take: an integer for each token.
 DOCUMENT = ("token_ids", "padding_mask")
@@ -24,11 +27,13 @@ DOCUMENT = ("token_ids", "padding_mask")
 class Source:
     """What is exported, checked by `check_source`.
 
-    Attributes: `model`; `interface`, what it takes and gives; `tokenizer`, which goes into the file, or None; `texts`,
-    the documents to compare on, None for built-in ones.
+    Attributes: `model`, in float32; `model_dtypes`, what the layers of the one that was given compute in; `interface`,
+    what it takes and gives; `tokenizer`, which goes into the file, or None; `texts`, the documents to compare on, None
+    for built-in ones.
     """
 
     model: "keras.Model"
+    model_dtypes: list[str]
     interface: Interface
     tokenizer: "Tokenizer | None"
     texts: list[str] | None
@@ -49,10 +54,10 @@ class Source:
 def check_source(
     model: "keras.Model", tokenizer: "Tokenizer | None", sample_texts: Iterable[str] | None, tolerance: float
 ) -> Source:
-    """Check the arguments that both exports take.
+    """Check the arguments that both exports take, and put a model in half precision into float32.
 
     Raises:
-        ValueError: For a wrong model, tokenizer, text or tolerance.
+        ValueError: For a wrong model, tokenizer, text or tolerance, or a model that cannot be had in float32.
     """
     interface = check_model(model)
     check_tokenizer(tokenizer, model)
@@ -66,7 +71,10 @@ def check_source(
         from ..text import check_texts
 
         sample_texts = check_texts(sample_texts)
-    return Source(model, interface, tokenizer, sample_texts)
+    dtypes, exported = compute_dtypes(model), in_float32(model)
+    if exported is not model:
+        logger.info("the model computes in %s; the file gets its weights and computes in float32", ", ".join(dtypes))
+    return Source(exported, dtypes, interface, tokenizer, sample_texts)
 
 
 def check_model(model: "keras.Model") -> Interface:
@@ -193,13 +201,3 @@ def check_any_length(model: "keras.Model") -> None:
                 "`lengths` may hold None only for a model whose attention takes the banded route, the one that "
                 f"converts for a length that is not known. Received: layer {layer.name!r} on route {route!r}"
             )
-
-
-def check_float32(model: "keras.Model") -> None:
-    """Raise a ValueError unless all layers compute in float32."""
-    half = sorted({layer.compute_dtype for layer in all_layers(model)} - {"float32"})
-    if half:
-        raise ValueError(
-            "`model` must compute in float32, LiteRT has no other builtin ops: build it with dtype='float32' and load "
-            f"the weights. Received: a model that computes in {', '.join(half)}"
-        )

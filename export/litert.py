@@ -12,7 +12,7 @@ import numpy as np
 
 from ..files import companion, staged
 from ..toeplitz import override
-from .checks import Source, check_any_length, check_float32, check_lengths, check_source
+from .checks import Source, check_any_length, check_lengths, check_source
 from .compare import check_errors, relative_errors
 from .compression import certificates_by_name, check_bound, compress_biases
 from .inspection import Contents, check_contents, drop_names, inspect
@@ -64,9 +64,10 @@ def export_tflite(
     `LiteRTModel` calls them.
 
     Args:
-        model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor. Attention on
-            route "fft" is exported by forward transforms of powers of two, which LiteRT has; measured on two cores,
-            it is slower than "dense" up to 4096 positions and faster from 8192 on.
+        model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor. One in half
+            precision is exported, and compared, as `krpe_tf.models.in_float32` returns it. Attention on route "fft" is
+            exported by forward transforms of powers of two, which LiteRT has; measured on two cores, it is slower than
+            "dense" up to 4096 positions and faster from 8192 on.
         path: The file to make. It appears only when everything is checked.
         lengths: Sequence lengths, distinct; None for a signature that takes any. A model built for one length takes
             that one only.
@@ -149,7 +150,6 @@ def _check(model, lengths, quantization, tokenizer, sample_texts, bias_tolerance
     lengths = check_lengths(lengths, source.length)
     if None in lengths:
         check_any_length(model)
-    check_float32(model)
     if not isinstance(measure, bool):
         raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
     vocabulary = vocabulary_files(tokenizer)
@@ -265,6 +265,7 @@ def _describe(plan: _Plan, file: Path, made: _Made, path: str, errors: tuple[dic
         path=path,
         bytes=len(made.content),
         lengths=plan.lengths,
+        model_dtypes=plan.source.model_dtypes,
         quantization=plan.quantization,
         signatures=made.signatures,
         outside_xnnpack=outside_xnnpack(made.content, runs),

@@ -8,6 +8,7 @@ This one file imports nothing else: an app may copy it.
 
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,8 @@ class LiteRTIdsModel:
     """The ids signatures of a .tflite file from `export_tflite`, called like the Keras model.
 
     A batch runs one document after another, each on the smallest signature that holds it: `ids_n`, padded to n tokens,
-    or `ids_any`, not padded, where the file has it and every n is too small. Not for several threads at once.
+    or `ids_any`, not padded, where the file has it and every n is too small. Threads may share a model: LiteRT runs one
+    document at a time, and each thread gets the answer to its own.
 
     With `too_long="windows"` a document that no signature holds is split into windows: as few as fit the largest
     signature, of equal length but for one token, none in two windows. A document is expected as the tokenizers make it,
@@ -58,6 +60,7 @@ class LiteRTIdsModel:
             raise ValueError(f"`runtime` must be 'interpreter' or 'compiled'. Received: runtime={runtime!r}")
         self._path = os.fspath(path)
         self._too_long = too_long
+        self._lock = threading.Lock()  # LiteRT keeps inputs and outputs in the model: one run at a time.
         self._runtime = (_Interpreter if runtime == "interpreter" else _Compiled)(self._path, num_threads)
         names = self._runtime.signatures
         self.lengths = sorted(int(name.removeprefix("ids_")) for name in names if re.fullmatch(r"ids_\d+", name))
@@ -119,7 +122,8 @@ class LiteRTIdsModel:
             "padding_mask": np.pad(padding_mask.astype(np.int32), padding)[np.newaxis],
         }
         try:
-            output = self._runtime.run("ids_any" if length is None else f"ids_{length}", inputs)
+            with self._lock:
+                output = self._runtime.run("ids_any" if length is None else f"ids_{length}", inputs)
         except RuntimeError as error:
             if not re.search(self._runtime.out_of_bounds, str(error)):
                 raise

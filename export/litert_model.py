@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .litert_ids import LiteRTIdsModel
+from .text_ops import text_ops
 
 
 class LiteRTModel(LiteRTIdsModel):
     """A .tflite file from `export_tflite`, called like the model: a `LiteRTIdsModel` that takes texts too.
 
-    Token ids need ai-edge-litert and numpy only; text needs tensorflow-text too, for the tokenizer's ops. Not for
-    several threads at once.
+    Token ids need ai-edge-litert and numpy only; text needs tensorflow-text too, for the tokenizer's ops. Threads may
+    share a model.
 
     Attributes: `lengths` and `any_length`, as of a `LiteRTIdsModel`; `reads_text`, whether the file holds a tokenizer.
 
@@ -67,19 +68,21 @@ class LiteRTModel(LiteRTIdsModel):
         return self._run_texts(texts)
 
     def _run_texts(self, texts: list[str]) -> np.ndarray:
-        documents = [self._tokenize(text=np.array([text.encode()], dtype=object))["token_ids"][0] for text in texts]
+        documents = [self._token_ids(text) for text in texts]
         counts = np.array([len(document) for document in documents])
         token_ids = np.zeros((len(texts), counts.max()), np.int32)
         for row, document in zip(token_ids, documents, strict=True):
             row[: len(document)] = document
         return self._run_batch(token_ids, np.arange(counts.max()) < counts[:, np.newaxis], "texts")
 
+    def _token_ids(self, text: str) -> np.ndarray:
+        with self._lock:
+            return self._tokenize(text=np.array([text.encode()], dtype=object))["token_ids"][0]
+
     @functools.cached_property
     def _tokenize(self):
         # ids stay on the plain interpreter; this one prepares the small tokenizer only.
         from ai_edge_litert.interpreter import InterpreterWithCustomOps
-        from tensorflow_text.core.pybinds import tflite_registrar
 
-        return InterpreterWithCustomOps(
-            model_path=self._path, custom_op_registerers=tflite_registrar.SELECT_TFTEXT_OPS
-        ).get_signature_runner("tokenize")
+        interpreter = InterpreterWithCustomOps(model_path=self._path, custom_op_registerers=text_ops())
+        return interpreter.get_signature_runner("tokenize")

@@ -15,21 +15,23 @@ class LiteRTReport:
     """What `export_tflite` wrote and how it was checked; `dataclasses.asdict` makes it JSON.
 
     Attributes: `path`; `bytes` of the file; `weight_bytes`, of its constants, the tokenizer's tables too; `lengths`;
-    `quantization`; `signatures`, the names; `signature_ops`, how many ops each has; `ops` and `custom_ops`, by kind and
-    count, all signatures together; `recomputed`, ops that give the same at every call, which the converter did not fold
-    into constants; `outside_xnnpack`, for each signature that takes ids the ops that LiteRT's delegate for CPUs leaves
-    to the interpreter, by kind and count; `gpu`, what its delegate for GPUs made of the shortest of fixed length, None
-    without one, or where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and
-    `mean_error` of each signature that calls the model, |difference| over max |output|; `tolerance`; `certificates`,
-    with `bias_tolerance`: for each bias that was replaced, by its name, how far that can bring the output of one
-    attention, as `compress_bias` proves it; `measurements`, each signature that takes ids in fresh processes, None
-    where the export did not measure; `dense_measurements`, for a file with transforms the same of the dense route.
+    `model_dtypes`, what the layers of the model compute in, while those of the file do in float32; `quantization`;
+    `signatures`, the names; `signature_ops`, how many ops each has; `ops` and `custom_ops`, by kind and count, all
+    signatures together; `recomputed`, ops that give the same at every call, which the converter did not fold into
+    constants; `outside_xnnpack`, for each signature that takes ids the ops that LiteRT's delegate for CPUs leaves to
+    the interpreter, by kind and count; `gpu`, what its delegate for GPUs made of the shortest of fixed length, None
+    without one, or where this machine has no adapter to ask; `highest_rank` of any tensor; `max_error` and `mean_error`
+    of each signature that calls the model, |difference| over max |output|; `tolerance`; `certificates`, with
+    `bias_tolerance`: for each bias that was replaced, by its name, how far that can bring the output of one attention,
+    as `compress_bias` proves it; `measurements`, each signature that takes ids in fresh processes, None where the
+    export did not measure; `dense_measurements`, for a file with transforms the same of the dense route.
     """
 
     path: str
     bytes: int
     weight_bytes: int
     lengths: list[int | None]
+    model_dtypes: list[str]
     quantization: str | None
     signatures: list[str]
     signature_ops: dict[str, int]
@@ -66,6 +68,7 @@ def render(report: LiteRTReport) -> str:
         f"{megabytes(report.bytes)}, {megabytes(report.weight_bytes)} of it constants; weights "
         f"{weights_name(report.quantization)}; no op but builtin ones{_except(report.custom_ops)}; highest rank "
         f"{report.highest_rank}.",
+        *_half_precision(report),
         "## Signatures",
         f"Error against Keras on the sample texts, over the largest output; up to {report.tolerance:.0e} was accepted.",
         _signatures_table(report),
@@ -83,6 +86,14 @@ def render(report: LiteRTReport) -> str:
     parts += ["## Delegates", "XNNPACK, LiteRT's delegate for CPUs, leaves to the interpreter:"]
     parts += [_xnnpack_table(report), _gpu_line(report), "## Ops", _ops_table(report)]
     return "\n\n".join(parts) + "\n"
+
+
+def _half_precision(report: LiteRTReport) -> list[str]:
+    if set(report.model_dtypes) <= {"float32"}:
+        return []
+    return [
+        f"The model computes in {', '.join(report.model_dtypes)}; the file has its weights and computes in float32."
+    ]
 
 
 def _signatures_table(report: LiteRTReport) -> str:

@@ -29,12 +29,14 @@ ROUNDS = 7
 class SavedModelReport:
     """What `export_saved_model` wrote and how it was checked; `dataclasses.asdict` makes it JSON.
 
-    Attributes: `path`; `max_error` of each signature, max |difference| over max |output|; `tolerance`; `milliseconds`
-    for one document, by its length in tokens: medians of the signature `token_ids` in the process that ran the
-    comparison, None where the export did not measure.
+    Attributes: `path`; `model_dtypes`, what the layers of the model compute in, while those of the file do in float32;
+    `max_error` of each signature, max |difference| over max |output|; `tolerance`; `milliseconds` for one document, by
+    its length in tokens: medians of the signature `token_ids` in the process that ran the comparison, None where the
+    export did not measure.
     """
 
     path: str
+    model_dtypes: list[str]
     max_error: dict[str, float]
     tolerance: float
     milliseconds: dict[int, float] | None
@@ -61,7 +63,8 @@ def export_saved_model(
     the model's one length fail with InvalidArgumentError, whose message says which.
 
     Args:
-        model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor.
+        model: A functional model from int `token_ids` and `padding_mask` `(batch, n)` to one float tensor. One in half
+            precision is exported, and compared, as `krpe_tf.models.in_float32` returns it.
         path: The folder to make. It appears only when everything is checked.
         tokenizer: Put into the SavedModel, to take text.
         sample_texts: Texts to compare on; by default built-in ones. Needs a tokenizer.
@@ -79,10 +82,10 @@ def export_saved_model(
     """
     source = check_source(model, tokenizer, sample_texts, tolerance)
     with staged(path, overwrite) as target:
-        save_functions(saved_model_functions(model, source.length, tokenizer), target)
+        save_functions(saved_model_functions(source.model, source.length, tokenizer), target)
         errors, milliseconds = _verify(source, target, measure)
         check_errors(errors, tolerance)
-    return SavedModelReport(os.path.abspath(path), errors, tolerance, milliseconds)
+    return SavedModelReport(os.path.abspath(path), source.model_dtypes, errors, tolerance, milliseconds)
 
 
 def _verify(source: Source, path: os.PathLike, measure: bool) -> tuple[dict[str, float], dict[int, float] | None]:

@@ -38,7 +38,12 @@ def litert_functions(
     """
     import tensorflow as tf
 
-    text = tf.TensorSpec((1,), tf.string, name="text")
+    # Any number of texts, of which `one_text` refuses all but one: a shape that is known is taken as given.
+    text = tf.TensorSpec((None,), tf.string, name="text")
+
+    def one_text(text):
+        return tf.reshape(text, (1,))
+
     functions = {}
     for length in lengths:
         specs = input_specs(model, 1, length)
@@ -47,7 +52,7 @@ def litert_functions(
             return {"output": call_model(model, inputs)}
 
         def from_text(text, length=length):
-            token_ids = tokenizer.tokenize_one(text)
+            token_ids = tokenizer.tokenize_one(one_text(text))
             count = tf.shape(token_ids)[1]
             if length is None:
                 padding_mask = tf.ones_like(token_ids)
@@ -67,7 +72,7 @@ def litert_functions(
                 functions[signature_name(kind, length)] = traced
     if tokenizer is not None:
         functions["tokenize"] = tf.function(
-            lambda text: {"token_ids": tokenizer.tokenize_one(text)}, autograph=False
+            lambda text: {"token_ids": tokenizer.tokenize_one(one_text(text))}, autograph=False
         ).get_concrete_function(text=text)
     return functions
 

@@ -4,6 +4,7 @@ from .encoder import Encoder
 from .head import Head
 from .interface import Array, Interface, interface_of
 from .masked_lm import MaskedLM
+from .precision import compute_dtypes, in_float32
 from .presets import PRESETS, preset_arguments
 from .text_classifier import TextClassifier
 from .text_embedder import TextEmbedder
@@ -19,6 +20,8 @@ __all__ = [
     "TextClassifier",
     "TextEmbedder",
     "TokenClassifier",
+    "compute_dtypes",
+    "in_float32",
     "interface_of",
     "preset_arguments",
 ]

@@ -8,6 +8,7 @@ from keras import layers
 from ..checks import check_rate
 from .encoder import SHARDED_WEIGHTS, Encoder
 from .layout import make_layout_map
+from .precision import in_float32
 from .token_model import TokenModel
 
 
@@ -64,13 +65,7 @@ class Head(TokenModel):
 
     def in_float32(self) -> "Head":
         """Return a model with these weights that computes in float32, as exports need it; itself if it does so."""
-        # Inputs have no weights, and the policy that is Keras' own when they are made.
-        if all(layer.compute_dtype == "float32" for layer in self.layers if layer.weights):
-            return self
-        encoder = Encoder.from_config({**self.encoder.get_config(), "dtype": "float32"})
-        model = type(self)(**{**self.get_config(), "encoder": encoder})
-        model.set_weights(self.get_weights())
-        return model
+        return in_float32(self)
 
     @classmethod
     def get_layout_map(cls, device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -44,6 +45,14 @@ def test_a_step_is_the_same_from_any_start(batches):
         assert same(taken(batches.dataset(start), 2), whole[start : start + 2])
     assert batches.dataset().cardinality() == tf.data.INFINITE_CARDINALITY
     assert not same(whole[:steps], whole[steps : 2 * steps])
+
+
+def test_threads_may_share_batches(batches):
+    """Two epochs at once: the order of the last one is remembered."""
+    steps = [epoch * batches.steps_per_epoch + place for place in range(12) for epoch in (0, 1)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(batches.__getitem__, steps))
+    assert all(same(batch, batches[step]) for batch, step in zip(found, steps, strict=True))
 
 
 def test_the_rows_of_all_processes_make_the_batch(batches):

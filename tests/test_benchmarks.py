@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-TIMED = ("attention", "layers", "paper_figure", "training_step", "input_pipeline", "packing", "on_device", "routes")
+TIMED = (
+    "attention",
+    "layers",
+    "paper_figure",
+    "training_step",
+    "input_pipeline",
+    "packing",
+    "on_device",
+    "routes",
+    "threads",
+)
 # By script, the number that each of its rows must hold.
 NUMBERS = {**dict.fromkeys(TIMED, "ms"), "memory": "peak_mib", "compile_time": "nodes"}
 # One process, as it is importing TensorFlow that takes long.

@@ -275,8 +275,13 @@ def test_a_run_without_labels_diverges_resumes_and_is_exported(folder, capsys, c
     capsys.readouterr()
     assert main(["predict", str(run), "the old ship"]) == 2
     assert "`run` must be of a task that answers, 'masked_lm' does not" in capsys.readouterr().err
+    # As 0.1 saved a run in mixed precision.
+    half = MaskedLM(Encoder.from_config({**model.encoder.get_config(), "dtype": "mixed_bfloat16"}))
+    half.set_weights(model.get_weights())
+    half.save(run / "model.keras")
     assert main(["export", str(run), "--lengths", "16", "--no-measure"]) == 0
     assert "exporting the encoder of this masked_lm run: one vector per token" in caplog.text
+    assert "the model computes in bfloat16, float32; the file gets its weights and computes in float32" in caplog.text
     inputs = {name: np.ones((1, 16), "int32") for name in ("token_ids", "padding_mask")}
     vectors = LiteRTModel(run / "model.tflite")(inputs)
     np.testing.assert_allclose(vectors, keras.ops.convert_to_numpy(model.encoder(inputs)), atol=1e-5)

@@ -9,13 +9,14 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from export_models import export_tflite, make_classifier, make_encoder, make_ids, relative_error
+from export_models import FROM_THREADS, export_tflite, make_classifier, make_encoder, make_ids, relative_error
 
 from krpe_tf.export import LiteRTIdsModel, LiteRTModel, litert_ids
+from krpe_tf.export.inspection import keep_one_signature
 
 RUNTIMES = ("interpreter", "compiled")
 
-# Called with the file's folder, a .tflite file, its largest length and a document as JSON.
+# Called with the file's folder, a .tflite file and documents as JSON.
 ALONE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -23,7 +24,9 @@ import numpy as np
 from litert_ids import LiteRTIdsModel
 path, inputs = sys.argv[2], {name: np.array(value) for name, value in json.loads(sys.argv[3]).items()}
 models = [LiteRTIdsModel(path, runtime=runtime, num_threads=2) for runtime in ("interpreter", "compiled")]
-print(json.dumps([model(inputs).tolist() for model in models]))
+rows = [{name: value[i : i + 1] for name, value in inputs.items()} for i in range(len(inputs["token_ids"]))]
+wrong = [wrong_answers(model, rows) for model in models]
+print(json.dumps([wrong, [model(inputs).tolist() for model in models]]))
 """
 
 # Nothing but the standard library, numpy, ai-edge-litert and what that depends on.
@@ -44,16 +47,17 @@ def model(request):
 
 
 @pytest.fixture(scope="module")
-def fixed(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fixed") / "model.tflite"
-    export_tflite(model, path, (8, 16), measure=False)
+def free(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "free.tflite"
+    export_tflite(model, path, (16, None), measure=False)
     return path
 
 
 @pytest.fixture(scope="module")
-def free(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("free") / "model.tflite"
-    export_tflite(model, path, (16, None), measure=False)
+def fixed(free):
+    """The same file without `ids_any`."""
+    path = free.with_name("fixed.tflite")
+    path.write_bytes(keep_one_signature(free.read_bytes(), "ids_16"))
     return path
 
 
@@ -131,7 +135,7 @@ def test_windows_are_never_needed_with_any_length(model, free):
 
 
 def test_windows_need_room_for_a_token(tmp_path):
-    export_tflite(make_classifier(), tmp_path / "model.tflite", (2,), measure=False)
+    export_tflite(make_classifier(num_layers=1), tmp_path / "model.tflite", (2,), measure=False)
     with pytest.raises(ValueError, match=r"\[CLS\], a token and \[SEP\].*a file for 2 tokens"):
         LiteRTIdsModel(tmp_path / "model.tflite", too_long="windows")
 
@@ -181,13 +185,15 @@ def test_bad_arguments(fixed, tmp_path, kind):
 def run_alone(python, prelude, folder, path, inputs):
     sent = json.dumps({name: value.tolist() for name, value in inputs.items()})
     shutil.copy(litert_ids.__file__, folder)
-    command = [python, "-I", "-c", prelude + ALONE, folder, path, sent]
+    command = [python, "-I", "-c", prelude + FROM_THREADS + ALONE, folder, path, sent]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return [np.array(output, np.float32) for output in json.loads(done.stdout.splitlines()[-1])]
+    wrong, outputs = json.loads(done.stdout.splitlines()[-1])
+    assert wrong == [0, 0], "of 240 answers each, in 4 threads"
+    return [np.array(output, np.float32) for output in outputs]
 
 
-def test_the_file_imports_nothing_else(model, free, tmp_path):
+def test_the_file_imports_nothing_else_and_threads_share_a_model(model, free, tmp_path):
     inputs = make_ids(3, 40, [40, 16, 2])
     for result in run_alone(sys.executable, BLOCK, tmp_path, free, inputs):
         check(result, model(inputs), inputs)
@@ -219,4 +225,4 @@ def test_an_older_litert_is_refused_by_name(fixed, monkeypatch):
     monkeypatch.delattr(compiled_model, "Options")
     with pytest.raises(ValueError, match=r"from ai-edge-litert 2\.2 on .*Received: runtime='compiled'"):
         LiteRTIdsModel(fixed, runtime="compiled")
-    assert LiteRTIdsModel(fixed).lengths == [8, 16]
+    assert LiteRTIdsModel(fixed).lengths == [16]

@@ -4,7 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from export_models import TEXTS, export_tflite, make_tokenizer, relative_error, run_python
+from export_models import (
+    FROM_THREADS,
+    TEXTS,
+    export_tflite,
+    make_classifier,
+    make_tokenizer,
+    relative_error,
+    run_python,
+)
 
 from krpe_tf.export import LiteRTModel, litert
 
@@ -22,7 +30,14 @@ interpreter = InterpreterWithCustomOps(
 )
 run = interpreter.get_signature_runner(signature)
 results = [run(text=np.array([text.encode()], object)) for text in json.loads(texts)]
-print(json.dumps([[r["output"][0].tolist(), int(r["token_count"][0])] for r in results]))
+del sys.modules["krpe_tf"]
+from krpe_tf.export import LiteRTModel
+batches = [[text] for text in json.loads(texts)]
+wrong = [
+    wrong_answers(LiteRTModel(path, too_long="windows", runtime=runtime), batches)
+    for runtime in ("interpreter", "compiled")
+]
+print(json.dumps([wrong, [[r["output"][0].tolist(), int(r["token_count"][0])] for r in results]]))
 """
 
 
@@ -45,7 +60,7 @@ WRONG_IN_THE_FILE = {
 
 
 @pytest.mark.parametrize("output", WRONG_IN_THE_FILE)
-def test_a_file_that_is_wrong_for_text_alone_is_refused(classifier, tmp_path, monkeypatch, output):
+def test_a_file_that_is_wrong_for_text_alone_is_refused(tmp_path, monkeypatch, output):
     import tensorflow as tf
 
     signature, change, message = WRONG_IN_THE_FILE[output]
@@ -64,17 +79,18 @@ def test_a_file_that_is_wrong_for_text_alone_is_refused(classifier, tmp_path, mo
 
     monkeypatch.setattr(litert, "litert_functions", trace_wrongly)
     with pytest.raises(ValueError, match=message):
-        export_tflite(classifier, tmp_path / "model.tflite", (16,), tokenizer=make_tokenizer())
+        export_tflite(make_classifier(num_layers=1), tmp_path / "model.tflite", (16,), tokenizer=make_tokenizer())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_text_signatures_agree_and_count(classifier, text_file):
+def test_text_signatures_agree_and_count_and_threads_share_a_model(classifier, text_file):
     path, report = text_file
     tokenizer = make_tokenizer()
     assert set(report.custom_ops) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
     assert sorted(report.max_error) == ["ids_16", "ids_40", "text_16", "text_40"]
     long = "war and peace " * 30
-    results = run_python(WITH_TEXT, str(path), "text_16", json.dumps([*TEXTS, long]))
+    wrong, results = run_python(FROM_THREADS + WITH_TEXT, str(path), "text_16", json.dumps([*TEXTS, long]))
+    assert wrong == [0, 0], "of 240 answers each, in 4 threads"
     for text, (output, count) in zip([*TEXTS, long], results, strict=True):
         inputs = tokenizer([text])
         assert count == inputs["token_ids"].shape[1]

@@ -81,6 +81,18 @@ def test_ids_of_odd_texts(exported):
         assert run(runners["tokenize"], text)["token_ids"].tolist() == ids
 
 
+def test_a_signature_takes_one_text(exported):
+    """Two were joined to one document without a word."""
+    *_, runners = exported
+    for runner in runners.values():
+        before = run(runner, "the law")
+        for texts in (["the law", "and peace"], []):
+            with pytest.raises(RuntimeError, match=rf"\({len(texts)} != 1\)"):
+                runner(text=np.array([text.encode() for text in texts], object))
+        after = run(runner, "the law")
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
 STRINGS = st.one_of(
     st.text(max_size=60),
     st.binary(max_size=60).map(lambda data: data.decode("utf-8", errors="replace")),

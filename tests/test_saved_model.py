@@ -6,22 +6,22 @@ from export_models import TEXTS, make_classifier, make_encoder, make_ids, make_t
 
 from krpe_tf.export import export_saved_model
 
-# krpe_tf cannot be imported. CALLS is a list of [signature, inputs]; texts go as Latin-1, so that any bytes can.
+# krpe_tf cannot be imported. The calls are [folder, signature, inputs]; texts go as Latin-1, so that any bytes can.
 LOAD = """
 import json, sys
 sys.modules["krpe_tf"] = None
 import tensorflow as tf
-path, calls, with_text = sys.argv[1:]
+calls, with_text = json.loads(sys.argv[1]), sys.argv[2]
 if with_text == "True":
     import tensorflow_text
-signatures = tf.saved_model.load(path).signatures
+loaded = {path: tf.saved_model.load(path).signatures for path in {path for path, _, _ in calls}}
 answers = []
-for signature, inputs in json.loads(calls):
+for path, signature, inputs in calls:
     if "text" in inputs:
         text = inputs["text"]
         inputs = {"text": text if isinstance(text, str) else [each.encode("latin-1") for each in text]}
     try:
-        output = signatures[signature](**{
+        output = loaded[path][signature](**{
             name: tf.constant(value, tf.string if name == "text" else tf.int32) for name, value in inputs.items()
         })["output"]
         answers.append(output.numpy().tolist())
@@ -31,10 +31,13 @@ print(json.dumps(answers))
 """
 
 
-def load_and_run(path, *calls, with_text=True):
-    """The answer to each (signature, inputs), an array or an error's message, from a process of its own."""
-    sent = [(name, {key: np.asarray(value).tolist() for key, value in inputs.items()}) for name, inputs in calls]
-    answers = run_python(LOAD, str(path), json.dumps(sent), str(with_text))
+def load_and_run(calls, with_text=True):
+    """The answer to each (folder, (signature, inputs)), an array or an error's message, from a process of its own."""
+    sent = [
+        (str(path), name, {key: np.asarray(value).tolist() for key, value in inputs.items()})
+        for path, (name, inputs) in calls
+    ]
+    answers = run_python(LOAD, json.dumps(sent), str(with_text))
     return [answer if isinstance(answer, str) else np.array(answer) for answer in answers]
 
 
@@ -51,7 +54,7 @@ def test_ids(tmp_path):
     assert sorted(report.milliseconds) == [128, 512, 2048]
     assert min(report.milliseconds.values()) > 0
     inputs = make_ids(3, 37, [37, 20, 1])
-    for answer in load_and_run(path, *((name, inputs) for name in report.max_error), with_text=False):
+    for answer in load_and_run([(path, (name, inputs)) for name in report.max_error], with_text=False):
         assert relative_error(answer, model(inputs)) < 1e-5
     assert list(tmp_path.iterdir()) == [path]
 
@@ -69,7 +72,11 @@ REFUSED = {
     "text [] is not compatible with expected shape [?]": [("serving_default", {"text": "the law"})],
     "token_ids [5] is not compatible with expected shape [?,?]": [("token_ids", {n: x[0] for n, x in IDS.items()})],
 }
-ODD_TEXTS = ("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b")
+ODD_TEXTS = ("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b", "क कु के", "law" * 50)
+
+
+# Longer than any length that is compared by default: they are compared as text all the same.
+LONG_TEXTS = ["the union " * 300]
 
 
 @pytest.fixture(scope="module")
@@ -78,31 +85,56 @@ def encoder():
 
 
 @pytest.fixture(scope="module")
-def with_text(encoder, tmp_path_factory):
-    """The report of an encoder's export with a tokenizer, and its answers to the tests, from one process."""
-    path = tmp_path_factory.mktemp("text") / "saved"
-    report = export_saved_model(encoder, path, make_tokenizer(), measure=False)
-    right = [text_call(*TEXTS), ("token_ids", make_tokenizer()(TEXTS)), text_call(*ODD_TEXTS)]
-    wrong = [call for calls in REFUSED.values() for call in calls]
-    answers = load_and_run(path, *right, *wrong)
-    return report, answers[: len(right)], answers[len(right) :]
+def half():
+    """A classifier for one length, in half precision."""
+    return make_classifier(length=24, dtype="mixed_float16")
+
+
+@pytest.fixture(scope="module")
+def with_text(encoder, half, tmp_path_factory):
+    """Both exported with a tokenizer, the encoder over what was there: the folder, reports, and answers by test."""
+    folder, tokenizer = tmp_path_factory.mktemp("text"), make_tokenizer()
+    free, fixed = folder / "free", folder / "fixed"
+    free.mkdir()
+    (free / "saved_model.pb").write_text("old")
+    arguments = {"tokenizer": tokenizer, "measure": False}
+    reports = {
+        "free": export_saved_model(encoder, free, sample_texts=LONG_TEXTS, overwrite=True, **arguments),
+        "fixed": export_saved_model(half, fixed, **arguments),
+    }
+    calls = {
+        "right": [(free, call) for call in (text_call(*TEXTS), ("token_ids", tokenizer(TEXTS)), text_call(*ODD_TEXTS))],
+        "refused": [(free, call) for group in REFUSED.values() for call in group],
+        "one length": [(fixed, text_call(text)) for text in (TEXTS[0], "war " * 23)],
+    }
+    answers = iter(load_and_run([call for group in calls.values() for call in group]))
+    return folder, reports, {name: [next(answers) for _ in group] for name, group in calls.items()}
 
 
 @pytest.mark.slow
 def test_text(encoder, with_text):
-    report, (from_text, from_ids, odd), _ = with_text
-    assert max(report.max_error.values()) < 1e-5
+    folder, reports, answers = with_text
+    from_text, from_ids, odd = answers["right"]
+    assert max(reports["free"].max_error.values()) < 1e-5
+    assert reports["free"].model_dtypes == ["float32"]
     inputs = make_tokenizer()(TEXTS)
     valid = inputs["padding_mask"].astype(bool)
     expected = np.asarray(encoder(inputs))[valid]
     for answer in (from_text, from_ids):
         assert relative_error(answer[valid], expected) < 1e-5
     assert odd.shape == (4, make_tokenizer()(list(ODD_TEXTS))["token_ids"].shape[1], 32)
+    assert set(reports["free"].max_error) == {"token_ids", "serving_default"}
+    assert (folder / "free" / "variables").is_dir()
+    assert {path.name for path in folder.iterdir()} == {"free", "fixed"}
+    inputs = make_tokenizer()(ODD_TEXTS)
+    assert odd.shape == (*inputs["token_ids"].shape, 32)
+    valid = inputs["padding_mask"].astype(bool)
+    assert relative_error(odd[valid], np.asarray(encoder(inputs))[valid]) < 1e-5
 
 
 @pytest.mark.slow
 def test_wrong_inputs_are_refused_in_words(with_text):
-    answers = iter(with_text[2])
+    answers = iter(with_text[2]["refused"])
     for message, calls in REFUSED.items():
         for call in calls:
             assert message in next(answers), call
@@ -110,19 +142,15 @@ def test_wrong_inputs_are_refused_in_words(with_text):
 
 
 @pytest.mark.slow
-def test_one_length_model_refuses_longer_text(tmp_path):
-    model, tokenizer, path = make_classifier(length=24), make_tokenizer(), tmp_path / "saved"
-    export_saved_model(model, path, tokenizer, sample_texts=TEXTS, measure=False)
-    result, refused = load_and_run(path, text_call(TEXTS[0]), text_call("war " * 23))
-    assert relative_error(result, model(tokenizer(TEXTS[:1], 24))) < 1e-5
+def test_one_length_model_refuses_longer_text_and_half_precision_becomes_float32(half, with_text):
+    _, reports, answers = with_text
+    assert reports["fixed"].model_dtypes == ["float16", "float32"]
+    assert max(reports["fixed"].max_error.values()) < 1e-5
+    model = make_classifier(length=24)
+    model.set_weights(half.get_weights())
+    result, refused = answers["one length"]
+    assert relative_error(result, model(make_tokenizer()(TEXTS[:1], 24))) < 1e-5
     assert "at most 24 tokens" in refused
-
-
-@pytest.mark.slow
-def test_refused_export_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing was written.*token_ids.*Received: tolerance=1e-30"):
-        export_saved_model(make_classifier(), tmp_path / "saved", tolerance=1e-30)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -135,12 +163,11 @@ def test_existing_folder(tmp_path):
     with pytest.raises(ValueError, match="not a folder with other things in it"):
         export_saved_model(model, path, overwrite=True, measure=False)
     assert (path / "thesis.txt").read_text() == "years of work"
+    # A refused export leaves what was there, and nothing else.
     (path / "thesis.txt").rename(path / "saved_model.pb")
-    # Texts longer than any length that is compared by default: they are compared as text all the same.
-    texts = ["the union " * 300]
-    report = export_saved_model(model, path, make_tokenizer(), sample_texts=texts, overwrite=True, measure=False)
-    assert set(report.max_error) == {"token_ids", "serving_default"}
-    assert (path / "variables").is_dir()
+    with pytest.raises(ValueError, match=r"nothing was written.*token_ids.*Received: tolerance=1e-30"):
+        export_saved_model(model, path, tolerance=1e-30, overwrite=True, measure=False)
+    assert [(each.name, each.read_text()) for each in path.iterdir()] == [("saved_model.pb", "years of work")]
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -245,6 +246,14 @@ def test_the_first_call_may_be_inside_a_graph():
     function = tf.function(tokenizer.tokenize, input_signature=[tf.TensorSpec([None], tf.string)])
     expected = function(tf.constant(["The fox", "☃"])).to_list()
     assert tokenizer.tokenize(["The fox", "☃"]).to_list() == expected
+
+
+def test_threads_may_share_a_tokenizer_from_its_first_call_on(tokenizer):
+    texts = [[make_text(words, words)] for words in range(1, 20)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(WordPieceTokenizer(PIECES), texts))
+    for text, inputs in zip(texts, found, strict=True):
+        np.testing.assert_array_equal(inputs["token_ids"], tokenizer(text)["token_ids"])
 
 
 def test_encode_gives_each_text_alone(tokenizer):
