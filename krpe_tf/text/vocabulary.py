@@ -35,6 +35,7 @@ SURPLUS = 1.25
 # SentencePiece's own signs, of a space and of an unknown character.
 SENTENCEPIECE = re.compile("[\u2581\u2585]")
 
+# Each halves the pieces that stand only once.
 ROUNDS = 20
 
 SAY_EVERY = 10  # seconds
