@@ -13,6 +13,7 @@ from krpe_tf import export, models
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+MARKS = ["\u0941", "\u0947"]  # Vowel signs of Hindi.
 WORDS = ["the", "people", "of", "union", "congress", "states", "war", "peace", "law", "was", "made", "for", "and", "by"]
 TEXTS = ["The people of the Union.", "War, peace & the law was made for people 😀 Ünïon", "東京 " * 3]
 
@@ -21,7 +22,8 @@ export_tflite = partial(export.export_tflite, measure=False)
 
 
 def make_tokenizer():
-    return WordPieceTokenizer([*RESERVED_TOKENS, *LETTERS, *(f"##{c}" for c in LETTERS), *".,&", *WORDS])
+    continuing = [f"##{character}" for character in (*LETTERS, *MARKS)]
+    return WordPieceTokenizer([*RESERVED_TOKENS, *LETTERS, *continuing, *".,&", *WORDS, "क"])
 
 
 def make_encoder(length=None, seed=0, **arguments):

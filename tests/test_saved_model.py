@@ -69,7 +69,7 @@ REFUSED = {
     "text [] is not compatible with expected shape [?]": [("serving_default", {"text": "the law"})],
     "token_ids [5] is not compatible with expected shape [?,?]": [("token_ids", {n: x[0] for n, x in IDS.items()})],
 }
-ODD_TEXTS = ("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b")
+ODD_TEXTS = ("\ufeffthe law", "the \ufffd law", "e\u0301", "a\x00b", "क कु के", "law" * 50)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,10 @@ def test_text(encoder, with_text):
     expected = np.asarray(encoder(inputs))[valid]
     for answer in (from_text, from_ids):
         assert relative_error(answer[valid], expected) < 1e-5
-    assert odd.shape == (4, make_tokenizer()(list(ODD_TEXTS))["token_ids"].shape[1], 32)
+    inputs = make_tokenizer()(ODD_TEXTS)
+    assert odd.shape == (*inputs["token_ids"].shape, 32)
+    valid = inputs["padding_mask"].astype(bool)
+    assert relative_error(odd[valid], np.asarray(encoder(inputs))[valid]) < 1e-5
 
 
 @pytest.mark.slow
