@@ -310,8 +310,8 @@ def run(name, megabytes):
     source = Path(sys.argv[1], f"{name}.jsonl")
     text = " ".join(np.random.default_rng(0).choice(words, 3500))
     with open(source, "w") as file:
-        for _ in range(megabytes * 10**6 // len(text)):
-            file.write('{"text": "' + text + '"}' + chr(10))
+        for number in range(megabytes * 10**6 // len(text)):
+            file.write('{"text": "' + text + f' {number}"' + "}" + chr(10))
     prepared = prepare(
         source, Path(sys.argv[1], name), tokenizer=tokenizer, labelled=False, progress=False
     )
