@@ -20,9 +20,10 @@ class TokenModel(InterfaceModel):
         self._check_ids(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def compile(self, *args, **kwargs):
+    def make_train_function(self, force=False):
+        # Not in `compile`: Keras compiles no loaded model whose class has one of its own.
         check_scope(self, self.trainable_weights)
-        super().compile(*args, **kwargs)
+        return super().make_train_function(force)
 
     def fit(self, x=None, *args, **kwargs):
         self._check_ids(x)
