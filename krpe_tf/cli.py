@@ -224,6 +224,9 @@ def _add_train(commands):
         option, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
         if field.default is dataclasses.MISSING:  # a dict
             train.add_argument(option, nargs="+", metavar="NAME=VALUE", help=text)
+        elif isinstance(field.default, bool):
+            text = f"{text} (default: {field.default})"
+            train.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
         else:
             train.add_argument(option, type=type(field.default), help=f"{text} (default: {field.default})")
 

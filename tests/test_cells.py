@@ -25,18 +25,22 @@ BIASES = {
     "`LearnedBias2D`": lambda: LearnedBias2D(2, HEIGHT, WIDTH),
     "none": lambda: None,
 }
+DOCUMENTS = np.stack([np.repeat([3, 1, 2], [5, 90, N - 95]), np.zeros(N, int)]).astype("int32")
 ORDERS = {
     "bidirectional": {},
     "causal": {"causal": True},
     "prefix": {"causal": True, "prefix_length": N // 3},
     "cross": {"n_q": N - 20},
+    "documents": {"segment_ids": DOCUMENTS},
+    "documents, causal": {"segment_ids": DOCUMENTS, "causal": True},
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "routes.md"
 HEAD = """# What each route serves
 
 Each cell was computed with and without a mask over keys, on TensorFlow and on JAX, and compared with a float64
 definition: values and all gradients within 1e-5 of the largest (fft: 1e-4). Where a route does not serve a request it
-raises a `ValueError` that names what does. Written by `python tests/test_cells.py`, checked by the tests.
+raises a `ValueError` that names what does. "documents" are several in a row, told apart by `segment_ids`. Written by
+`python tests/test_cells.py`, checked by the tests.
 
 """
 

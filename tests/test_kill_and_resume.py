@@ -33,7 +33,7 @@ from krpe_tf.runs import load_run, load_task, train_run
 from krpe_tf.tasks import TASKS, TEXT_CLASSIFICATION
 from krpe_tf.training import Checkpoints
 
-# Small, but with dropout, several shapes of batches, and checkpoints between validations.
+# Small, but with dropout, documents that share rows, several shapes of batches, and checkpoints between validations.
 SETTINGS = {
     "preset": "tiny",
     "encoder": {"num_layers": 1},
@@ -41,6 +41,7 @@ SETTINGS = {
     "max_length": 64,
     "pretrain_steps": 16,
     "pretrain_length": 32,
+    "pretrain_packing": True,
     "epochs": 6,
     "batch_tokens": 1024,
     "checkpoint_every": 2,

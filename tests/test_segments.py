@@ -171,7 +171,7 @@ def test_requests_that_no_route_serves_say_so():
     call(r"must be integers.*Received: segment_ids.shape=\(6,\)", segment_ids=ids[0])
     call(r"must be integers.*segment_ids.dtype=float32", segment_ids=ids.astype("float32"))
     call(r"must be integers.*n_q=4, n_k=6", query[:, :, :4], key, value)
-    call(r"need a bias over one axis.*LearnedBias2D", bias=LearnedBias2D(2, 2, 3))
+    call(r"take a bias over one axis\. Received: .*LearnedBias2D", bias=LearnedBias2D(2, 2, 3))
 
 
 def test_auto_never_takes_fft():

@@ -98,11 +98,12 @@ class Corpus:
         shuffle: bool = True,
         split: str = "train",
         shuffle_tokens: int | None = None,
+        packing: bool = False,
     ) -> Batches:
         """Make masked-LM `Batches` of `windows` through `masking`.
 
         Args:
-            length, batch_size, seed, shuffle: See `windows`.
+            length, batch_size, seed, shuffle, packing: See `windows`.
             selection_rate: See `masking`.
             split: "train" or "validation".
             shuffle_tokens: Deprecated, without effect: all windows are shuffled.
@@ -120,6 +121,7 @@ class Corpus:
             seed=seed,
             shuffle=shuffle,
             transform=transform,
+            packing=packing,
         )
 
     def classification_batches(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+# Long: the arguments of `windows` and `masking`.
 def masked_lm_batches(
     tokenizer: Tokenizer,
     texts: Iterable[str | bytes],
@@ -30,13 +31,14 @@ def masked_lm_batches(
     shuffle: bool = True,
     short_batch: bool = False,
     batch_multiple: int = 1,
+    packing: bool = False,
 ) -> Batches:
     """Make masked-LM `Batches` of texts: `windows` of them, through `masking`.
 
     Args:
         tokenizer: Makes the ids; documents are tokenized once, here, and stay in memory as int32.
         texts: Documents of any length.
-        length, batch_size, seed, shuffle, batch_multiple: See `windows`.
+        length, batch_size, seed, shuffle, batch_multiple, packing: See `windows`.
         selection_rate: See `masking`.
         short_batch: Where there are fewer windows than `batch_size`, make a batch of no more rows than they need,
             instead of one filled with padding.
@@ -58,6 +60,7 @@ def masked_lm_batches(
             shuffle=shuffle,
             batch_multiple=batch_multiple,
             transform=transform,
+            packing=packing,
         )
 
     batches = make(batch_size)

@@ -1,4 +1,4 @@
-"""Touching windows of documents, in random order."""
+"""Touching windows of documents, in random order; short ones share a row if they are packed."""
 
 import functools
 from typing import Any, Protocol
@@ -7,11 +7,12 @@ import numpy as np
 
 from ..checks import check_at_least
 from .batches import Array, Batches
-from .ragged import Ragged
+from .packing import pack
+from .ragged import Ragged, count_within
 
 
 class Transform(Protocol):
-    """What `windows` does to a batch: `masking` makes one."""
+    """What `windows` does to a batch: `masking` makes one. A batch is a tuple whose first part is a dict of inputs."""
 
     def signature(self, rows: int, length: int) -> Any:
         """Return a batch with an `Array` in place of each array."""
@@ -59,10 +60,15 @@ def windows(
     shuffle: bool = True,
     batch_multiple: int = 1,
     transform: Transform | None = None,
+    packing: bool = False,
 ) -> Batches:
     """Make `Batches` of windows: documents are split into touching windows, and the last one is padded.
 
     Every window comes once an epoch. The last batch of an epoch is filled with rows of padding.
+
+    With `packing`, windows that leave room share a row, each as it is, from its [CLS] to its [SEP]; which ones follows
+    from their lengths alone. The inputs then hold "segment_ids" too, int32 `(batch_size, length)`, by which models keep
+    them apart: the number of the window in its row, from 1 on, and 0 in padding.
 
     Args:
         sequences: The documents' token ids, between [CLS] and [SEP].
@@ -75,6 +81,7 @@ def windows(
         batch_multiple: What must divide `batch_size`: the number of devices or processes.
         transform: Makes a batch of a batch's ids, see `Transform`; None for `({"token_ids", "padding_mask"},)`, int32
             `(batch_size, length)`.
+        packing: Whether short windows share a row.
 
     Raises:
         ValueError: For no windows, or numbers outside the ranges above.
@@ -87,17 +94,17 @@ def windows(
             f"`batch_size` must be a multiple of `batch_multiple`, {batch_multiple}. Received: batch_size={batch_size}"
         )
     transform = transform or _Plain(pad_id)
-    windows_before = np.concatenate([[0], np.cumsum(window_counts(sequences.lengths, length))])
-    count = int(windows_before[-1])
+    read = _Packed(sequences, length, pad_id) if packing else _Single(sequences, length, pad_id)
+    count = read.rows
     if not count:
         raise ValueError("`sequences` must hold at least one document. Received: none")
     steps = -(-count // batch_size)
 
     @functools.lru_cache(maxsize=1)
     def order(epoch: int) -> np.ndarray:
-        windows = np.arange(count, dtype="uint32" if count < 2**32 else "int64")
-        np.random.default_rng([seed, 0, epoch]).shuffle(windows)
-        return windows
+        rows = np.arange(count, dtype="uint32" if count < 2**32 else "int64")
+        np.random.default_rng([seed, 0, epoch]).shuffle(rows)
+        return rows
 
     def make(step: int, process_index: int, process_count: int) -> Any:
         epoch, place = divmod(step, steps)
@@ -105,11 +112,59 @@ def windows(
         first_row = process_index * rows
         first = min(count, place * batch_size + first_row)
         places = np.arange(first, min(count, first + rows))
-        window = order(epoch)[places].astype("int64") if shuffle else places
-        document = np.searchsorted(windows_before, window, side="right") - 1
-        starts = sequences.starts[document] + length * (window - windows_before[document])
-        lengths = np.minimum(length, sequences.starts[document + 1] - starts)
-        ids = sequences.padded(starts, lengths, (rows, length), pad_id)
-        return transform(ids, (seed, 1, step if shuffle else place), first_row, batch_size)
+        ids, more = read(order(epoch)[places].astype("int64") if shuffle else places, rows)
+        inputs, *others = transform(ids, (seed, 1, step if shuffle else place), first_row, batch_size)
+        return ({**inputs, **more}, *others)
 
-    return Batches(make, steps, batch_size, transform.signature(batch_size, length))
+    inputs, *others = transform.signature(batch_size, length)
+    more = {"segment_ids": Array((batch_size, length), "int32")} if packing else {}
+    return Batches(make, steps, batch_size, ({**inputs, **more}, *others))
+
+
+class _Single:
+    """Rows of one window each, by number.
+
+    Attributes: `rows`, their number.
+    """
+
+    def __init__(self, sequences: Ragged, length: int, pad_id: int):
+        self._sequences, self._length, self._pad_id = sequences, length, pad_id
+        self._before = np.concatenate([[0], np.cumsum(window_counts(sequences.lengths, length))])
+        self.rows = int(self._before[-1])
+
+    def places(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where windows start among all tokens, and how long they are."""
+        document = np.searchsorted(self._before, window, side="right") - 1
+        starts = self._sequences.starts[document] + self._length * (window - self._before[document])
+        return starts, np.minimum(self._length, self._sequences.starts[document + 1] - starts)
+
+    def __call__(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the ids of `count` rows, of which those after `rows` are padding, and further inputs."""
+        return self._sequences.padded(*self.places(rows), (count, self._length), self._pad_id), {}
+
+
+class _Packed(_Single):
+    """Rows of as many whole windows as fit, by number."""
+
+    def __init__(self, sequences: Ragged, length: int, pad_id: int):
+        super().__init__(sequences, length, pad_id)
+        lengths = np.full(self.rows, length, "int32")
+        counts = np.diff(self._before)
+        shown = counts > 0
+        last = sequences.lengths[shown] - length * (counts[shown] - 1)
+        lengths[self._before[1:][shown] - 1] = np.minimum(last, length)
+        self._windows, self._starts = pack(lengths, length)
+        self.rows = len(self._starts) - 1
+
+    def __call__(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the ids of `count` rows, of which those after `rows` are padding, and the segments."""
+        counts = self._starts[rows + 1] - self._starts[rows]
+        number = count_within(counts)
+        starts, lengths = self.places(self._windows[np.repeat(self._starts[rows], counts) + number].astype("int64"))
+        # Of every token its row, and its place there.
+        row = np.repeat(np.repeat(np.arange(len(rows)), counts), lengths)
+        place = count_within(np.bincount(row, minlength=len(rows)))
+        ids, segments = np.full((count, self._length), self._pad_id, "int32"), np.zeros((count, self._length), "int32")
+        ids[row, place] = self._sequences.joined(starts, lengths)
+        segments[row, place] = np.repeat(number + 1, lengths)
+        return ids, {"segment_ids": segments}

@@ -249,7 +249,14 @@ def _carry(sums, decays, sides, batch, borders):
         """Put zeros where the document at the place that is come to differs from that of the sum."""
         if documents is None:
             return matrices
-        to, come = (ops.reshape(ops.repeat(x, terms, axis=1), (-1, *ops.shape(x)[2:])) for x in documents)
+        to, come = (
+            # Not `repeat`, which holds a tensor of one rank more.
+            ops.reshape(
+                ops.concatenate([side for side in ops.split(x, sides, axis=1) for _ in range(terms)], axis=1),
+                (-1, *ops.shape(x)[2:]),
+            )
+            for x in documents
+        )
         return ops.where(to[..., None] == come[..., None, :], matrices, 0)
 
     places = np.arange(group)[None]

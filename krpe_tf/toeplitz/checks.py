@@ -106,8 +106,8 @@ def check_segments(segment_ids, route, position_bias, batch, n_q, n_k, prefix_le
         )
     if is_grid(position_bias):
         raise ValueError(
-            "`segment_ids` need a bias over one axis: positions of a grid are those of one image. "
-            f"Received: position_bias={position_bias!r}"
+            "`segment_ids` are for rows of documents, and positions of a grid are those of one image; take a bias over "
+            f"one axis. Received: position_bias={position_bias!r}"
         )
     if route == "fft":
         other = "banded" if position_bias is None or hasattr(position_bias, "tails") else "dense"

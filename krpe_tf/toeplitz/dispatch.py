@@ -79,8 +79,8 @@ def toeplitz_attention(
     heads, n_q, m = query_features.shape[1:]
     n_k, d = value.shape[2:]
     position_bias = position_bias or NoBias(heads)
-    check_route(route, position_bias, n_q, n_k, causal, prefix_length)
     check_segments(segment_ids, route, position_bias, value.shape[0], n_q, n_k, prefix_length)
+    check_route(route, position_bias, n_q, n_k, causal, prefix_length)
     if pair_mask is not None:
         route = check_pair_mask(pair_mask, query_features, key_features, route)
     if 0 in (query_features.shape[0], n_q, n_k):
