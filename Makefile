@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
+ON_JAX := toeplitz toeplitz_range segments cells streaming grid masks position_bias conversion feature_maps attention \
+	encoder masked_lm text_classifier token_classifier checkpoints resumable training_logs
 BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device threads memory compile_time routes
 
 .PHONY: demo test test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean
@@ -13,10 +15,7 @@ demo: .venv/demo.installed
 # order of tests/conftest.py.
 test: .venv/test.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(TWO_WORKERS)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" tests/test_toeplitz.py tests/test_toeplitz_range.py tests/test_segments.py tests/test_cells.py \
-		tests/test_streaming.py tests/test_grid.py tests/test_position_bias.py tests/test_conversion.py \
-		tests/test_feature_maps.py tests/test_attention.py tests/test_encoder.py tests/test_masked_lm.py \
-		tests/test_text_classifier.py tests/test_token_classifier.py tests/test_checkpoints.py tests/test_resumable.py tests/test_training_logs.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_JAX:%=tests/test_%.py)
 
 # Exported files on an emulated 64-bit ARM: a minute, after a download of 110 MB. Debian on x86-64 only, not root.
 test-arm: .venv/test.installed
