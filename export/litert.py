@@ -58,6 +58,8 @@ def export_tflite(
       to n tokens: a caller must refuse the output where `token_count` is above n. Needs tensorflow-text's custom ops.
     - with a tokenizer `tokenize`: `text` `(1,)` to int32 `token_ids` `(1, count)`, all of them.
 
+    Each refuses another number of documents with an error of LiteRT's RESHAPE.
+
     None among the lengths makes `ids_any` and `text_any`, for any n: nothing is truncated, nothing need be padded.
     Runtimes give memory to each new length when it comes, and delegates for phone GPUs and NPUs take fixed shapes only.
 

@@ -21,7 +21,8 @@ def export_run(
 ) -> LiteRTReport:
     """Export a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
 
-    What is exported is the task's choice: of masked LM it is the encoder, one vector per token.
+    What is exported is the task's choice: of masked LM it is the encoder, one vector per token. A model in half
+    precision is exported as float32, with its weights; the log says so.
 
     Args:
         run: The run folder.
