@@ -20,7 +20,14 @@ from .checks import check_at_least, check_rate
 from .feature_maps import draw_projection
 from .kernel_attention import attend, to_features
 from .masks import visible_keys_and_pairs, within_window, zero_masked
-from .position_bias import NoBias, deserialize_bias, is_given, make_position_bias, serialize_bias
+from .position_bias import (
+    NoBias,
+    adopt_bias,
+    check_scope,
+    deserialize_bias,
+    make_position_bias,
+    serialize_bias,
+)
 from .projections import HeadProjections
 from .toeplitz import check_segments, initial_state, stream
 
@@ -161,6 +168,7 @@ class KernelizedRPEAttention(HeadProjections):
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
         check_input_shapes(query_shape, value_shape, key_shape)
+        adopt_bias(self.position_bias)
         self.build_projections(query_shape, value_shape, key_shape)
         seed = random.randrange(2**31) if self.seed is None else self.seed
         self.dropout_layer = layers.Dropout(self.dropout, dtype=self.dtype_policy, seed=seed)
@@ -194,6 +202,8 @@ class KernelizedRPEAttention(HeadProjections):
         prefix_length=None,
         segment_ids=None,
     ):
+        if training:
+            check_scope(self, self.weights)
         key = value if key is None else key
         masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
         self._check_call(query, value, key, attention_mask, return_attention_scores, **masks)
@@ -329,6 +339,8 @@ class KernelizedRPEAttention(HeadProjections):
         prefix_length=None,
         segment_ids=None,
     ):
+        if training:
+            check_scope(self, self.weights)
         key = value if key is None else key
         masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
         self._check_call(query, value, key, attention_mask, return_attention_scores, **masks)
@@ -341,15 +353,12 @@ class KernelizedRPEAttention(HeadProjections):
         return output, KerasTensor(scores_shape, dtype="float32")
 
     def get_config(self):
-        bias = self._named_bias
-        if self.position_bias is not None and (bias is None or is_given(self.position_bias)):
-            bias = serialize_bias(self.position_bias, self)
         return {
             **super().get_config(),
             "num_features": self.num_features,
             "feature_map": self.feature_map,
             "normalize": self.normalize,
-            "position_bias": bias,
+            "position_bias": serialize_bias(self.position_bias, self, self._named_bias),
             "causal": self.causal,
             "route": self.route,
             "dropout": self.dropout,
@@ -359,10 +368,7 @@ class KernelizedRPEAttention(HeadProjections):
 
     @classmethod
     def from_config(cls, config):
-        bias = config["position_bias"]
-        if isinstance(bias, dict):
-            config = {**config, "position_bias": deserialize_bias(bias)}
-        return super().from_config(config)
+        return super().from_config({**config, "position_bias": deserialize_bias(config["position_bias"])})
 
     def _check_segments(self, segment_ids, query, key, prefix_length):
         sizes = key.shape[0], query.shape[1], key.shape[1]

@@ -163,9 +163,6 @@ class Encoder(TokenModel):
         return cls(**{**preset_arguments(preset), **overrides})
 
     def get_config(self):
-        bias = self._position_bias_argument
-        if bias is not None and not isinstance(bias, str):
-            bias = serialize_bias(bias, self)
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -177,7 +174,7 @@ class Encoder(TokenModel):
             "intermediate_dim": self.intermediate_dim,
             "num_features": self.num_features,
             "feature_map": self.feature_map,
-            "position_bias": bias,
+            "position_bias": serialize_bias(self.position_bias, self),
             "share_position_bias": self.share_position_bias,
             "normalize": self.normalize,
             "route": self.route,
@@ -189,7 +186,4 @@ class Encoder(TokenModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        if isinstance(config["position_bias"], dict):
-            config["position_bias"] = deserialize_bias(config["position_bias"])
-        return cls(**config)
+        return cls(**{**config, "position_bias": deserialize_bias(config["position_bias"])})

@@ -5,6 +5,7 @@ import json
 import keras
 
 from ..checks import known_values
+from ..position_bias import check_scope
 from .interface import InterfaceModel
 
 
@@ -18,6 +19,10 @@ class TokenModel(InterfaceModel):
     def __call__(self, inputs, *args, **kwargs):
         self._check_ids(inputs)
         return super().__call__(inputs, *args, **kwargs)
+
+    def compile(self, *args, **kwargs):
+        check_scope(self, self.trainable_weights)
+        super().compile(*args, **kwargs)
 
     def fit(self, x=None, *args, **kwargs):
         self._check_ids(x)

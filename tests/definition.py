@@ -291,7 +291,17 @@ def forward_backward(function, arrays, cotangent=None, variables=()):
         sources = ([jax.numpy.asarray(x) for x in arrays], [variable.value for variable in variables])
         (_, output), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*sources)
     else:
-        raise NotImplementedError(keras.backend.backend())
+        import torch
+
+        tensors = [keras.ops.convert_to_tensor(x) for x in arrays]
+        tensors = [x.requires_grad_() if x.is_floating_point() else x for x in tensors]
+        output = function(*tensors)
+        weighted = output if cotangent is None else output * keras.ops.convert_to_tensor(cotangent, output.dtype)
+        loss = weighted.to(torch.float64).sum()
+        sources = (tensors, [variable.value for variable in variables])
+        flat = torch.autograd.grad(loss, keras.tree.flatten(sources), allow_unused=True)
+        flat = [torch.zeros_like(x) if g is None else g for g, x in zip(flat, keras.tree.flatten(sources), strict=True)]
+        gradients = keras.tree.pack_sequence_as(sources, flat)
     output, (of_arrays, of_variables) = keras.tree.map_structure(_at_least_float32, (output, gradients))
     return output, of_arrays, of_variables
 

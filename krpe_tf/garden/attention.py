@@ -12,7 +12,7 @@ from ..checks import check_at_least, known_values
 from ..feature_maps import draw_projection
 from ..kernel_attention import attend, to_features
 from ..masks import is_mask_of_pairs, visible_keys_and_pairs, zero_masked
-from ..position_bias import deserialize_bias, is_given, make_position_bias, serialize_bias
+from ..position_bias import deserialize_bias, make_position_bias, serialize_bias
 from .position_bias import PositionBias
 
 
@@ -134,15 +134,13 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
         return (output, weights) if scores else output
 
     def get_config(self):
-        bias = self._named_bias
-        if self.position_bias is not None and (bias is None or is_given(self.position_bias)):
-            bias = serialize_bias(self.position_bias, self, tf_keras.saving.serialize_keras_object)
+        serialize = tf_keras.saving.serialize_keras_object
         return {
             **super().get_config(),
             "num_features": self._num_features,
             "feature_map": self._feature_map,
             "normalize": self._normalize,
-            "position_bias": bias,
+            "position_bias": serialize_bias(self.position_bias, self, self._named_bias, serialize),
             "causal": self._causal,
             "route": self._route,
             "seed": self._seed,
@@ -150,11 +148,7 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
 
     @classmethod
     def from_config(cls, config):
-        bias = config["position_bias"]
-        if isinstance(bias, dict):
-            bias = deserialize_bias(bias, _deserialize)
-            config = {**config, "position_bias": bias}
-        return super().from_config(config)
+        return super().from_config({**config, "position_bias": deserialize_bias(config["position_bias"], _deserialize)})
 
 
 def _deserialize(config):

@@ -11,7 +11,8 @@ from .learned import LearnedBias
 from .learned_2d import LearnedBias2D
 from .make import make_position_bias
 from .no_bias import NoBias
-from .sharing import deserialize_bias, is_given, serialize_bias
+from .sharing import deserialize_bias, serialize_bias
+from .strategy import adopt_bias, check_scope
 
 __all__ = [
     "BiasLayer",
@@ -21,9 +22,10 @@ __all__ = [
     "LearnedBias2D",
     "NoBias",
     "PositionBias",
+    "adopt_bias",
     "alibi_slopes",
+    "check_scope",
     "deserialize_bias",
-    "is_given",
     "make_position_bias",
     "serialize_bias",
 ]

@@ -32,36 +32,40 @@ def mark_as_given(bias) -> None:
     _given.add(bias)
 
 
-def is_given(bias) -> bool:
-    """Return whether a bias layer may have several owners."""
-    return bias in _given
-
-
-def serialize_bias(bias, owner, serialize=saving.serialize_keras_object) -> dict:
-    """Return the config of a bias layer, as part of that of the layer or model that it was given to.
+def serialize_bias(bias, owner, name: str | None = None, serialize=saving.serialize_keras_object):
+    """Return what stands for a bias in the config of a layer or model.
 
     Args:
-        bias: the bias layer.
+        bias: a bias layer; a name or None stand for themselves.
         owner: the layer or model.
+        name: the argument that `owner` made the bias of.
         serialize: `serialize_keras_object` of Keras or tf_keras.
 
     Returns:
-        What `serialize` gives, and two numbers: "shared_object_id", one for all owners of the bias, which Keras reads
-        where it loads its own files, and "owner_id".
+        `name`, if no other layer has got the bias. Otherwise what `serialize` gives, and two numbers:
+        "shared_object_id", one for all owners of the bias, which Keras reads where it loads its own files, and
+        "owner_id".
     """
+    if bias is None or isinstance(bias, str):
+        return bias
+    if name is not None and bias not in _given:
+        return name
     return {**serialize(bias), "shared_object_id": _number(bias), "owner_id": _number(owner)}
 
 
-def deserialize_bias(config: dict, deserialize=saving.deserialize_keras_object):
-    """Return the bias layer of a config: within one rebuild, that which the other owners of the bias have got.
+def deserialize_bias(config, deserialize=saving.deserialize_keras_object):
+    """Return the bias of a config. Within one rebuild it is that which the other owners of the bias have got.
 
     A rebuild is the outermost call of Keras, or of a `from_config`, that is under way; in it each owner comes once.
-    Outside of one, and for configs without numbers (krpe_tf 0.1), the bias is a new one.
+    Outside of one, and for configs without numbers (krpe_tf 0.1), the bias is a new one. A name or None is returned as
+    it is.
 
     Args:
-        config: what `serialize_bias` returned, or Keras alone.
+        config: what `serialize_bias` returned, or what Keras alone does.
         deserialize: `deserialize_keras_object` of Keras or tf_keras.
     """
+    if not isinstance(config, dict):
+        return config
     bias = deserialize(config)
     rebuild = _rebuild(sys._getframe(2))  # the caller of the owner's `from_config`
     if rebuild is None or not {"shared_object_id", "owner_id"} <= config.keys():
