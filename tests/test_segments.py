@@ -246,6 +246,16 @@ def test_a_step_starts_documents_at_any_place(sizes):
     assert error(np.concatenate(outputs, axis=1), to_numpy(layer(x, x, segment_ids=IDS))) < 1e-5
 
 
+def test_a_broken_document_does_not_reach_the_next_step():
+    layer = KernelizedRPEAttention(2, 4, num_features=5, causal=True, seed=1)
+    x = normal(1, 30, 6)
+    layer.build(x.shape, x.shape)
+    broken = np.where(np.arange(30)[:, None] < 10, np.float32("nan"), x)
+    _, state = layer.step(broken[:, :20], layer.initial_state(1), reset=(np.arange(20) == 10)[None])
+    output, _ = layer.step(broken[:, 20:], state)
+    assert error(to_numpy(output), to_numpy(layer(x[:, 10:], x[:, 10:]))[:, 10:]) < 1e-5
+
+
 # --- Models
 
 
