@@ -26,6 +26,7 @@ from .position_bias import (
     check_scope,
     deserialize_bias,
     make_position_bias,
+    note_owner,
     serialize_bias,
 )
 from .projections import HeadProjections
@@ -164,6 +165,7 @@ class KernelizedRPEAttention(HeadProjections):
         self.sliding_window = sliding_window
         self._named_bias = position_bias if isinstance(position_bias, str) else None
         self.position_bias = make_position_bias(position_bias, num_heads)
+        note_owner(self.position_bias, self)
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape

@@ -12,7 +12,7 @@ from ..checks import check_at_least, known_values
 from ..feature_maps import draw_projection
 from ..kernel_attention import attend, to_features
 from ..masks import is_mask_of_pairs, visible_keys_and_pairs, zero_masked
-from ..position_bias import deserialize_bias, make_position_bias, serialize_bias
+from ..position_bias import deserialize_bias, make_position_bias, note_owner, serialize_bias
 from .position_bias import PositionBias
 
 
@@ -72,6 +72,7 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
         self._seed = random.randrange(2**31) if seed is None else seed
         self._named_bias = position_bias if isinstance(position_bias, str) else None
         self.position_bias = _as_tf_keras(position_bias, num_heads)
+        note_owner(self.position_bias, self)
 
     def _build_attention(self, rank):
         """Make what stands between the projections; tf_keras calls it when it makes those."""
