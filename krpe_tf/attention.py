@@ -165,12 +165,12 @@ class KernelizedRPEAttention(HeadProjections):
         self.sliding_window = sliding_window
         self._named_bias = position_bias if isinstance(position_bias, str) else None
         self.position_bias = make_position_bias(position_bias, num_heads)
-        note_owner(self.position_bias, self)
 
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = value_shape if key_shape is None else key_shape
         check_input_shapes(query_shape, value_shape, key_shape)
         adopt_bias(self.position_bias)
+        note_owner(self.position_bias, self)
         self.build_projections(query_shape, value_shape, key_shape)
         seed = random.randrange(2**31) if self.seed is None else self.seed
         self.dropout_layer = layers.Dropout(self.dropout, dtype=self.dtype_policy, seed=seed)

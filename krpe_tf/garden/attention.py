@@ -72,10 +72,10 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
         self._seed = random.randrange(2**31) if seed is None else seed
         self._named_bias = position_bias if isinstance(position_bias, str) else None
         self.position_bias = _as_tf_keras(position_bias, num_heads)
-        note_owner(self.position_bias, self)
 
     def _build_attention(self, rank):
         """Make what stands between the projections; tf_keras calls it when it makes those."""
+        note_owner(self.position_bias, self)
         self._dropout_layer = tf_keras.layers.Dropout(self._dropout, dtype=self._dtype_policy)
         directions = draw_projection(self._feature_map, self._key_dim, self._num_features, self._seed)
         self.projection = self.add_weight(

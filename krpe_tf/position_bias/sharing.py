@@ -28,7 +28,7 @@ _rebuilt = _Rebuilt()
 
 
 def note_owner(bias, layer) -> None:
-    """Note that an attention layer computes with a bias, which may be None."""
+    """Note that an attention layer that is built computes with a bias, which may be None."""
     if bias is not None:
         _owners.setdefault(bias, weakref.WeakSet()).add(layer)
 
@@ -43,14 +43,15 @@ def serialize_bias(bias, owner, name: str | None = None, serialize=saving.serial
         serialize: `serialize_keras_object` of Keras or tf_keras.
 
     Returns:
-        What `serialize` gives, or `name`. Where several layers share the bias, what `serialize` gives and two numbers:
-        "shared_object_id", one for all owners of the bias, which Keras reads where it loads its own files, and
-        "owner_id".
+        `name`, or what `serialize` gives. Where several layers that are built share the bias, what `serialize` gives
+        and two numbers: "shared_object_id", one for all owners of the bias, which Keras reads where it loads its own
+        files, and "owner_id".
     """
     if bias is None or isinstance(bias, str):
         return bias
     if len(_owners.get(bias, ())) < 2:
-        return serialize(bias) if name is None else name
+        # Twice: within a file Keras marks as shared what comes again, and its mark on the first is lost in a copy.
+        return [serialize(bias), serialize(bias)][-1] if name is None else name
     return {**serialize(bias), "shared_object_id": _number(bias), "owner_id": _number(owner)}
 
 
