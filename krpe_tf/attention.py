@@ -26,6 +26,7 @@ from .position_bias import (
     check_scope,
     deserialize_bias,
     make_position_bias,
+    note_owner,
     serialize_bias,
 )
 from .projections import HeadProjections
@@ -169,6 +170,7 @@ class KernelizedRPEAttention(HeadProjections):
         key_shape = value_shape if key_shape is None else key_shape
         check_input_shapes(query_shape, value_shape, key_shape)
         adopt_bias(self.position_bias)
+        note_owner(self.position_bias, self)
         self.build_projections(query_shape, value_shape, key_shape)
         seed = random.randrange(2**31) if self.seed is None else self.seed
         self.dropout_layer = layers.Dropout(self.dropout, dtype=self.dtype_policy, seed=seed)

@@ -195,6 +195,8 @@ def in_a_graph(function, *arrays):
         import tensorflow as tf
 
         return tf.function(function, autograph=False)(*(tf.constant(x) for x in arrays))
+    if keras.backend.backend() == "torch":
+        pytest.skip("PyTorch computes eagerly: values are always known")
     import jax
 
     return jax.jit(function)(*arrays)

@@ -139,7 +139,7 @@ def test_threads_clone_one_model_at_a_time():
 
 def test_a_config_without_numbers_loads():
     """As krpe_tf 0.1 wrote it."""
-    layer = attention(DecayBias(2, radius=3))
+    layer = two_layers(DecayBias(2, radius=3)).layers[1]
     config = layer.get_config()
     del config["position_bias"]["shared_object_id"], config["position_bias"]["owner_id"]
     assert KernelizedRPEAttention.from_config(config).position_bias.radius == 3

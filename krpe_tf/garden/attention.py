@@ -12,7 +12,7 @@ from ..checks import check_at_least, known_values
 from ..feature_maps import draw_projection
 from ..kernel_attention import attend, to_features
 from ..masks import is_mask_of_pairs, visible_keys_and_pairs, zero_masked
-from ..position_bias import deserialize_bias, make_position_bias, serialize_bias
+from ..position_bias import deserialize_bias, make_position_bias, note_owner, serialize_bias
 from .position_bias import PositionBias
 
 
@@ -75,6 +75,7 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
 
     def _build_attention(self, rank):
         """Make what stands between the projections; tf_keras calls it when it makes those."""
+        note_owner(self.position_bias, self)
         self._dropout_layer = tf_keras.layers.Dropout(self._dropout, dtype=self._dtype_policy)
         directions = draw_projection(self._feature_map, self._key_dim, self._num_features, self._seed)
         self.projection = self.add_weight(

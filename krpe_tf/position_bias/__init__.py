@@ -11,7 +11,7 @@ from .learned import LearnedBias
 from .learned_2d import LearnedBias2D
 from .make import make_position_bias
 from .no_bias import NoBias
-from .sharing import deserialize_bias, serialize_bias
+from .sharing import deserialize_bias, note_owner, serialize_bias
 from .strategy import adopt_bias, check_scope
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "check_scope",
     "deserialize_bias",
     "make_position_bias",
+    "note_owner",
     "serialize_bias",
 ]

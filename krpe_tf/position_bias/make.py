@@ -2,7 +2,6 @@
 
 from .bucketed import BucketedBias
 from .decay import DecayBias
-from .sharing import mark_as_given
 
 
 def make_position_bias(position_bias, num_heads: int):
@@ -27,7 +26,6 @@ def make_position_bias(position_bias, num_heads: int):
                 f"`position_bias` must have as many heads as the attention, {num_heads}. "
                 f"Received: position_bias with num_heads={position_bias.num_heads}"
             )
-        mark_as_given(position_bias)
         return position_bias
     raise ValueError(
         f'`position_bias` must be None, "decay", "bucketed" or a bias layer. Received: position_bias={position_bias!r}'

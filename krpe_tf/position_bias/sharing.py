@@ -13,7 +13,7 @@ from keras import saving
 
 # Below zero: Keras' own are counted from zero, or addresses.
 _numbers, _next_number = weakref.WeakKeyDictionary(), itertools.count(-1, -1)
-_given = weakref.WeakSet()
+_owners = weakref.WeakKeyDictionary()  # of a bias: the attention layers that compute with it
 
 
 class _Rebuilt(threading.local):
@@ -27,9 +27,10 @@ class _Rebuilt(threading.local):
 _rebuilt = _Rebuilt()
 
 
-def mark_as_given(bias) -> None:
-    """Note that a bias layer came from outside of its owner, and so may have others."""
-    _given.add(bias)
+def note_owner(bias, layer) -> None:
+    """Note that an attention layer that is built computes with a bias, which may be None."""
+    if bias is not None:
+        _owners.setdefault(bias, weakref.WeakSet()).add(layer)
 
 
 def serialize_bias(bias, owner, name: str | None = None, serialize=saving.serialize_keras_object):
@@ -37,19 +38,20 @@ def serialize_bias(bias, owner, name: str | None = None, serialize=saving.serial
 
     Args:
         bias: a bias layer; a name or None stand for themselves.
-        owner: the layer or model.
+        owner: the layer or model that was given the bias.
         name: the argument that `owner` made the bias of.
         serialize: `serialize_keras_object` of Keras or tf_keras.
 
     Returns:
-        `name`, if no other layer has got the bias. Otherwise what `serialize` gives, and two numbers:
-        "shared_object_id", one for all owners of the bias, which Keras reads where it loads its own files, and
-        "owner_id".
+        `name`, or what `serialize` gives. Where several layers that are built share the bias, what `serialize` gives
+        and two numbers: "shared_object_id", one for all owners of the bias, which Keras reads where it loads its own
+        files, and "owner_id".
     """
     if bias is None or isinstance(bias, str):
         return bias
-    if name is not None and bias not in _given:
-        return name
+    if len(_owners.get(bias, ())) < 2:
+        # Twice: within a file Keras marks as shared what comes again, and its mark on the first is lost in a copy.
+        return [serialize(bias), serialize(bias)][-1] if name is None else name
     return {**serialize(bias), "shared_object_id": _number(bias), "owner_id": _number(owner)}
 
 
