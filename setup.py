@@ -19,6 +19,8 @@ TENSORFLOW = [
     "sentencepiece>=0.2,<0.3",
 ]
 JAX = ["jax>=0.6,<0.11"]
+# From PyPI this is a build with CUDA on Linux; PyTorch's site names the index of the one for CPUs.
+TORCH = ["torch>=2.6,<3"]
 # The TPU compiler, in the version that JAX wants; wheels are for Linux on x86-64 alone. It compiles without a TPU.
 TPU = ['jax[tpu]>=0.6,<0.11; sys_platform == "linux" and platform_machine == "x86_64"']
 # For krpe_tf.garden, and the peer of benchmarks/layers.py. It brings tf_keras, and TensorFlow 2.20.
@@ -43,6 +45,7 @@ setup(
     extras_require={
         "jax": JAX,
         "tpu": JAX + TPU,
+        "torch": TORCH,
         # Text and export need TensorFlow; the layer and the models also run on JAX alone.
         "tensorflow": TENSORFLOW,
         "tagging": TENSORFLOW + TAGGING,
@@ -57,6 +60,8 @@ setup(
         + TAGGING
         + DOCS
         + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
+        # The core's tests on PyTorch, in a release whose build for CPUs is at hand where CI runs.
+        + ["torch==2.13.*"]
         # Runs the notebooks.
         + ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"],
     },

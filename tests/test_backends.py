@@ -1,8 +1,9 @@
-"""TensorFlow and JAX give the same numbers: layer outputs and gradients, in float32 and in mixed precision.
+"""TensorFlow, JAX and PyTorch give the same numbers: layer outputs and gradients, in float32 and in mixed precision.
 
 This file is also the script that computes them: `KERAS_BACKEND=jax python test_backends.py results.npz`.
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from layer_checks import ROUNDING
 from krpe_tf import KernelizedRPEAttention
 from krpe_tf.models import Encoder
 
+BACKENDS = ("tensorflow", "jax", "torch")
 POLICIES = ("float32", *ROUNDING)
 BIAS_WEIGHTS = ("near", "log_amplitude", "log_rate", "table")
 LAYERS = {
@@ -63,15 +65,22 @@ def compute():
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    """Results of this process's backend and of the other one's."""
-    other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
+def ours():
+    """Results of this process's backend."""
+    return compute()
+
+
+@pytest.fixture(scope="module", params=[name for name in BACKENDS if name != keras.backend.backend()])
+def both(request, tmp_path_factory, ours):
+    """Results of this process's backend and of another one's."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
     path = tmp_path_factory.mktemp("backends") / "results.npz"
-    environment = {**os.environ, **QUICK_TO_COMPILE, "KERAS_BACKEND": other, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    process = subprocess.Popen([sys.executable, __file__, path], env=environment, stderr=subprocess.PIPE, text=True)
-    ours = compute()
-    _, messages = process.communicate()
-    assert process.returncode == 0, messages
+    environment = {**os.environ, **QUICK_TO_COMPILE, "KERAS_BACKEND": request.param, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        [sys.executable, __file__, path], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
     return ours, dict(np.load(path))
 
 
