@@ -30,7 +30,8 @@ def run_in_own_process(
         RuntimeError: If the process fails; the message names the signature that it was at and holds the end of what it
             said.
     """
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with tempfile.TemporaryDirectory(prefix="krpe_tf_parity_") as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.npz")
         request.write_text(json.dumps(calls, default=np.ndarray.tolist), encoding="utf-8")

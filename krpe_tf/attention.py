@@ -30,7 +30,7 @@ from .position_bias import (
     serialize_bias,
 )
 from .projections import HeadProjections
-from .toeplitz import check_segments, initial_state, stream
+from .toeplitz import active_overrides, check_segments, initial_state, stream
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -188,6 +188,12 @@ class KernelizedRPEAttention(HeadProjections):
             name="projection",
         )
 
+    def __call__(self, *args, **kwargs):
+        # As an argument: what is computed once more in a backward pass (`keras.RematScope`) lies outside of the scope.
+        if (segment_ids := active_overrides().segment_ids) is not None:
+            kwargs.setdefault("segment_ids", segment_ids)
+        return super().__call__(*args, **kwargs)
+
     # Long: the arguments of `keras.layers.MultiHeadAttention.call`, in its order, and a prefix.
     def call(
         self,
@@ -260,7 +266,8 @@ class KernelizedRPEAttention(HeadProjections):
             mask: None, or bool or integer (batch, n), zero where a position is padding: hidden from the others, with an
                 attention of zero. It still counts as a position.
             reset: None, or bool or integer: (batch,), nonzero where a batch entry starts a new sequence with the first
-                of these positions, or (batch, n), nonzero at each position that starts one.
+                of these positions, or (batch, n), nonzero at each position that starts one; then what
+                came before must be finite.
 
         Returns:
             (batch, n, output width), and the new state.
@@ -352,7 +359,7 @@ class KernelizedRPEAttention(HeadProjections):
         if not return_attention_scores:
             return output
         scores_shape = (query.shape[0], self.num_heads, query.shape[1], value.shape[1])
-        return output, KerasTensor(scores_shape, dtype="float32")
+        return output, KerasTensor(scores_shape, dtype="float64" if self.compute_dtype == "float64" else "float32")
 
     def get_config(self):
         return {

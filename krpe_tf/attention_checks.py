@@ -189,7 +189,14 @@ def check_step(query, state, expected, mask, reset):
         raise ValueError(
             f"`query` must have a known length of at least one position. Received: query.shape={tuple(query.shape)}"
         )
-    check_mask_values(mask=mask, reset=reset)
+    check_mask_values(mask=mask)
+    if reset is not None and backend.is_float_dtype(backend.standardize_dtype(reset.dtype)):
+        values = known_values(reset)
+        if values is None or not np.isin(values.astype("float32"), (0, 1)).all():
+            raise ValueError(
+                "`reset` must be bool or integer, nonzero where a sequence starts. "
+                f"Received: reset of dtype {backend.standardize_dtype(reset.dtype)}"
+            )
     for name, x, shapes in (("mask", mask, [(batch, n)]), ("reset", reset, [(batch,), (batch, n)])):
         if x is not None and all(shapes_differ(x.shape, shape) for shape in shapes):
             wanted = " or ".join(map(str, shapes))

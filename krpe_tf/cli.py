@@ -14,7 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Before TensorFlow loads: its start-up messages would bury a command's own.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_MessageFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         options.command(options)
     except ValueError as error:
@@ -28,6 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"stopped{hint}", file=sys.stderr)
         return 130
     return 0
+
+
+class _MessageFormatter(logging.Formatter):
+    """Only the message, marked if it is a warning."""
+
+    def format(self, record):
+        message = super().format(record)
+        return f"warning: {message}" if record.levelno >= logging.WARNING else message
 
 
 def _prepare(options):

@@ -98,9 +98,9 @@ class HeadProjections(FiniteWeights, layers.Layer):
             **options,
         )
 
-    @property
+    # A method: under the name of a property Keras would save its layers, and versions before could not load them.
     def projections(self) -> list:
-        """The projections of a built layer, in the order of their weights."""
+        """Return the projections of a built layer, in the order of their weights."""
         dense = (self.query_dense, self.key_dense, self.gate_dense, self.value_dense, self.output_dense)
         return [each for each in dense if each is not None]
 
@@ -112,7 +112,7 @@ class HeadProjections(FiniteWeights, layers.Layer):
             type_check: has no effect; Keras passes it.
             config: None, or a `keras.quantizers.QuantizationConfig`.
         """
-        for projection in self.projections:
+        for projection in self.projections():
             projection.quantize(mode, config=config)
 
     def compute_output_shape(self, query_shape, value_shape, key_shape=None):
@@ -124,9 +124,9 @@ class HeadProjections(FiniteWeights, layers.Layer):
     def get_config(self):
         config = super().get_config()
         one_policy = not isinstance(self.dtype_policy, dtype_policies.DTypePolicyMap)
-        if one_policy and self.built and any(each.quantization_mode for each in self.projections):
+        if one_policy and self.built and any(each.quantization_mode for each in self.projections()):
             # Keras writes down the policy of a layer, not those of its parts, which a loaded layer must know.
-            policies = {each.path: each.dtype_policy for each in self.projections}
+            policies = {each.path: each.dtype_policy for each in self.projections()}
             config["dtype"] = dtype_policies.serialize(dtype_policies.DTypePolicyMap(self.dtype_policy.name, policies))
         axes = self.output_axes
         return {

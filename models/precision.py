@@ -12,7 +12,7 @@ def compute_dtypes(model: keras.Model) -> list[str]:
     """Return the names of the dtypes that the layers of a model compute in, those inside other layers too."""
     # Inputs compute nothing, and have the policy that was Keras' own when they were made; a model has its layers'.
     layers = [x for x in _layers(model) if not isinstance(x, (keras.layers.InputLayer, keras.Model))]
-    return sorted({layer.compute_dtype for layer in layers})
+    return sorted({x.compute_dtype for x in layers if keras.backend.is_float_dtype(x.compute_dtype)})
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -80,8 +80,11 @@ def _with_float32(config: Any) -> Any:
 def _float32_policy(policy: Any) -> Any:
     if isinstance(policy, str):
         return "float32" if "float" in policy and "_from_" not in policy else policy
-    if isinstance(policy, dict) and policy.get("class_name") in POLICIES:
+    kind = policy.get("class_name") if isinstance(policy, dict) else None
+    if kind == "DTypePolicy" and "float" not in policy["config"]["name"]:
+        return policy  # Integers and strings.
+    if kind in POLICIES:
         return "float32"
-    if isinstance(policy, dict) and policy.get("class_name") in QUANTIZED_POLICIES:
+    if kind in QUANTIZED_POLICIES:
         return {**policy, "config": {**policy["config"], "source_name": "float32"}}
     return policy

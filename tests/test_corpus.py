@@ -59,7 +59,7 @@ def test_values_are_taken_from_places_spread_evenly():
 
 @pytest.mark.parametrize(
     ("unknown", "level", "said"),
-    [(0, "INFO", "0.00 % of the tokens are"), (5, "INFO", "5.00 %"), (6, "WARNING", "warning: 6.0 % .*SentencePiece")],
+    [(0, "INFO", "0.00 % of the tokens are"), (5, "INFO", "5.00 %"), (6, "WARNING", "6.0 % .*SentencePiece")],
 )
 def test_the_share_of_unknown_tokens_is_said(caplog, unknown, level, said):
     tokenizer = WordPieceTokenizer([*RESERVED_TOKENS, "a"])

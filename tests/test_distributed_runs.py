@@ -119,7 +119,7 @@ def test_two_processes_resume_and_give_the_run_of_one(folder, one):
     kill_after_a_checkpoint(folder / "two", *start_both(folder / "two"))
     chief, other = finish(*start_both(folder / "two"))
     assert "resuming pretraining at step" in chief or "resuming fine_tuning at step" in chief
-    for said in ("2 labels, with their numbers of documents: 'sea' 20, 'tea' 20", "fine_tuning: ", "model.keras"):
+    for said in ("2 labels, and how many documents have each: 'sea' 20, 'tea' 20", "fine_tuning: ", "model.keras"):
         assert said in chief
         assert said not in other
     check_equal(folder / "two", one)

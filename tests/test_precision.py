@@ -87,6 +87,18 @@ def test_a_policy_for_each_layer():
     np.testing.assert_array_equal(to_numpy(model(batch(9))), to_numpy(expected(batch(9))))
 
 
+def test_layers_of_integers_and_strings_stay_as_they_are():
+    words = keras.Input((None,), dtype="int32")
+    hashed = keras.layers.Hashing(7)(words)
+    vectors = keras.layers.Embedding(7, 4, dtype="mixed_bfloat16")(hashed)
+    model = keras.Model(words, vectors)
+    twin = in_float32(model)
+    assert compute_dtypes(twin) == ["float32"]
+    assert in_float32(twin) is twin
+    ids = np.arange(6)[None]
+    np.testing.assert_allclose(to_numpy(twin(ids)), to_numpy(keras.ops.cast(model(ids), "float32")), atol=1e-3)
+
+
 def test_a_shared_bias_stays_shared():
     bias, x = DecayBias(2), keras.Input((None, 16))
     first, second = (KernelizedRPEAttention(2, 8, position_bias=bias, dtype="mixed_bfloat16") for _ in range(2))

@@ -1,5 +1,6 @@
 """What the layer shares with `keras.layers.MultiHeadAttention`: projections, gate, LoRA, quantization."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -78,10 +79,18 @@ def test_regularizers_and_constraints_act_on_every_projection():
     assert config["activity_regularizer"]["class_name"] == "L2"
 
 
+def test_files_have_the_names_of_0_1(tmp_path):
+    model_of().save_weights(tmp_path / "a.weights.h5")
+    with h5py.File(tmp_path / "a.weights.h5") as file:
+        names = set(file["layers/kernelized_rpe_attention"])
+    assert {"query_dense", "key_dense", "value_dense", "output_dense", "position_bias"} <= names
+    assert "projections" not in names
+
+
 def test_lora_trains_few_weights_and_is_saved_merged(tmp_path):
     model, x = model_of(use_gate=True), normal(2, 9, 6)
     layer = model.get_layer("attention")
-    for dense in layer.projections:
+    for dense in layer.projections():
         dense.enable_lora(2)
         dense.lora_kernel_b.assign(normal(*dense.lora_kernel_b.shape) / 8)
     expected = to_numpy(model(x))
@@ -103,7 +112,7 @@ def test_a_quantized_layer_is_saved_and_loaded(tmp_path):
     model, x = model_of(), normal(2, 9, 6)
     layer, expected = model.get_layer("attention"), to_numpy(model(x))
     model.quantize("int8")
-    assert [keras.backend.standardize_dtype(dense.kernel.dtype) for dense in layer.projections] == ["int8"] * 4
+    assert [keras.backend.standardize_dtype(dense.kernel.dtype) for dense in layer.projections()] == ["int8"] * 4
     assert {w.dtype for w in layer.position_bias.weights} == {"float32"}
     quantized = to_numpy(model(x))
     assert 0 < error(quantized, expected) < 0.05
@@ -122,7 +131,7 @@ def test_a_map_of_dtype_policies():
     )
     layer, x = make(dtype=policies, name="mapped"), normal(2, 9, 6)
     assert keras.backend.standardize_dtype(layer(x, x).dtype) == "float32"
-    dtypes = {dense.name: keras.backend.standardize_dtype(dense.kernel.dtype) for dense in layer.projections}
+    dtypes = {dense.name: keras.backend.standardize_dtype(dense.kernel.dtype) for dense in layer.projections()}
     assert dtypes == {"query": "int8", "key": "float32", "value": "bfloat16", "attention_output": "float32"}
     again = KernelizedRPEAttention.from_config(layer.get_config())
     again(x, x)

@@ -281,6 +281,22 @@ def test_models_take_segments_and_keep_their_interface():
     assert error(logits, np.take_along_axis(alone(full), positions[..., None], axis=1)) < 1e-5
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gradients by its tape")
+def test_layers_that_are_computed_again_in_the_backward_pass_see_the_same_documents():
+    import tensorflow as tf
+
+    ids = np.random.default_rng(0).integers(5, 30, IDS.shape, dtype="int32")
+    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids), "segment_ids": IDS}
+    gradients = []
+    for mode in (None, "full"):
+        with keras.RematScope(mode=mode):
+            encoder = Encoder(30, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=12, dropout=0.0, seed=0)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(encoder(inputs) ** 3)
+        gradients.append(tape.gradient(loss, encoder.get_layer("layer_0_attention").query_dense.kernel.value))
+    assert error(to_numpy(gradients[1]), to_numpy(gradients[0])) < 1e-5
+
+
 def test_segments_are_symbolic_inputs_of_models():
     encoder = Encoder(30, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=12, dropout=0.0, seed=0)
     names = ("token_ids", "padding_mask", "segment_ids")

@@ -38,10 +38,10 @@ def rows_of(pairs):
 
 def test_every_label_is_listed_with_its_number_or_summed_up(said):
     log_labels({"b": 1200, "a": 30, "\u4e2d": 30}, "x.csv")
-    assert said() == ["INFO x.csv: 3 labels, with their numbers of documents: 'b' 1,200, 'a' 30, '\u4e2d' 30"]
-    log_labels({f"label {number}": number for number in range(2, 52)}, "x.csv", "places")
+    assert said() == ["INFO x.csv: 3 labels, and how many documents have each: 'b' 1,200, 'a' 30, '\u4e2d' 30"]
+    log_labels({f"label {number}": number for number in range(2, 52)}, "x.csv", "words")
     (line,) = said()
-    assert line.startswith("INFO x.csv: 50 labels, with their numbers of places: 'label 51' 51, 'label 50' 50, ")
+    assert line.startswith("INFO x.csv: 50 labels, and how many words have each: 'label 51' 51, 'label 50' 50, ")
     assert line.endswith(f"'label 32' 32, and 30 more with {sum(range(2, 32))} together")
 
 
@@ -52,8 +52,8 @@ def test_labels_that_look_like_mistakes_are_named(said):
     assert "'sp\\u200bam' 3" in lines[0]
     assert lines[1:] == [
         "WARNING x.csv: labels that usually mean a missing one are classes here: 'unsup' 5, 'nan' 4",
-        "WARNING x.csv: labels that look alike are different classes here: 'spam' 9, 'sp\\u200bam' 3, 'Spam' 2",
-        "WARNING x.csv: labels that look alike are different classes here: '1' 8, '1.0' 7",
+        "WARNING x.csv: labels that look alike are different classes here: 'spam' 9, 'sp\\u200bam' 3, 'Spam' 2; "
+        "'1' 8, '1.0' 7",
     ]
     log_labels({"a": 1, "b": 1, "c": 7}, "x.csv")
     assert said()[1:] == ["WARNING x.csv: 2 of 3 labels come once: is `label_column` right?"]
@@ -70,7 +70,7 @@ def test_prepare_and_train_say_the_same_of_the_same_source(tmp_path, words_token
         == of_prepare
         == [
             f"INFO {source}: 1 documents without text were left out",
-            f"INFO {source}: 4 labels, with their numbers of documents: 'a' 10, 'b' 10, 'c' 10, 'B' 2",
+            f"INFO {source}: 4 labels, and how many documents have each: 'a' 10, 'b' 10, 'c' 10, 'B' 2",
             f"WARNING {source}: labels that look alike are different classes here: 'b' 10, 'B' 2",
         ]
     )
@@ -87,7 +87,7 @@ def test_labels_of_words_are_counted_by_words(said):
     rows = [{"tokens": ["a", "b"], "labels": ["O", "B-X"]}, {"tokens": ["a"], "labels": ["O"]}]
     survey = Survey(rows, TOKEN_CLASSIFICATION.encoding)
     survey.log(survey.deal(0.0, 0, "data"), "x.conll")
-    assert said() == ["INFO x.conll: 2 labels, with their numbers of places: 'O' 2, 'B-X' 1"]
+    assert said() == ["INFO x.conll: 2 labels, and how many words have each: 'O' 2, 'B-X' 1"]
 
 
 # equal texts

@@ -84,7 +84,7 @@ class Corpus:
             counts = np.bincount(found, minlength=len(self.classes)).tolist()
             labels = dict(zip(self.classes, counts, strict=True))
         if labels:
-            log_labels(labels, self, "documents" if sum(labels.values()) == documents else "places")
+            log_labels(labels, self, "documents" if sum(labels.values()) == documents else "words")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -110,7 +110,9 @@ class Corpus:
         Raises:
             ValueError: If it is all of them: there is nothing to train on.
         """
-        return log_unknown(self["train"]["token_ids"], self.tokenizer)
+        # An encoding may give its ids another name.
+        ids = [field for field in self["train"].values() if isinstance(field, Ragged)]
+        return log_unknown(self["train"].get("token_ids", ids[0]), self.tokenizer) if ids else 0.0
 
     def masked_lm_batches(
         self,

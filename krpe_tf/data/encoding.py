@@ -31,7 +31,6 @@ class Encoding:
         encode: `encode(rows, tokenizer, classes)` returns, by field name, a list with an integer array or an integer
             for each row. Called from several threads.
         label: `label(row)` returns the labels that a row has; the sorted set of all is `classes`. None: there are none.
-            A folder's rows may lack their text here and in `stratum`: it is not read for that.
         text: `text(row)` returns what the vocabulary is learned from. A row whose text is invisible is left out.
         stratum: `stratum(row)` returns what rows are held out by: of each stratum the same share.
         ids: The fields that hold ids of the vocabulary.

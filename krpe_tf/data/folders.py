@@ -60,7 +60,7 @@ class Folder:
             where = ", each in a subfolder that names its label" if labelled else ""
             raise ValueError(
                 f"`{argument}` must hold texts in most of its files: .txt files{where}. Not read would be {listed}; "
-                f"{len(read):,} would be read.{self._hint() if labelled else ''} "
+                f"{len(read):,} would be read.{self._hint() if labelled and self.texts else ' Move the others away.'} "
                 f"Received: {argument}={str(self.path)!r}"
             )
         return read, f"not read: {listed}" if listed else ""

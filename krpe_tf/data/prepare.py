@@ -144,7 +144,7 @@ def _choose_encoding(source: Path, labelled: bool | None, encoding: Encoding | N
                 f"`labelled` must agree with `encoding` (--unlabelled with --task). Received: labelled={labelled} and "
                 f"an encoding of {', '.join(encoding.columns)}"
             )
-        labelled = "label" in encoding.columns
+        return encoding
     if labelled is None and source.is_dir():
         labelled = look_into(source, "source").has_labels
         if not labelled:
@@ -152,7 +152,7 @@ def _choose_encoding(source: Path, labelled: bool | None, encoding: Encoding | N
                 "%s is read without labels: most of its .txt files do not lie one folder down, in two folders or more",
                 source,
             )
-    return encoding or (TEXTS if labelled is False else LABELLED_TEXTS)
+    return TEXTS if labelled is False else LABELLED_TEXTS
 
 
 def _prepare_into(

@@ -16,6 +16,28 @@ def split_holdout(
 ) -> tuple[LabelledTexts, LabelledTexts]:
     """Hold out about `fraction` of each label's texts, or of whole groups.
 
+    Args:
+        labelled, fraction, seed, groups: See `hold_out`.
+
+    Returns:
+        `(train, validation)`, neither empty, each in the order of `labelled`, every label in train.
+
+    Raises:
+        ValueError: As `hold_out`.
+    """
+    held_out = hold_out(labelled, fraction, seed, groups)
+    train, validation = (
+        LabelledTexts([labelled.texts[i] for i in part], [labelled.labels[i] for i in part])
+        for part in (np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    )
+    return train, validation
+
+
+def hold_out(
+    labelled: LabelledTexts, fraction: float, seed: int, groups: Sequence[Hashable] | None = None
+) -> np.ndarray:
+    """Choose about `fraction` of each label's texts, or of whole groups.
+
     With groups (authors, say), all texts of a group land on one side: else the model may learn the author's style. The
     groups, in random order, are held out while that brings every label's share, taken together, closer to `fraction`.
     Without, equal texts are a group, see `text_key`; one that comes with two labels or more stays in training.
@@ -27,7 +49,7 @@ def split_holdout(
         groups: A group per text; None takes equal texts together. A label's only text then stays in training.
 
     Returns:
-        `(train, validation)`, neither empty, each in the order of `labelled`, every label in train.
+        Bool, which of the texts are held out: some, not all, and of each label at least one is not.
 
     Raises:
         ValueError: For a `fraction` out of range, `groups` of another length than the texts, texts or groups too few to
@@ -69,11 +91,7 @@ def split_holdout(
     untrained = sorted(set(labelled.labels) - {labelled.labels[index] for index in np.flatnonzero(~held_out)})
     if untrained:
         raise ValueError(f"`groups` leave labels without training texts: {untrained}. Received: {fraction=}, {seed=}")
-    train, validation = (
-        LabelledTexts([labelled.texts[i] for i in part], [labelled.labels[i] for i in part])
-        for part in (np.flatnonzero(~held_out), np.flatnonzero(held_out))
-    )
-    return train, validation
+    return held_out
 
 
 def _hold_out_texts(texts: list[str], classes: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:

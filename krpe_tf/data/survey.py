@@ -2,6 +2,7 @@
 
 import array
 import logging
+import numbers
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ import numpy as np
 from ..text import is_visible
 from .encoding import Encoding
 from .sources import LabelledTexts, Source
-from .splits import SPLITS, check_shared_labels, holdout, split_holdout, text_key
+from .splits import SPLITS, check_shared_labels, hold_out, holdout, text_key
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class Survey:
             return None
         if len(self.labels) < 2:
             raise ValueError(
-                f"`{argument}` must hold two labels or more, all are {next(iter(self.labels))!r}. "
-                f"Received: {self.documents} documents"
+                f"`{argument}` must hold two labels or more. "
+                f"Received: {', '.join(map(repr, self.labels)) or 'none'} in {self.documents} documents"
             )
         return sorted(self.labels)
 
@@ -102,6 +103,10 @@ class Survey:
         for place in np.flatnonzero(self._first == np.arange(self.documents)):
             splits[place] = held_out(self._known[self._strata[place]])
         splits[self._mixed] = 0
+        if self.labels:  # A label's first document may be one without text.
+            shown = np.flatnonzero(self.visible)
+            _, first = np.unique(np.frombuffer(self._strata, "i4")[shown], return_index=True)
+            splits[self._first[shown[first]]] = 0
         return np.where(self.visible, splits[self._first], np.uint8(LEFT_OUT))
 
     def log(self, splits: np.ndarray, source: object) -> None:
@@ -115,7 +120,7 @@ class Survey:
         if left_out:
             logger.info("%s: %d documents without text were left out", source, left_out)
         if self.labels:
-            log_labels(self.labels, source, "documents" if self._single else "places")
+            log_labels(self.labels, source, "documents" if self._single else "words")
         copies = int(np.sum(self._first != np.arange(self.documents)))
         if not copies:
             return
@@ -178,27 +183,26 @@ def deal_in_memory(
     Raises:
         ValueError: For a share that is none of a source, no documents, or too few to hold some out.
     """
-    share = validation if isinstance(validation, float) else None
+    share = float(validation) if isinstance(validation, numbers.Real) else None
     source = data.path if isinstance(data, Source) else "data"
     if share is not None and (not isinstance(data, LabelledTexts | Source) or not 0 < share < 1):
         raise ValueError(
             f"`validation` as a share of labelled texts or a source must lie in (0, 1). Received: {validation=}"
         )
-    if share and isinstance(data, LabelledTexts):  # As in 0.1, whose unfinished runs resume.
-        (data, validation), share = split_holdout(data, share, seed), None
     parts = [_rows(data), _rows(None if share else validation)]
     rows = [row for part in parts for row in part]
     survey = Survey(rows, encoding)
-    if share:
-        splits = survey.deal(share, seed, "data")
+    split_of_part = np.repeat(np.arange(2, dtype="uint8"), [len(part) for part in parts])
+    for split, (name, part) in enumerate((("data", data), ("validation", validation))):
+        empty = np.flatnonzero(~survey.visible[split_of_part == split])
+        if len(empty) and not isinstance(part, Source):
+            raise ValueError(f"`{name}` must hold no row with an empty text. Received: row {empty[0] + 1}")
+    if not share:
+        splits = np.where(survey.visible, split_of_part, np.uint8(LEFT_OUT))
+    elif isinstance(data, LabelledTexts):  # As in 0.1, whose unfinished runs resume.
+        splits = hold_out(data, share, seed).astype("uint8")
     else:
-        splits = np.repeat(np.arange(2, dtype="uint8"), [len(part) for part in parts])
-        for split, (name, part) in enumerate((("data", data), ("validation", validation))):
-            empty = np.flatnonzero((splits == split) & ~survey.visible)
-            if len(empty) and not isinstance(part, Source):
-                place = empty[0] + 1 - split * len(parts[0])
-                raise ValueError(f"`{name}` must hold no row with an empty text. Received: row {place}")
-            splits[empty] = LEFT_OUT
+        splits = survey.deal(share, seed, "data")
     dealt = list(DealtRows(rows, splits))
     found = {split: [row for row, of in dealt if of == split] for split in SPLITS}
     if not found["train"]:
@@ -212,7 +216,8 @@ def deal_in_memory(
     if encoding.label is not None:
         train, held = ({label for row in found[split] for label in encoding.label(row)} for split in SPLITS)
         if unseen := sorted(held - train):
-            logger.warning("labels of validation documents alone, which training cannot learn: %s", ", ".join(unseen))
+            listed = ", ".join(map(_shown, unseen[:LISTED])) + (", ..." if len(unseen) > LISTED else "")
+            logger.warning("labels of validation documents alone, which training cannot learn: %s", listed)
     return dealt, survey
 
 
@@ -243,7 +248,7 @@ def log_labels(counts: Mapping[str, int], source: object, unit: str = "documents
     listed = _listed(ranked[:LISTED], counts)
     if rest := ranked[LISTED:]:
         listed += f", and {len(rest):,} more with {sum(counts[label] for label in rest):,} together"
-    logger.info("%s: %s labels, with their numbers of %s: %s", source, f"{len(counts):,}", unit, listed)
+    logger.info("%s: %s labels, and how many %s have each: %s", source, f"{len(counts):,}", unit, listed)
     missing = [label for label in ranked if label.casefold() in MISSING]
     if missing:
         logger.warning(
@@ -252,9 +257,11 @@ def log_labels(counts: Mapping[str, int], source: object, unit: str = "documents
     alike = {}
     for label in ranked:
         alike.setdefault(_plain(label), []).append(label)
-    for labels in alike.values():
-        if len(labels) > 1:
-            logger.warning("%s: labels that look alike are different classes here: %s", source, _listed(labels, counts))
+    alike = [_listed(labels[:LISTED], counts) for labels in alike.values() if len(labels) > 1]
+    if alike:
+        more = f"; and {len(alike) - LISTED:,} more such groups" if len(alike) > LISTED else ""
+        listed = "; ".join(alike[:LISTED]) + more
+        logger.warning("%s: labels that look alike are different classes here: %s", source, listed)
     alone = sum(count == 1 for count in counts.values())
     if unit == "documents" and 2 * alone > len(counts):
         logger.warning(
@@ -263,7 +270,11 @@ def log_labels(counts: Mapping[str, int], source: object, unit: str = "documents
 
 
 def _listed(labels: Iterable[str], counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{label!r} {counts[label]:,}" for label in labels)  # `repr` escapes what does not show.
+    return ", ".join(f"{_shown(label)} {counts[label]:,}" for label in labels)
+
+
+def _shown(label: str) -> str:
+    return repr(label if len(label) <= 60 else f"{label[:59]}…")  # `repr` escapes what does not show.
 
 
 def _plain(label: str) -> str:

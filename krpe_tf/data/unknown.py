@@ -43,9 +43,7 @@ def log_unknown(token_ids: Ragged, tokenizer: Tokenizer) -> float:
             f"{tokenizer.vocabulary_size:,} tokens, with which all of the text is {name}"
         )
     if share > WARN_ABOVE:
-        logger.warning(
-            "warning: %.1f %% of the tokens are %s: text that the model cannot see; %s", 100 * share, name, REMEDY
-        )
+        logger.warning("%.1f %% of the tokens are %s: text that the model cannot see; %s", 100 * share, name, REMEDY)
     else:
         logger.info("%.2f %% of the tokens are %s, text that the vocabulary cannot spell", 100 * share, name)
     return share

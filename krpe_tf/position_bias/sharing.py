@@ -86,9 +86,7 @@ def deserialize_bias(config, deserialize=saving.deserialize_keras_object):
 
 def _number(thing) -> int:
     """Return a number that no other object of this process has, nor a copy of this one."""
-    if thing not in _numbers:
-        _numbers[thing] = next(_next_number)
-    return _numbers[thing]
+    return _numbers.setdefault(thing, next(_next_number))
 
 
 def _rebuild(frame) -> tuple | None:

@@ -172,7 +172,8 @@ class RunState:
         if others or (changed and not isinstance(restart, str)):
             raise ValueError(
                 "an unfinished run in `output` differs; changed settings need --restart, which drops it, or --from "
-                f"CHECKPOINT, and another task or other data need --restart. Received: {', '.join(changed + others)}"
+                "CHECKPOINT, and another task or other data need --restart. (Texts that come twice are held out "
+                f"together since krpe_tf 0.2, which makes other data of them.) Received: {', '.join(changed + others)}"
             )
         if changed:
             logger.info("resuming from %s with %s", Path(restart).name, ", ".join(changed))

@@ -92,12 +92,14 @@ def train_run(
         DivergedError: A ValueError: the loss or the weights are not finite. The last checkpoint is from before.
         OSError: If the disk is full or fails. The checkpoints before that stay.
     """
-    settings = RunSettings.from_names(settings)
+    given, settings = set(settings), RunSettings.from_names(settings)
     if isinstance(data, (str, os.PathLike)):
         data = open_data(data, choose_task(task), names)
     if not isinstance(data, Data):
         raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
     task = choose_task(task, data)
+    if isinstance(data, Corpus) and (unused := sorted(given & {"vocabulary_size", "cased", "validation_fraction"})):
+        logger.warning("%s has its own vocabulary and validation set; without effect: %s", data, ", ".join(unused))
     _check_validation(validation, data, task)
     recipe = make_recipe(task, settings)
     _check_distribution(distribution, settings)

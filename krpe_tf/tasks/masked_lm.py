@@ -56,7 +56,7 @@ def _batches(corpus, split, settings, seed, batch_multiple):
     share = 100 * (1 - corpus.tokens(split) / places)
     hint = (
         ""
-        if settings.pretrain_packing or share < MUCH_PADDING
+        if settings.pretrain_packing or share < MUCH_PADDING or split != "train"  # Else: rows that fill a batch.
         else "; where documents are short, `pretrain_packing` leaves less"
     )
     logger.info("%s: %.3g %% of the masked-LM windows is padding%s", split, max(0, share), hint)

@@ -9,12 +9,13 @@ from .cost_model import banded_cost, choose_route
 from .dispatch import ROUTES, exact_attention, toeplitz_attention
 from .grid import is_grid
 from .numerics import at_least_float32
-from .overrides import override
+from .overrides import active_overrides, override
 from .streaming import initial_state, stream
 
 __all__ = [
     "ROUTES",
     "SMALLEST_CHUNK",
+    "active_overrides",
     "at_least_float32",
     "banded_cost",
     "check_segments",

@@ -74,7 +74,6 @@ def toeplitz_attention(
     """
     check_one_of(ROUTES, route=route)
     position_bias, route = active_overrides().apply(position_bias, route)
-    segment_ids = active_overrides().segment_ids if segment_ids is None else segment_ids
     check_shapes(query_features, key_features, value, position_bias, key_mask)
     heads, n_q, m = query_features.shape[1:]
     n_k, d = value.shape[2:]
@@ -119,7 +118,6 @@ def exact_attention(query, key, value, position_bias, *, scores: bool = False, s
     if options.get("pair_mask") is not None:
         check_pair_mask(options["pair_mask"], query, key)
     n_q, n_k = query.shape[2], value.shape[2]
-    segment_ids = active_overrides().segment_ids if segment_ids is None else segment_ids
     check_segments(segment_ids, "dense", position_bias, value.shape[0], n_q, n_k, options.get("prefix_length"))
     if is_grid(position_bias):
         check_grid(position_bias, n_q, n_k)

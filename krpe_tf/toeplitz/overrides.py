@@ -16,7 +16,7 @@ class Overrides:
         route: the route of every linear attention; None leaves the one that it asks for.
         forward_transforms: whether the fft route transforms forward only and by powers of two, as LiteRT's builtin ops
             do.
-        segment_ids: for attention that is given none, see `toeplitz_attention`.
+        segment_ids: for attention layers that are given none, see `toeplitz_attention`.
     """
 
     replaced_biases: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
