@@ -234,7 +234,19 @@ def check_scaffold(folder):
     model.save(Path(folder) / "model.keras")
     again = tf_keras.models.load_model(Path(folder) / "model.keras")
     results["keras file"] = error(again(data).numpy(), model(data).numpy())
-    results["shared"] = len(again.trainable_weights) == len(model.trainable_weights)
+    model.save(Path(folder) / "model.h5")
+    trips = {
+        "file": again,
+        ".h5": tf_keras.models.load_model(Path(folder) / "model.h5"),
+        "clone": tf_keras.models.clone_model(model),
+        "second clone": tf_keras.models.clone_model(model),
+        "config": tf_keras.Model.from_config(model.get_config()),
+        "JSON": tf_keras.models.model_from_json(model.to_json()),
+    }
+    biases = {id(layer.position_bias) for each in trips.values() for layer in each.layers[-2:]}
+    results["shared"] = len(biases) == len(trips) and all(
+        len(each.trainable_weights) == len(model.trainable_weights) for each in trips.values()
+    )
     results["implicit mask"] = error(model(data).numpy()[1, :12], model(data[1:, :12]).numpy()[0])
 
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")

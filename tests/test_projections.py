@@ -70,7 +70,7 @@ def test_regularizers_and_constraints_act_on_every_projection():
         ours.assign(normal(*ours.shape))
         theirs.assign(ours)
     layer(x, x), reference(x, x)
-    ours, theirs = (sorted(float(loss) for loss in each.losses) for each in (layer, reference))
+    ours, theirs = (sorted(float(to_numpy(loss)) for loss in each.losses) for each in (layer, reference))
     assert error(ours, theirs) < 1e-6
     for weight in layer.trainable_weights:
         assert isinstance(weight.constraint, keras.constraints.NonNeg)
