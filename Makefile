@@ -4,6 +4,9 @@ BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
 ON_JAX := toeplitz toeplitz_range segments cells streaming grid masks position_bias conversion feature_maps attention \
 	encoder masked_lm text_classifier token_classifier checkpoints resumable training_logs
+ON_TORCH := tests/test_position_bias.py tests/test_feature_maps.py tests/test_conversion.py tests/test_attention.py \
+	tests/test_toeplitz.py::test_route_computes_the_definition \
+	tests/test_streaming.py::test_entries_of_a_batch_start_and_reset_by_themselves
 BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device threads memory compile_time routes
 
 .PHONY: demo test test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean
@@ -11,11 +14,12 @@ BENCHMARKS := attention layers paper_figure training_step input_pipeline packing
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
 
-# The whole suite on TensorFlow, then the fast part of the core once more on JAX; a module at a time on two cores, in the
+# The whole suite on TensorFlow, then the fast part of the core on JAX, and a part of that on PyTorch; a module at a time on two cores, in the
 # order of tests/conftest.py.
 test: .venv/test.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(TWO_WORKERS)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_JAX:%=tests/test_%.py)
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_TORCH)
 
 # Exported files on an emulated 64-bit ARM: a minute, after a download of 110 MB. Debian on x86-64 only, not root.
 test-arm: .venv/test.installed
