@@ -14,8 +14,8 @@ BENCHMARKS := attention layers paper_figure training_step input_pipeline packing
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
 
-# The whole suite on TensorFlow, then the fast part of the core on JAX, and a part of that on PyTorch; a module at a time on two cores, in the
-# order of tests/conftest.py.
+# The whole suite on TensorFlow, then the fast part of the core on JAX, and a part of that on PyTorch; a module at a time on
+# two cores, in the order of tests/conftest.py.
 test: .venv/test.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(TWO_WORKERS)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_JAX:%=tests/test_%.py)

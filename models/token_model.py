@@ -20,10 +20,14 @@ class TokenModel(InterfaceModel):
         self._check_ids(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def make_train_function(self, force=False):
-        # Not in `compile`: Keras compiles no loaded model whose class has one of its own.
+    def compile(self, *args, **kwargs):
         check_scope(self, self.trainable_weights)
-        return super().make_train_function(force)
+        super().compile(*args, **kwargs)
+
+    def compile_from_config(self, config):
+        # Keras leaves a loaded model uncompiled if its class has a `compile` of its own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, *args, **kwargs):
         self._check_ids(x)

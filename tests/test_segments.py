@@ -289,6 +289,7 @@ def test_layers_that_are_computed_again_in_the_backward_pass_see_the_same_docume
     inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids), "segment_ids": IDS}
     gradients = []
     for mode in (None, "full"):
+        keras.utils.set_random_seed(0)
         with keras.RematScope(mode=mode):
             encoder = Encoder(30, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=12, dropout=0.0, seed=0)
         with tf.GradientTape() as tape:
