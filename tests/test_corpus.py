@@ -269,7 +269,7 @@ def test_what_is_left_out_and_what_cannot_be_learned_is_logged(tmp_path, words_t
     corpus = build_corpus(data, tokenizer=words_tokenizer, validation=validation)
     assert (corpus.documents(), corpus.classes) == (12, ["a", "b", "c", "rare"])
     assert "a.jsonl: 2 documents without text were left out" in caplog.text
-    assert "labels of validation documents alone, which training cannot learn: rare" in caplog.text
+    assert "labels of validation documents alone, which training cannot learn: 'rare'" in caplog.text
 
 
 def test_too_few_documents_to_hold_some_out(tmp_path, words_tokenizer):

@@ -174,7 +174,7 @@ def test_a_vocabulary_is_learned_from_about_as_much_as_asked_and_never_from_what
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        ('{"text": "alpha", "label": "a"}\n' * 3, {}, "two labels or more, all are 'a'"),
+        ('{"text": "alpha", "label": "a"}\n' * 3, {}, "two labels or more. Received: 'a' in 3 documents"),
         ('{"text": "alpha", "label": "a"}\n{"text": "beta", "label": " "}\n', {}, "empty label. Received: row 2"),
         ('{"text": "alpha"}\n', {}, "`label_column` must be one of"),
         ('{"text": "alpha", "label": "a"}\n{"text": "b\\ud800", "label": "b"}\n', {}, "valid UTF-8.*row 2"),
