@@ -190,7 +190,8 @@ class KernelizedRPEAttention(HeadProjections):
 
     def __call__(self, *args, **kwargs):
         # As an argument: what is computed once more in a backward pass (`keras.RematScope`) lies outside of the scope.
-        if (segment_ids := active_overrides().segment_ids) is not None:
+        segment_ids = active_overrides().segment_ids
+        if segment_ids is not None:
             kwargs.setdefault("segment_ids", segment_ids)
         return super().__call__(*args, **kwargs)
 

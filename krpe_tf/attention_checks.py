@@ -100,15 +100,17 @@ def _check_not_triangular(attention_mask):
 
 
 def check_mask_values(**masks):
-    """Raise a ValueError for a floating mask, unless its values are known and all of them 0 or 1.
+    """Raise a ValueError for a mask that is known to be negative anywhere, or floating and not known to be of 0 and 1.
 
     Additive masks, 0 where a position is seen and -1e9 where it is not, mean the opposite of what is read here.
     """
     for name, mask in masks.items():
         dtype = "bool" if mask is None else backend.standardize_dtype(mask.dtype)
-        if not backend.is_float_dtype(dtype):
+        if dtype == "bool":
             continue
-        values = known_values(mask)
+        values, floating = known_values(mask), backend.is_float_dtype(dtype)
+        if values is None and not floating:
+            continue
         if values is None:
             raise ValueError(
                 f"`{name}` must be bool or integer in a graph or a symbolic call, where its values are not known: 1 "
@@ -116,7 +118,7 @@ def check_mask_values(**masks):
                 f"of ones and zeros, {name} >= 0 for an additive one. Received: {name} of dtype {dtype}"
             )
         values = values.astype("float32")
-        if not np.isin(values, (0, 1)).all():
+        if (values < 0).any() or (floating and not np.isin(values, (0, 1)).all()):
             raise ValueError(
                 f"`{name}` must be bool or integer, or hold zeros and ones only: 1 where a position counts, 0 where "
                 f"not. An additive mask, of 0 and -1e9, means the opposite: pass {name} >= 0 in its place. "

@@ -12,8 +12,9 @@ from .interface import InterfaceModel
 class TokenModel(InterfaceModel):
     """A functional model whose input `token_ids` must lie in its vocabulary.
 
-    TensorFlow and PyTorch refuse other ids by themselves. JAX gives NaN for an id past the embedding, and counts
-    negative ones from the end: here they are refused wherever their values are known, which is not inside `jax.jit`.
+    PyTorch refuses other ids by itself. JAX gives NaN for an id past the embedding, and JAX and TensorFlow count
+    negative ones from the end: here they are refused wherever their values are known, which is not inside `jax.jit` or
+    `tf.function`.
     """
 
     def __call__(self, inputs, *args, **kwargs):
@@ -58,7 +59,7 @@ class TokenModel(InterfaceModel):
         )
 
     def _check_ids(self, inputs):
-        if keras.backend.backend() != "jax" or not isinstance(inputs, dict):
+        if keras.backend.backend() not in ("jax", "tensorflow") or not isinstance(inputs, dict):
             return
         ids = known_values(inputs["token_ids"]) if "token_ids" in inputs else None
         if ids is None or not ids.size:

@@ -172,9 +172,10 @@ def test_an_additive_mask_is_refused(name):
     expected = to_numpy(layer(x, x, **{name: ONES}))
     np.testing.assert_array_equal(to_numpy(layer(x, x, **{name: ONES.astype("float32")})), expected)
     np.testing.assert_array_equal(to_numpy(layer(x, x, **{name: additive(ONES) >= 0})), expected)
-    for mask in (additive(ONES), np.where(ONES, 0, -np.inf), np.where(ONES, 1, np.nan), 0.5 * ONES):
+    integers = np.where(ONES, 0, -10_000)
+    for mask in (additive(ONES), np.where(ONES, 0, -np.inf), np.where(ONES, 1, np.nan), 0.5 * ONES, integers):
         with pytest.raises(
-            ValueError, match=rf"(?s)`{name}` must be bool or integer.*Received: {name} of dtype float32"
+            ValueError, match=rf"(?s)`{name}` must be bool or integer.*Received: {name} of dtype (float32|int)"
         ):
             layer(x, x, **{name: mask})
     # Where the values are not known yet, no floating mask is taken.
