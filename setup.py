@@ -24,7 +24,8 @@ TORCH = ["torch>=2.6,<3"]
 # The TPU compiler, in the version that JAX wants; wheels are for Linux on x86-64 alone. It compiles without a TPU.
 TPU = ['jax[tpu]>=0.6,<0.11; sys_platform == "linux" and platform_machine == "x86_64"']
 # For krpe_tf.garden, and the peer of benchmarks/layers.py. It brings tf_keras, and TensorFlow 2.20.
-GARDEN = ["tf-models-official>=2.20,<2.21"]
+# tensorflow_hub, which it imports, needs the pkg_resources of setuptools.
+GARDEN = ["tf-models-official>=2.20,<2.21", "setuptools>=77,<81"]
 # The site of `make docs`. Griffe reads docstrings from the sources: building needs no TensorFlow.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"]
 # F1 by entity, of the task token_classification.

@@ -101,13 +101,15 @@ def test_text_signatures_agree_and_count_and_threads_share_a_model(classifier, t
 
 def test_model_reads_text(classifier, text_file):
     model, tokenizer = LiteRTModel(text_file[0]), make_tokenizer()
-    texts = [*TEXTS, "x" * 2_000_000, "🙂🙃", b"the law", "war " * 38]
+    texts = [*TEXTS, "x" * 30, "🙂🙃", b"the law", "war " * 38]
     assert model.reads_text
     assert relative_error(model(texts), classifier(tokenizer(texts))) < 1e-5
     with pytest.raises(ValueError, match=r"at most 40 tokens.*Received: texts\[1\] with 41 tokens"):
         model(["the law", "war " * 39])
     with pytest.raises(ValueError, match=r"texts\[0\] with 500002 tokens"):
         model(["war " * 500_000])  # 2 MB
+    with pytest.raises(ValueError, match=r"texts\[0\] with 2000002 tokens"):
+        model(["x" * 2_000_000])
     for bad in ([""], [" \n"], [b"\xff"], [], "the law", [3]):
         with pytest.raises(ValueError, match="texts"):
             model(bad)
