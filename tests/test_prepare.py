@@ -331,11 +331,12 @@ print(size, held, preparing - before, reading - before_reading)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # Else glibc keeps an arena for each thread: up to 60 MB that no object holds.
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "MALLOC_ARENA_MAX": "2"}
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     size, held, preparing, reading = map(int, done.stdout.split())
     assert size > 150e6
-    assert preparing < 100e6 < held
-    assert reading < 50e6
+    assert preparing < 50e6
+    assert reading < 50e6 < held

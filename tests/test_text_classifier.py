@@ -27,7 +27,9 @@ def test_logits_are_of_the_mean_over_unmasked_positions(policy):
     output = run(model, inputs)
     assert output.dtype == np.float32
     assert error(output, mean @ float64(dense.kernel) + float64(dense.bias)) < 1e-5
-    assert error(run(model, {**inputs, "padding_mask": inputs["padding_mask"].astype(bool)}), output) < 1e-6
+    # Not compiled: as another program, the same numbers may be rounded otherwise.
+    as_bool = {**inputs, "padding_mask": inputs["padding_mask"].astype(bool)}
+    np.testing.assert_array_equal(to_numpy(model(as_bool)), to_numpy(model(inputs)))
 
 
 def test_a_document_of_padding_alone_has_mean_zero():

@@ -27,7 +27,9 @@ def test_logits_are_a_dense_layer_of_every_vector(policy):
     assert output.dtype == np.float32
     assert output.shape == (2, 9, 3)
     assert error(output, vectors @ float64(dense.kernel) + float64(dense.bias)) < 1e-5
-    assert error(run(model, {**inputs, "padding_mask": inputs["padding_mask"].astype(bool)}), output) < 1e-6
+    # Not compiled: as another program, the same numbers may be rounded otherwise.
+    as_bool = {**inputs, "padding_mask": inputs["padding_mask"].astype(bool)}
+    np.testing.assert_array_equal(to_numpy(model(as_bool)), to_numpy(model(inputs)))
 
 
 def test_padding_and_batching_change_nothing_for_a_token():
