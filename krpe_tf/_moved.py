@@ -9,7 +9,7 @@ import warnings
 # A module of 0.1 -> the modules that hold its names now, below krpe_tf. Where a package offers a name itself, the
 # warning names the package. A module that still exists is here if some of its names are elsewhere.
 MOVED = {
-    "attention": ("projections",),
+    "attention": ("attention.projections",),
     "batches": ("data.batches", "data.in_memory"),
     "checkpoints": ("training.checkpoints",),
     "data": ("data.sources",),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from ..attention_checks import check_mask_values
+from ..attention import check_mask_values
 from ..toeplitz import override
 
 

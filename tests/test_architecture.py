@@ -18,7 +18,7 @@ FOLDERS = {"krpe_tf": "krpe_tf", "models": "krpe_tf.models", "export": "krpe_tf.
 
 # A room is a package in krpe_tf or a module right in it; the face is krpe_tf/__init__.py.
 BASE = {"checks", "files", "finite"}
-LAYER = {"attention", "attention_checks", "conversion", "kernel_attention", "masks", "projections"}
+LAYER = {"attention", "conversion"}
 CORE = LAYER | {"feature_maps", "position_bias", "toeplitz"}
 MODELLING = BASE | CORE | {"models"}
 LIBRARY = MODELLING | {"data", "text", "training"}

@@ -88,6 +88,29 @@ def test_one_position_at_a_time_with_every_feature_map(feature_map, normalize):
     assert error(steps(layer, x, [1] * 40)[0], expected) < tolerance
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("bias", ["decay", "alibi", "longer than a piece"])
+def test_padded_steps_count_only_what_they_are_told_to(bias, together):
+    """Pieces of one size, of which entries read more or less, alike or each for itself; the padding holds NaN."""
+    layer, size, rng = make(bias), 150, np.random.default_rng(0)
+    counts = rng.integers(0, size + 1, (4, 1 if together else 3))
+    counts[1:3] = [[1], [0]]
+    x = normal(3, int(counts.sum(0).max()), 6)
+    expected = to_numpy(call(layer, x, x))
+    step, state, done = compiled(layer), layer.initial_state(3), np.zeros(3, int)
+    for each in counts:
+        piece = np.full((3, size, 6), np.nan, "float32")
+        each = np.broadcast_to(each, 3)
+        for entry, count in enumerate(each):
+            piece[entry, :count] = x[entry, done[entry] : done[entry] + count]
+        output, state = step(piece, state, count=np.int32(each[0]) if together else each.astype("int32"))
+        output = to_numpy(output)
+        for entry, count in enumerate(each):
+            found, wanted = output[entry, :count], expected[entry, done[entry] : done[entry] + count]
+            assert error(found, wanted) < 1e-5 if count else True
+        done += each
+
+
 @pytest.mark.parametrize("bias", BIASES)
 def test_the_state_does_not_grow(bias):
     layer = make(bias)
@@ -176,6 +199,13 @@ def test_bad_steps_raise():
         layer.step(x, state, mask=np.ones((2, 4), bool))
     with pytest.raises(ValueError, match=r"(?s)`reset` must have shape \(2,\) or \(2, 3\).*Received: reset.shape"):
         layer.step(x, state, reset=np.ones((3,), bool))
+    for bad in (4, -1, 1.0, np.array([1, 9])):
+        with pytest.raises(ValueError, match=r"`count` must be integers from 0 to 3.*Received: count="):
+            layer.step(x, state, count=bad)
+    with pytest.raises(ValueError, match=r"`count` must have shape \(\) or \(2,\).*Received: count.shape"):
+        layer.step(x, state, count=np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match=r"`count` needs a `reset` of shape \(batch,\)"):
+        layer.step(x, state, count=1, reset=np.zeros((2, 3), bool))
     with pytest.raises(ValueError, match=r"`query` must have a known length of at least one.*Received: query.shape"):
         layer.step(x[:, :0], state)
     unbuilt = KernelizedRPEAttention(2, 4, causal=True)

@@ -7,11 +7,20 @@ import tensorflow as tf
 import tf_keras
 from keras import ops
 
-from ..attention_checks import check_attention_mask, check_inputs, check_kernel, check_mask_values, check_masks
+from ..attention import (
+    attend,
+    check_attention_mask,
+    check_inputs,
+    check_kernel,
+    check_mask_values,
+    check_masks,
+    is_mask_of_pairs,
+    to_features,
+    visible_keys_and_pairs,
+    zero_masked,
+)
 from ..checks import check_at_least, known_values
 from ..feature_maps import draw_projection
-from ..kernel_attention import attend, to_features
-from ..masks import is_mask_of_pairs, visible_keys_and_pairs, zero_masked
 from ..position_bias import deserialize_bias, make_position_bias, note_owner, serialize_bias
 from .position_bias import PositionBias
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,12 +17,15 @@ class Overrides:
         forward_transforms: whether the fft route transforms forward only and by powers of two, as LiteRT's builtin ops
             do.
         segment_ids: for attention layers that are given none, see `toeplitz_attention`.
+        evaluate: `evaluate(compute)` returns what `compute()` does, as constants: a step of decoding calls it for what
+            depends on weights alone, and then holds no loop either.
     """
 
     replaced_biases: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
     route: str | None = None
     forward_transforms: bool = False
     segment_ids: Any = None
+    evaluate: Callable[[Callable[[], Any]], Any] | None = None
 
     def apply(self, position_bias, route: str) -> tuple[Any, str]:
         """Return the bias and the route to compute with in place of these."""

@@ -3,10 +3,10 @@
 import numpy as np
 from keras import backend
 
-from .checks import check_at_least, check_one_of, known_values, shapes_differ
-from .feature_maps import FEATURE_MAPS
+from ..checks import check_at_least, check_one_of, known_values, shapes_differ
+from ..feature_maps import FEATURE_MAPS
+from ..toeplitz import ROUTES
 from .masks import is_mask_of_pairs
-from .toeplitz import ROUTES
 
 
 def check_kernel(feature_map: str, route: str):
@@ -178,11 +178,11 @@ def check_masks(query, key, **masks):
             )
 
 
-def check_step(query, state, expected, mask, reset):
+def check_step(query, state, expected, mask, reset, count):
     """Raise a ValueError unless all arguments of a decoding step fit one another.
 
     Args:
-        query, state, mask, reset: the arguments.
+        query, state, mask, reset, count: the arguments.
         expected: the state of one stream; `state` must hold the same arrays for the whole batch.
     """
     check_input_shape("query", tuple(query.shape))
@@ -199,7 +199,9 @@ def check_step(query, state, expected, mask, reset):
                 "`reset` must be bool or integer, nonzero where a sequence starts. "
                 f"Received: reset of dtype {backend.standardize_dtype(reset.dtype)}"
             )
-    for name, x, shapes in (("mask", mask, [(batch, n)]), ("reset", reset, [(batch,), (batch, n)])):
+    _check_count(count, reset, n)
+    shapes_of = {"mask": [(batch, n)], "reset": [(batch,), (batch, n)], "count": [(), (batch,)]}
+    for name, x, shapes in zip(shapes_of, (mask, reset, count), shapes_of.values(), strict=True):
         if x is not None and all(shapes_differ(x.shape, shape) for shape in shapes):
             wanted = " or ".join(map(str, shapes))
             raise ValueError(f"`{name}` must have shape {wanted}. Received: {name}.shape={tuple(x.shape)}")
@@ -214,3 +216,17 @@ def check_step(query, state, expected, mask, reset):
         f"`state` must come from `initial_state(batch_size={batch})` or from the previous step: arrays of shapes "
         f"{wanted}. Received: state of shapes {received}"
     )
+
+
+def _check_count(count, reset, n: int):
+    if count is None:
+        return
+    values = known_values(count) if backend.is_int_dtype(backend.standardize_dtype(count.dtype)) else np.array([-1])
+    if values is not None and values.size and (values.min() < 0 or values.max() > n):
+        raise ValueError(
+            f"`count` must be integers from 0 to {n}, the number of positions in `query`. Received: count={count}"
+        )
+    if reset is not None and len(reset.shape) == 2:
+        raise ValueError(
+            "`count` needs a `reset` of shape (batch,), or none. Received: both count and reset (batch, n)"
+        )

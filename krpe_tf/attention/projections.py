@@ -2,9 +2,9 @@
 
 from keras import constraints, dtype_policies, initializers, layers, regularizers
 
-from .attention_checks import check_input_shapes, check_output_shape
-from .checks import check_at_least
-from .finite import FiniteWeights, finite
+from ..checks import check_at_least
+from ..finite import FiniteWeights, finite
+from .checks import check_input_shapes, check_output_shape
 
 EinsumDense = finite(layers.EinsumDense)
 

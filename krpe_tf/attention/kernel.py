@@ -2,9 +2,9 @@
 
 from keras import ops
 
-from .feature_maps import apply_feature_map
+from ..feature_maps import apply_feature_map
+from ..toeplitz import at_least_float32, exact_attention, toeplitz_attention
 from .masks import zero_masked
-from .toeplitz import at_least_float32, exact_attention, toeplitz_attention
 
 
 def to_features(query, key, value, query_mask, *, feature_map: str, projection, normalize: bool):

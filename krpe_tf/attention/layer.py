@@ -1,27 +1,12 @@
-"""The Keras layer: its arguments, masks, decoding and config. The numerics live in `feature_maps` and `toeplitz`."""
+"""The Keras layer: its arguments, masks and config. The numerics live in `feature_maps` and `toeplitz`."""
 
 import random
 
 from keras import KerasTensor, layers, ops, saving
 
-from .attention_checks import (
-    check_attention_mask,
-    check_features,
-    check_input_shapes,
-    check_inputs,
-    check_kernel,
-    check_mask_values,
-    check_masks,
-    check_step,
-    check_widths,
-    check_window,
-)
-from .checks import check_at_least, check_rate
-from .feature_maps import draw_projection
-from .kernel_attention import attend, to_features
-from .masks import visible_keys_and_pairs, within_window, zero_masked
-from .position_bias import (
-    NoBias,
+from ..checks import check_at_least, check_rate
+from ..feature_maps import draw_projection
+from ..position_bias import (
     adopt_bias,
     check_scope,
     deserialize_bias,
@@ -29,12 +14,25 @@ from .position_bias import (
     note_owner,
     serialize_bias,
 )
-from .projections import HeadProjections
-from .toeplitz import active_overrides, check_segments, initial_state, stream
+from ..toeplitz import active_overrides, check_segments
+from .checks import (
+    check_attention_mask,
+    check_features,
+    check_input_shapes,
+    check_inputs,
+    check_kernel,
+    check_mask_values,
+    check_masks,
+    check_widths,
+    check_window,
+)
+from .decoding import Decoding
+from .kernel import attend, to_features
+from .masks import visible_keys_and_pairs, within_window, zero_masked
 
 
 @saving.register_keras_serializable("krpe_tf")
-class KernelizedRPEAttention(HeadProjections):
+class KernelizedRPEAttention(Decoding):
     """Multi-head attention with any learned relative position bias, at linear or n log n cost (arXiv 2106.12566).
 
     For each head, with b the position bias and phi a feature map whose phi(q) . phi(k) estimates exp(q . k) (Eq. 10),
@@ -236,64 +234,6 @@ class KernelizedRPEAttention(HeadProjections):
         output = self._join_heads(output, query, training)
         return (output, scores) if return_attention_scores else output
 
-    def initial_state(self, batch_size: int) -> dict:
-        """Return the state of streams that have read nothing: arrays of zeros of constant size.
-
-        Args:
-            batch_size: number of streams.
-
-        Raises:
-            ValueError: If the layer is not causal, if its feature map is "softmax", or if its bias has no tails.
-        """
-        check_at_least(1, batch_size=batch_size)
-        served = self.causal and self.feature_map != "softmax" and self.sliding_window is None
-        if not served or not hasattr(self._stream_bias, "tails"):
-            raise ValueError(
-                'decoding needs `causal=True`, a feature map other than "softmax", whose state would grow with the '
-                "length, no sliding window, and a bias with a near band and tails; call the layer on the whole "
-                f"sequence instead. Received: causal={self.causal}, feature_map={self.feature_map!r}, "
-                f"sliding_window={self.sliding_window}, position_bias={self.position_bias!r}"
-            )
-        features = {"elu": self.key_dim, "trigonometric": 2 * self.num_features}
-        m = features.get(self.feature_map, self.num_features)
-        return initial_state(self._stream_bias, batch_size, m, self.value_dim)
-
-    def step(self, query, state: dict, mask=None, reset=None):
-        """Read the next positions of causal self-attention, in constant memory: `layer(x, x)`, piece by piece.
-
-        Args:
-            query: (batch, n, width), the next n positions, n known and at least 1.
-            state: from `initial_state`, or from the previous step.
-            mask: None, or bool or integer (batch, n), zero where a position is padding: hidden from the others, with an
-                attention of zero. It still counts as a position.
-            reset: None, or bool or integer: (batch,), nonzero where a batch entry starts a new sequence with the first
-                of these positions, or (batch, n), nonzero at each position that starts one; then what
-                came before must be finite.
-
-        Returns:
-            (batch, n, output width), and the new state.
-
-        Raises:
-            ValueError: As `initial_state`, if the layer is not built, if `query` does not have rank 3, or if `state`
-                is for another batch size.
-        """
-        expected = self.initial_state(1)
-        self._check_built()
-        mask, reset = (None if x is None else ops.convert_to_tensor(x) for x in (mask, reset))
-        check_step(query, state, expected, mask, reset)
-        check_widths((query,), self.input_widths)
-        starts = None
-        if reset is not None:
-            reset = ops.cast(reset, "bool")
-            reset, starts = (reset, None) if len(reset.shape) == 1 else (reset[:, 0], reset)
-            # Not left to `starts`, which multiplies by zero: what came before may hold NaN.
-            kept = ops.logical_not(reset)
-            state = {name: zero_masked(x, kept[:, None, None]) for name, x in state.items()}
-        query = zero_masked(query, mask)
-        arrays = self._project(query, query, query, mask, mask)
-        output, state = stream(*arrays, self._stream_bias, state, mask, starts)
-        return self._join_heads(ops.transpose(output, (0, 2, 1, 3)), query), state
-
     def redraw(self, seed: int):
         """Replace the random features by those of another seed. "elu" and "softmax" do not use them.
 
@@ -308,14 +248,6 @@ class KernelizedRPEAttention(HeadProjections):
         if self.projection is not None:
             self.projection.assign(draw_projection(self.feature_map, self.key_dim, self.num_features, seed))
         self.seed = seed
-
-    def _check_built(self):
-        if not self.built:
-            raise ValueError(f"the layer must be built: call it on an input first. Received: built={self.built}")
-
-    @property
-    def _stream_bias(self):
-        return self.position_bias or NoBias(self.num_heads)
 
     def _project(self, query, value, key, query_mask, visible):
         """Return phi(q), phi(k) and v, (batch, heads, length, width), in at least float32."""
