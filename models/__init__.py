@@ -1,5 +1,6 @@
 """Encoders and task heads, as functional Keras models."""
 
+from .causal_lm import CausalLM
 from .encoder import Encoder
 from .head import Head
 from .interface import Array, Interface, interface_of
@@ -13,6 +14,7 @@ from .token_classifier import TokenClassifier
 __all__ = [
     "PRESETS",
     "Array",
+    "CausalLM",
     "Encoder",
     "Head",
     "Interface",

@@ -105,6 +105,43 @@ def pre_norm_block(x, mask, prefix: str, position_bias, attention_seed: int | No
     return feed_forward_block(x, f"{prefix}_feed_forward", options)
 
 
+def step_stack(model: keras.Model, x, state: dict, count=None, name: str = "layer", norm: str = "final_norm"):
+    """Apply the stack that `pre_norm_stack` made in a causal model to the next positions of streams.
+
+    Args:
+        model: Holds the layers, by their names, and says `num_layers`.
+        x: `(batch, k, hidden_dim)`.
+        state: From `initial_stack_state`, or from the call before.
+        count: As in `KernelizedRPEAttention.step`.
+        name, norm: As in `pre_norm_stack`.
+
+    Returns:
+        `(batch, k, hidden_dim)`, float32, and the new state.
+    """
+    after = {}
+    for index in range(model.num_layers):
+        prefix = f"{name}_{index}"
+        attention = model.get_layer(f"{prefix}_attention")
+        parts = {key.removeprefix(f"{prefix}_"): part for key, part in state.items() if key.startswith(f"{prefix}_")}
+        y, parts = attention.step(model.get_layer(f"{prefix}_attention_norm")(x), parts, count=count)
+        after.update({f"{prefix}_{key}": part for key, part in parts.items()})
+        x = model.get_layer(f"{prefix}_attention_residual")([x, y])
+        y = model.get_layer(f"{prefix}_feed_forward_norm")(x)
+        y = model.get_layer(f"{prefix}_feed_forward_out")(model.get_layer(f"{prefix}_feed_forward_in")(y))
+        x = model.get_layer(f"{prefix}_feed_forward_residual")([x, y])
+    return model.get_layer(norm)(x), after
+
+
+def initial_stack_state(model: keras.Model, batch_size: int, name: str = "layer") -> dict:
+    """Return the state of streams that have read nothing, of all layers: "layer_0_keys", "layer_0_values", ..."""
+    layers_by_prefix = {f"{name}_{i}": model.get_layer(f"{name}_{i}_attention") for i in range(model.num_layers)}
+    return {
+        f"{prefix}_{key}": part
+        for prefix, attention in layers_by_prefix.items()
+        for key, part in attention.initial_state(batch_size).items()
+    }
+
+
 def feed_forward_block(x, prefix: str, options: BlockOptions):
     """Apply x + dropout(dense(gelu(dense(norm(x))))) to a symbolic tensor `(batch, n, hidden_dim)`."""
 

@@ -1,16 +1,19 @@
 """The encoder: a pre-norm transformer whose attention is kernelized with relative positions."""
 
 import keras
+from keras import ops
 
 from ..checks import check_at_least
 from ..position_bias import deserialize_bias, serialize_bias
 from .blocks import (
     BlockOptions,
     apply_dropout,
+    initial_stack_state,
     make_biases,
     make_token_embedding,
     make_token_inputs,
     pre_norm_stack,
+    step_stack,
     take_dtype_policy,
 )
 from .layout import make_layout_map
@@ -148,6 +151,35 @@ class Encoder(TokenModel):
     def position_biases(self) -> list:
         """The bias layer of every attention layer, in order; the same one each time when it is shared."""
         return [self.get_layer(f"layer_{index}_attention").position_bias for index in range(self.num_layers)]
+
+    def initial_state(self, batch_size: int) -> dict:
+        """Return the state of streams that have read nothing, for `step`: arrays of zeros of constant size.
+
+        Args:
+            batch_size: Number of streams.
+
+        Raises:
+            ValueError: As `KernelizedRPEAttention.initial_state`: for an encoder that is not causal, for one.
+        """
+        return initial_stack_state(self, batch_size)
+
+    def step(self, token_ids, state: dict, count=None):
+        """Read the next tokens of a causal encoder, in constant memory and time a token.
+
+        Args:
+            token_ids: Integers `(batch, k)`, the next k tokens of each stream, k known and at least 1.
+            state: From `initial_state`, or from the previous step.
+            count: None, or integers `()` or `(batch,)`, from 0 to k: how many first tokens of the k there are; what
+                follows them is padding. None for all.
+
+        Returns:
+            The vectors, float32 `(batch, k, hidden_dim)`, and the new state. Vectors of padding mean nothing.
+
+        Raises:
+            ValueError: For ids outside of the vocabulary, or a state or count that does not fit.
+        """
+        self._check_ids({"token_ids": token_ids})
+        return step_stack(self, self.token_embedding(ops.convert_to_tensor(token_ids, "int32")), state, count)
 
     @classmethod
     def from_preset(cls, preset: str, **overrides) -> "Encoder":
