@@ -16,6 +16,16 @@ def jit(function):
     return jax.jit(function, compiler_options={"xla_cpu_use_fusion_emitters": False} if quick else None)
 
 
+@functools.lru_cache(maxsize=2)
+def compile_step(function):
+    """`step` of a layer or a model, compiled once a size: operation by operation, many steps take minutes."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+    return function if keras.backend.backend() == "torch" else jit(function)
+
+
 def call(layer, *inputs, **options):
     """layer(*inputs, **options), without training; arrays may be anywhere, nested too."""
     if keras.backend.backend() != "jax":

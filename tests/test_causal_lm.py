@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from calls import call
+from calls import call, compile_step
 from definition import error, randomize, to_numpy
 
 from krpe_tf import DecayBias, LearnedBias2D
@@ -53,7 +53,7 @@ def test_steps_are_the_parallel_form(feature_map):
     expected = to_numpy(call(model, inputs(token_ids)))
     state, outputs = model.initial_state(2), []
     for start, end in ((0, 70), (70, 71), (71, 90)):
-        logits, state = model.step(token_ids[:, start:end], state)
+        logits, state = compile_step(model.step)(token_ids[:, start:end], state)
         outputs.append(to_numpy(logits))
     tolerance = 1e-3 if feature_map == "trigonometric" else 1e-5
     assert error(np.concatenate(outputs, axis=1), expected) < tolerance
@@ -64,25 +64,34 @@ def test_a_padded_step_reads_what_it_is_told_to(model):
     expected = to_numpy(call(model, inputs(token_ids)))
     piece = np.zeros((2, 30), "int32")
     piece[0], piece[1, :12] = token_ids[0, :30], token_ids[1, :12]
-    first, state = model.step(piece, model.initial_state(2), count=np.array([30, 12]))
+    step = compile_step(model.step)
+    first, state = step(piece, model.initial_state(2), count=np.array([30, 12]))
     assert error(to_numpy(first)[1, :12], expected[1, :12]) < 1e-5
-    second, _ = model.step(np.stack([token_ids[0, 30:40], token_ids[1, 12:22]]), state)
+    second, _ = step(np.stack([token_ids[0, 30:40], token_ids[1, 12:22]]), state)
     assert error(to_numpy(second)[0], expected[0, 30:40]) < 1e-5
     assert error(to_numpy(second)[1], expected[1, 12:22]) < 1e-5
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports trace on TensorFlow")
 def test_what_depends_on_weights_alone_may_be_computed_ahead(model):
     """As an export has it: constants in place of functions of the bias, and no loop over pieces."""
-    token_ids, made = ids(1, 200), []
+    import tensorflow as tf
+
+    made = []
 
     def evaluate(compute):
-        made.append(compute())
-        return type(made[-1])(*map(to_numpy, made[-1]))
+        with tf.init_scope():
+            made.append(compute())
+            return type(made[-1])(*map(np.asarray, made[-1]))
 
-    expected, after = model.step(token_ids, model.initial_state(1))
+    token_ids = ids(1, 200)
+    expected, after = compile_step(model.step)(token_ids, model.initial_state(1))
+    step = tf.function(model.step, autograph=False)
     with override(evaluate=evaluate):
-        logits, state = model.step(token_ids, model.initial_state(1))
+        logits, state = step(token_ids, model.initial_state(1))
+        graph = step.get_concrete_function(token_ids, model.initial_state(1)).graph
     assert len(made) == 2 * 4  # layers, and pieces of 64
+    assert not {"While", "StatelessWhile"} & {op.type for op in graph.get_operations()}
     assert error(to_numpy(logits), to_numpy(expected)) < 1e-6
     assert all(error(to_numpy(state[name]), to_numpy(after[name])) < 1e-6 for name in after)
 

@@ -1,11 +1,9 @@
 """Decoding: steps of any size give what the whole sequence gives, from a state that does not grow."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
-from calls import call, jit
+from calls import call, compile_step, jit
 from definition import error, randomize, to_numpy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,19 +34,9 @@ def make(bias="decay", **arguments):
     return layer
 
 
-@functools.lru_cache(maxsize=1)
-def compiled(layer):
-    """layer.step, compiled once a size: operation by operation, many steps of one position take minutes."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(layer.step, autograph=False)
-    return layer.step if keras.backend.backend() == "torch" else jit(layer.step)
-
-
 def steps(layer, x, sizes, mask=None):
     """The outputs of steps of these sizes, joined, and the last state."""
-    step, state = compiled(layer), layer.initial_state(len(x))
+    step, state = compile_step(layer.step), layer.initial_state(len(x))
     outputs, start = [], 0
     for size in sizes:
         part = slice(start, start + size)
@@ -97,7 +85,7 @@ def test_padded_steps_count_only_what_they_are_told_to(bias, together):
     counts[1:3] = [[1], [0]]
     x = normal(3, int(counts.sum(0).max()), 6)
     expected = to_numpy(call(layer, x, x))
-    step, state, done = compiled(layer), layer.initial_state(3), np.zeros(3, int)
+    step, state, done = compile_step(layer.step), layer.initial_state(3), np.zeros(3, int)
     for each in counts:
         piece = np.full((3, size, 6), np.nan, "float32")
         each = np.broadcast_to(each, 3)
@@ -138,7 +126,7 @@ def test_entries_of_a_batch_start_and_reset_by_themselves():
 def test_rubbish_in_masked_positions_and_in_what_came_before_a_reset_changes_nothing():
     layer, x = make(), normal(1, 50, 6)
     mask = (np.arange(50) % 3 > 0)[None]
-    step, reset = compiled(layer), np.array([True])
+    step, reset = compile_step(layer.step), np.array([True])
     clean, _ = step(x, layer.initial_state(1), mask=mask, reset=reset)
     dirty = np.where(mask[..., None], x, np.float32("nan"))
     _, state = layer.step(np.full((1, 9, 6), np.nan, "float32"), layer.initial_state(1))
