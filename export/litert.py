@@ -15,13 +15,14 @@ from ..toeplitz import override
 from .checks import Source, check_any_length, check_lengths, check_source
 from .compare import check_errors, relative_errors
 from .compression import certificates_by_name, check_bound, compress_biases
+from .convert import convert, working_folder
 from .inspection import Contents, check_contents, drop_names, inspect
 from .measuring import Measurement, check_gpu, measure_signatures, outside_xnnpack
 from .process import run_in_own_process
 from .quantization import check_quantization, quantize
 from .report import LiteRTReport, write_report
 from .samples import SAMPLE_TEXTS, Document, Sample, make_documents, run_model
-from .trace import litert_functions, save_functions, signature_name
+from .trace import litert_functions, signature_name
 from .vocabulary import vocabulary_files
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _make(plan: _Plan, target: Path) -> _Made:
     replaced_biases = {bias: new for bias, (new, _) in compressed.items()}
     with override(forward_transforms=True, replaced_biases=replaced_biases):
         functions = litert_functions(source.model, plan.lengths, source.tokenizer)
-    content = _convert(functions, _working_folder(target))
+    content = convert(functions, working_folder(target))
     if plan.quantization is not None:
         length = _calibration_length(plan.lengths)
         documents = make_documents(source, length) if plan.quantization == "int8_static" else []
@@ -277,7 +278,7 @@ def _describe(plan: _Plan, file: Path, made: _Made, path: str, errors: tuple[dic
         tolerance=plan.tolerance,
         certificates=certificates_by_name(made.compressed) if made.compressed else None,
         measurements=measure_signatures(file, runs) if plan.measure else None,
-        dense_measurements=_measure_dense(plan.source.model, fixed, _working_folder(file)) if dense else None,
+        dense_measurements=_measure_dense(plan.source.model, fixed, working_folder(file)) if dense else None,
         **asdict(made.contents),
     )
 
@@ -286,23 +287,6 @@ def _calibration_length(lengths: Sequence[int | None]) -> int | None:
     """Return the shortest length of 512 or more, else the longest: activations of longer documents range no further."""
     fixed = sorted(n for n in lengths if n is not None)
     return next((n for n in fixed if n >= 512), fixed[-1] if fixed else None)
-
-
-def _working_folder(target: Path) -> Path:
-    """Return the folder of `staged`: what a killed export leaves there goes with the next one."""
-    return target.parent.parent
-
-
-def _convert(functions: dict[str, Any], working_folder: os.PathLike) -> bytes:
-    import tensorflow as tf
-
-    with tempfile.TemporaryDirectory(dir=working_folder) as folder:
-        save_functions(functions, folder)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(functions))
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        # Every op without a builtin becomes a custom op of its name; `check_contents` then says which are wrong.
-        converter.allow_custom_ops = True
-        return converter.convert()
 
 
 def _measure_dense(
@@ -315,5 +299,5 @@ def _measure_dense(
     with tempfile.TemporaryDirectory(dir=working_folder) as folder:
         path = os.path.join(folder, "dense.tflite")
         with open(path, "wb") as file, override(route="dense"):
-            file.write(drop_names(_convert(litert_functions(model, lengths, tokenizer=None), folder)))
+            file.write(drop_names(convert(litert_functions(model, lengths, tokenizer=None), folder)))
         return measure_signatures(path, {signature_name("ids", length): length for length in lengths})

@@ -179,7 +179,11 @@ class Encoder(TokenModel):
             ValueError: For ids outside of the vocabulary, or a state or count that does not fit.
         """
         self._check_ids({"token_ids": token_ids})
-        return step_stack(self, self.token_embedding(ops.convert_to_tensor(token_ids, "int32")), state, count)
+        return self.step_vectors(self.token_embedding(ops.convert_to_tensor(token_ids, "int32")), state, count)
+
+    def step_vectors(self, vectors, state: dict, count=None):
+        """Read the next tokens as `step` does, from their embeddings `(batch, k, hidden_dim)`."""
+        return step_stack(self, vectors, state, count)
 
     @classmethod
     def from_preset(cls, preset: str, **overrides) -> "Encoder":

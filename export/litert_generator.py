@@ -1,0 +1,252 @@
+"""Writes text with a .tflite file from krpe_tf's `export_generator`, with numpy and ai-edge-litert alone.
+
+This one file imports nothing else: an app may copy it. It reads and gives token ids.
+
+    generator = LiteRTGenerator("model.tflite")
+    for token in generator.stream([1, 17, 9], max_tokens=100, sampler="top_p", temperature=0.8, seed=0):
+        ...
+
+Memory and the time of a token do not depend on how many came before.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+# `top_k` and `top_p` where a sampler needs them and none is given.
+TOP_K, TOP_P = 40, 0.9
+SAMPLERS = ("greedy", "random", "top_k", "top_p")
+
+
+class LiteRTGenerator:
+    """An exported language model.
+
+    Each text has a `session` of its own: the model's memory of it. Threads may share a generator; LiteRT runs one call
+    at a time.
+
+    Attributes: `prefill`, the lengths of the pieces in which a prompt is read, ascending; `vocabulary_size`;
+    `state_bytes`, what a session holds.
+
+    Args:
+        path: The .tflite file.
+        num_threads: Threads that one call may use.
+
+    Raises:
+        ValueError: If `path` is not a file that `export_generator` wrote, or another argument is out of range.
+    """
+
+    def __init__(self, path: str | os.PathLike, num_threads: int = 1):
+        from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
+        from ai_edge_litert.interpreter import Interpreter
+
+        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+            raise ValueError(f"`num_threads` must be an integer of 1 or more. Received: num_threads={num_threads!r}")
+        path = os.fspath(path)
+        try:
+            interpreter = Interpreter(model_path=path)  # Knows the shapes, and never runs.
+        except ValueError as error:
+            raise ValueError(f"`path` must be a .tflite file ({error}). Received: path={path!r}") from error
+        names = list(interpreter.get_signature_list())
+        self.prefill = sorted(int(name[8:]) for name in names if re.fullmatch(r"prefill_\d+", name))
+        if not self.prefill or "decode" not in names:
+            raise ValueError(
+                "`path` must be a file that `export_generator` wrote, with signatures prefill_N and decode. "
+                f"Received: path={path!r}, signatures {', '.join(names)}"
+            )
+        runner = interpreter.get_signature_runner("decode")
+        self.vocabulary_size = int(runner.get_output_details()["logits"]["shape"][-1])
+        inputs = runner.get_input_details()
+        self._shapes = {name: tuple(map(int, inputs[name]["shape"])) for name in inputs if name.startswith("kv_cache_")}
+        self.state_bytes = sum(4 * int(np.prod(shape)) for shape in self._shapes.values())
+        self._model = CompiledModel.from_file(path, options=Options(cpu_options=CpuOptions(num_threads)))
+        self._lock = threading.Lock()
+
+    def session(self) -> "Session":
+        """Begin a text."""
+        return Session(self)
+
+    # Long: what `CausalLM.stream` and its samplers take, in one call.
+    def stream(
+        self,
+        token_ids: Sequence[int],
+        max_tokens: int,
+        sampler: str = "greedy",
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop_token_ids: Iterable[int] | None = None,
+        seed: int | None = None,
+    ) -> Iterator[int]:
+        """Continue a prompt, and give each token as soon as it is chosen.
+
+        The same seed gives the tokens that `CausalLM.stream` gives, as far as float32 rounding does not decide.
+
+        Args:
+            token_ids: The prompt, one id or more; the first is not 0.
+            max_tokens: How many tokens to write at most.
+            sampler: "greedy"; "random", by the model's probabilities; "top_k" or "top_p", among the most probable ones.
+            temperature: Divides the logits before a token is drawn.
+            top_k: How many tokens "top_k" keeps, 40 by default; "top_p" keeps no more than these, if it is given.
+            top_p: Which share of the probability "top_p" keeps, 0.9 by default.
+            stop_token_ids: The text ends with the first of these.
+            seed: Of what is drawn; None for another text each time.
+
+        Returns:
+            An iterator of ids.
+
+        Raises:
+            ValueError: For arguments out of range; before anything runs.
+        """
+        choose = make_sampler(sampler, temperature, top_k, top_p)
+        prompt = self._check_ids(token_ids=token_ids)
+        if not len(prompt):
+            raise ValueError("`token_ids` must hold at least one token. Received: none")
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
+            raise ValueError(f"`max_tokens` must be an integer of at least 1. Received: max_tokens={max_tokens!r}")
+        stops = set(self._check_ids(stop_token_ids=() if stop_token_ids is None else stop_token_ids).tolist())
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
+            raise ValueError(f"`seed` must be None or an integer of at least 0. Received: seed={seed!r}")
+        return self._stream(prompt, max_tokens, choose, stops, np.random.default_rng(seed))
+
+    def _stream(self, prompt, max_tokens, choose, stops, random) -> Iterator[int]:
+        session = self.session()
+        session.read(prompt[:-1])
+        # A uniform for each position of the prompt too: `CausalLM.generate` has one for every place.
+        random.random(len(prompt), "float32")
+        token = int(prompt[-1])
+        for _ in range(max_tokens):
+            token = choose(session.decode(token), random.random(1, "float32")[0])
+            yield token
+            if token in stops:
+                return
+
+    def _check_ids(self, **argument) -> np.ndarray:
+        ((name, values),) = argument.items()
+        ids = np.asarray(values)
+        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+            raise ValueError(f"`{name}` must be a list of integers. Received: {name}={values!r:.80}")
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocabulary_size):
+            raise ValueError(
+                f"`{name}` must lie in the vocabulary, from 0 to {self.vocabulary_size - 1}. "
+                f"Received: ids from {ids.min()} to {ids.max()}"
+            )
+        return ids.astype(np.int32)
+
+
+class Session:
+    """One text: what the model remembers of it, in memory that does not grow. Made by `LiteRTGenerator.session`."""
+
+    def __init__(self, generator: LiteRTGenerator):
+        self._generator = generator
+        self.position = 0
+        model = generator._model
+        # Two of each: what goes in, and what comes out.
+        self._states = [
+            {name: model.create_input_buffer_by_name("decode", name) for name in generator._shapes} for _ in range(2)
+        ]
+        for name, buffer in self._states[0].items():
+            buffer.write(np.zeros(generator._shapes[name], np.float32))
+        self._logits = model.create_output_buffer_by_name("decode", "logits")
+        self._inputs = {
+            signature: [model.create_input_buffer_by_name(signature, name) for name in ("tokens", "input_pos")]
+            for signature in ("decode", *(f"prefill_{n}" for n in generator.prefill))
+        }
+
+    def read(self, token_ids: Sequence[int]) -> None:
+        """Read tokens, without logits.
+
+        Raises:
+            ValueError: For ids outside of the vocabulary, or a text whose first token is 0.
+        """
+        ids = self._check(token_ids)
+        sizes = self._generator.prefill
+        while len(ids):
+            # The smallest piece that holds the rest, or the largest of all.
+            size = next((n for n in sizes if n >= len(ids)), sizes[-1])
+            self._run(f"prefill_{size}", size, ids[:size], {})
+            ids = ids[size:]
+
+    def decode(self, token_id: int) -> np.ndarray:
+        """Read one token.
+
+        Returns:
+            The logits of the next, float32 `(vocabulary_size,)`.
+
+        Raises:
+            ValueError: As `read`.
+        """
+        self._run("decode", 1, self._check([token_id]), {"logits": self._logits})
+        return self._logits.read(self._generator.vocabulary_size, np.float32)
+
+    def _check(self, token_ids) -> np.ndarray:
+        ids = self._generator._check_ids(token_ids=token_ids)
+        if not self.position and len(ids) and ids[0] == 0:
+            raise ValueError("`token_ids` must not start a text with 0, which is padding there. Received: 0 first")
+        return ids
+
+    def _run(self, signature: str, size: int, ids: np.ndarray, outputs: dict) -> None:
+        tokens, positions = np.zeros((1, size), np.int32), np.zeros(size, np.int32)
+        tokens[0, : len(ids)] = ids
+        positions[: len(ids)] = np.arange(self.position, self.position + len(ids))
+        before, after = self._states
+        tokens_buffer, positions_buffer = self._inputs[signature]
+        tokens_buffer.write(tokens)
+        positions_buffer.write(positions)
+        inputs = {"tokens": tokens_buffer, "input_pos": positions_buffer, **before}
+        with self._generator._lock:
+            self._generator._model.run_by_name(signature, inputs, {**outputs, **after})
+        self._states.reverse()
+        self.position += len(ids)
+
+
+def make_sampler(sampler: str, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None):
+    """Return `choose(logits, uniform)`, which gives the next token; see `LiteRTGenerator.stream`.
+
+    Tokens are ordered by descending probability, of equal ones the lower id first; the token is the first whose
+    cumulative share of what is kept exceeds the uniform.
+
+    Raises:
+        ValueError: For an unknown sampler, or numbers out of range.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"`sampler` must be one of {', '.join(map(repr, SAMPLERS))}. Received: sampler={sampler!r}")
+    if not _is_number(temperature) or not 0 < temperature < np.inf:
+        raise ValueError(f"`temperature` must be a number above 0. Received: temperature={temperature!r}")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
+        raise ValueError(f"`top_k` must be an integer of at least 1. Received: top_k={top_k!r}")
+    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
+        raise ValueError(f"`top_p` must be a number above 0 and at most 1. Received: top_p={top_p!r}")
+    unused = {
+        "temperature": sampler == "greedy" and temperature != 1,
+        "top_k": sampler in ("greedy", "random") and top_k is not None,
+        "top_p": sampler != "top_p" and top_p is not None,
+    }
+    if any(unused.values()):
+        names = " and ".join(f"`{name}`" for name, is_unused in unused.items() if is_unused)
+        raise ValueError(f"{names} must be left out, {sampler!r} does not use it. Received: sampler={sampler!r}")
+    if sampler == "greedy":
+        return lambda logits, uniform: int(np.argmax(logits))
+    if sampler == "top_k":
+        top_k = TOP_K if top_k is None else top_k
+    if sampler == "top_p":
+        top_p = TOP_P if top_p is None else top_p
+
+    def choose(logits: np.ndarray, uniform: float) -> int:
+        logits = (logits - logits.max()) / np.float32(temperature)
+        ids = np.argsort(-logits, kind="stable")[:top_k]
+        mass = np.exp(logits[ids])
+        if top_p is not None:
+            wanted = np.float32(top_p) * np.exp(logits).sum()
+            mass = mass[np.cumsum(mass) - mass < wanted]
+        cumulative = np.cumsum(mass)
+        return int(ids[np.searchsorted(cumulative, np.float32(uniform) * cumulative[-1], side="right")])
+
+    return choose
+
+
+def _is_number(x) -> bool:
+    return isinstance(x, (int, float, np.number)) and not isinstance(x, bool)
