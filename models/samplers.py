@@ -64,9 +64,9 @@ class Sampler:
             The prompt, filled. What comes after a stop token is arbitrary.
         """
         max_length = ops.shape(prompt)[1]
-        mask = ops.zeros_like(prompt, "bool") if mask is None else ops.cast(mask, "bool")
-        if self.draws and noise is None:
-            noise = self.draw(ops.shape(prompt))
+        prompt, mask = _as_tensors(prompt, mask)
+        if self.draws:
+            noise = self.draw(ops.shape(prompt)) if noise is None else ops.convert_to_tensor(noise)
 
         def cond(prompt, cache, index, done):
             return ops.logical_and(index < max_length, ops.logical_not(ops.all(done)))
@@ -247,7 +247,7 @@ class Beam(Sampler):
         beams = self.num_beams
         batch, max_length = ops.shape(prompt)
         index = ops.cast(index, "int32")
-        mask = ops.zeros_like(prompt, "bool") if mask is None else ops.cast(mask, "bool")
+        prompt, mask = _as_tensors(prompt, mask)
         free = ops.logical_and(ops.logical_not(mask), ops.arange(max_length) >= index)
         most = ops.sum(ops.cast(free, "float32"), axis=-1)
         rows = ops.arange(batch)[:, None] * beams
@@ -346,6 +346,12 @@ def _check_number(rule: str, holds, **arguments):
         is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not (is_number and math.isfinite(value) and holds(value)):
             raise ValueError(f"`{name}` must be a number {rule}. Received: {name}={value!r}")
+
+
+def _as_tensors(prompt, mask):
+    """Return the prompt and where it is forced, bool."""
+    prompt = ops.convert_to_tensor(prompt)
+    return prompt, ops.zeros_like(prompt, "bool") if mask is None else ops.cast(mask, "bool")
 
 
 def _largest(x, k: int):
