@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from keras import ops
 
-from ..attention_checks import check_mask_values
+from ..attention import check_mask_values
 from ..checks import check_at_least
 from .programs import kept_program
 from .samplers import SAMPLERS, Sampler, get_sampler
@@ -115,7 +115,7 @@ def _stream(model, prompt, max_tokens, sampler, stops, seed, state):
         )
         return text, state
 
-    program = kept_program(model, ("stream", _identity(sampler)), step, _variables(sampler))
+    program = kept_program(model, ("stream", _identity(sampler)), step, _variables(sampler), jit_compile=True)
     random = np.random.default_rng(seed)
     # As in `generate`, a position's uniform follows that of the position before.
     _noise(sampler, random, prompt.shape)
@@ -165,7 +165,7 @@ def _write(model, texts, is_prompt, index, state, sampler, stops, seed) -> np.nd
         )
 
     key = ("write", texts.shape, stops, _identity(sampler))
-    program = kept_program(model, key, write, _variables(sampler))
+    program = kept_program(model, key, write, _variables(sampler), jit_compile=True)
     noise = _noise(sampler, np.random.default_rng(seed), texts.shape)
     return np.array(ops.convert_to_numpy(program(texts, is_prompt, np.int32(index), state, *noise)))
 

@@ -11,7 +11,9 @@ MOST_PROGRAMS = 16
 ATTRIBUTE = "_kept_programs"
 
 
-def kept_program(model, key: Hashable, function: Callable, changing: Sequence = ()) -> Callable:
+def kept_program(
+    model, key: Hashable, function: Callable, changing: Sequence = (), jit_compile: bool = False
+) -> Callable:
     """Return a function, compiled; the program that the model keeps under this key, if there is one.
 
     Args:
@@ -19,6 +21,8 @@ def kept_program(model, key: Hashable, function: Callable, changing: Sequence = 
         key: All that the function depends on, besides its arguments and the model's variables.
         function: Of nested dicts and tuples of arrays, in `keras.ops`. It may read the model's variables.
         changing: Other variables, which it may also change.
+        jit_compile: Let XLA compile it on TensorFlow, unless the model's own `jit_compile` is False. It takes longer to
+            compile, and a loop runs several times as fast.
     """
     programs = vars(model).get(ATTRIBUTE)
     if programs is None:
@@ -26,9 +30,10 @@ def kept_program(model, key: Hashable, function: Callable, changing: Sequence = 
         object.__setattr__(model, ATTRIBUTE, programs)
     # A program holds its variables: none of those in a key can have been replaced by another one with its id.
     variables = list(model.variables)
-    key = (key, *map(id, variables))
+    jit_compile = jit_compile and getattr(model, "jit_compile", True)
+    key = (key, jit_compile, *map(id, variables))
     if key not in programs:
-        programs[key] = Program(function, variables, list(changing))
+        programs[key] = Program(function, variables, list(changing), jit_compile)
     programs.move_to_end(key)
     while len(programs) > MOST_PROGRAMS:
         programs.popitem(last=False)
@@ -42,10 +47,11 @@ class Program:
         function: Of nested dicts and tuples of arrays, in `keras.ops`.
         variables: All Keras variables that it reads. On JAX they are arguments of the program, not constants.
         changing: Keras variables that it may also change.
+        jit_compile: Whether XLA compiles it on TensorFlow.
     """
 
-    def __init__(self, function: Callable, variables: list, changing: list):
-        self.variables, self.changing = variables, changing
+    def __init__(self, function: Callable, variables: list, changing: list, jit_compile: bool):
+        self.variables, self.changing, self.jit_compile = variables, changing, jit_compile
         compile_function = {"tensorflow": self._for_tensorflow, "jax": self._for_jax, "torch": self._for_torch}
         self._call = compile_function[keras.backend.backend()](function)
 
@@ -56,7 +62,13 @@ class Program:
     def _for_tensorflow(self, function):
         import tensorflow as tf
 
-        return tf.function(function, autograph=False)
+        compiled = tf.function(function, autograph=False, jit_compile=self.jit_compile)
+
+        def call(*arguments):
+            # Called by itself, each program for another shape would count as one function traced again, with a warning.
+            return compiled.get_concrete_function(*arguments)(*arguments)
+
+        return call
 
     def _for_jax(self, function):
         import jax
