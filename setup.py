@@ -67,6 +67,8 @@ setup(
         + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # The core's tests on PyTorch, in a release whose build for CPUs is at hand where CI runs.
         + ["torch==2.13.*"]
+        # Its samplers generate with our models, and ours with its.
+        + ["keras-hub>=0.32,<0.33"]
         # Runs the notebooks.
         + ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"],
     },
