@@ -71,6 +71,8 @@ setup(
         + ["torch==2.13.*"]
         # Runs what `export_litertlm` packs.
         + ["litert-lm-api>=0.18,<0.19"]
+        # Its samplers generate with our models, and ours with its.
+        + ["keras-hub>=0.32,<0.33"]
         # Runs the notebooks.
         + ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"],
     },

@@ -1,5 +1,6 @@
 """Encoders and task heads, as functional Keras models."""
 
+from . import samplers
 from .causal_lm import CausalLM
 from .encoder import Encoder
 from .head import Head
@@ -26,4 +27,5 @@ __all__ = [
     "in_float32",
     "interface_of",
     "preset_arguments",
+    "samplers",
 ]

@@ -1,5 +1,6 @@
 """Causal language modelling: predict the next token, and decode in constant memory."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from .encoder import Encoder
+from .generation import generate, stream
 from .head import Head
 from .interface import Array, Interface
 
@@ -73,6 +75,63 @@ class CausalLM(Head):
         """
         x, state = self.encoder.step(token_ids, state, count)
         return self.encoder.token_embedding(x, reverse=True), state
+
+    def generate(
+        self,
+        token_ids,
+        max_length: int,
+        sampler="greedy",
+        stop_token_ids=None,
+        seed: int | None = None,
+        padding_mask=None,
+        pad_id: int = 0,
+    ) -> np.ndarray:
+        """Continue prompts, in constant memory and time a token, in one compiled loop.
+
+        It is compiled once for a batch size, a `max_length`, stop ids and a sampler's arguments, and kept; new weights
+        need no new one. Rows longer than the shortest are read in the loop that writes the others.
+
+            model.generate(ids, max_length=200, sampler=samplers.TopP(0.9, temperature=0.8), seed=1)
+
+        Args:
+            token_ids: Integers `(batch, n)`, a prompt of at least one token in each row.
+            max_length: Tokens of a text, its prompt among them: at least as many as in the longest prompt.
+            sampler: "greedy", "random", "top_k", "top_p", "beam", an object of `krpe_tf.models.samplers`, or one of
+                keras-hub that needs no hidden states.
+            stop_token_ids: Ids that end a text, or None.
+            seed: Integer of at least 0: the same seed gives the same text, on every backend. None for another one at
+                each call. A sampler of keras-hub draws from a seed of its own, which advances; then only None.
+            padding_mask: Bool or integer `(batch, n)`, zero where padded, before or behind a prompt; None without
+                padding.
+            pad_id: What follows a stop token.
+
+        Returns:
+            int32 `(batch, max_length)`: each row its prompt, from the first position on, what follows it up to the
+            first stop token, and `pad_id`.
+
+        Raises:
+            ValueError: For a prompt of no tokens, ids outside of the vocabulary, a `max_length` below a prompt's, a mask
+                of another shape or with holes, a seed that is no integer, an unknown sampler.
+        """
+        return generate(self, token_ids, max_length, sampler, stop_token_ids, seed, padding_mask, pad_id)
+
+    def stream(
+        self, token_ids, max_tokens: int, sampler="greedy", stop_token_ids=None, seed: int | None = None
+    ) -> Iterator[int]:
+        """Continue one prompt, and give each token as soon as it is chosen: those of `generate` with the same seed.
+
+        Args:
+            token_ids: Integers `(n,)`, at least one.
+            max_tokens: How many tokens follow at most.
+            sampler, stop_token_ids, seed: As for `generate`; a beam search cannot stream.
+
+        Returns:
+            An iterator of ids; a stop token is the last one.
+
+        Raises:
+            ValueError: As `generate`, at once; for a beam search too.
+        """
+        return stream(self, token_ids, max_tokens, sampler, stop_token_ids, seed)
 
     def score(self, token_ids, padding_mask=None) -> np.ndarray:
         """Compute log p(token | those before it) of every token, in nats.
