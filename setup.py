@@ -17,6 +17,8 @@ TENSORFLOW = [
     "tensorflow-text>=2.20,<2.22",
     "ai-edge-litert>=2.2,<3",
     "ai-edge-quantizer>=0.10,<0.11",
+    # Packs language models for LiteRT-LM, whose rules for them are not written down: the versions that were tried.
+    "litert-lm-builder>=0.18,<0.19",
     "tensorboard>=2.20,<3",
     "scipy>=1.13,<2",
 ]
@@ -67,6 +69,8 @@ setup(
         + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # The core's tests on PyTorch, in a release whose build for CPUs is at hand where CI runs.
         + ["torch==2.13.*"]
+        # Runs what `export_litertlm` packs.
+        + ["litert-lm-api>=0.18,<0.19"]
         # Its samplers generate with our models, and ours with its.
         + ["keras-hub>=0.32,<0.33"]
         # Runs the notebooks.

@@ -5,21 +5,32 @@
 - `compress_bias`: a trained bias as a near band and few exponentials, under a bound on what that changes.
 - `LiteRTModel`: calls such a file like the Keras model.
 - `LiteRTIdsModel`: the same for token ids alone; its one file, `litert_ids.py`, needs numpy and ai-edge-litert only.
+- `export_generator`: a language model that reads and writes token by token, in constant memory; `LiteRTGenerator`
+  writes text with it, from one file that needs numpy and ai-edge-litert only.
+- `export_litertlm`: the same, packed with its tokenizer for LiteRT-LM.
 
 TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw text only.
 """
 
 from .checks import check_lengths
 from .compression import Certificate, compress_bias
+from .generator import GENERATOR_COMPANIONS, export_generator
+from .generator_report import GeneratorCosts, GeneratorReport, generator_summary
 from .litert import COMPANIONS, export_tflite
+from .litert_generator import LiteRTGenerator
 from .litert_ids import LiteRTIdsModel
 from .litert_model import LiteRTModel
+from .litertlm import export_litertlm
 from .report import LiteRTReport, comparison_table, markdown_table, summary, weights_name
 from .saved_model import SavedModelReport, export_saved_model
 
 __all__ = [
     "COMPANIONS",
+    "GENERATOR_COMPANIONS",
     "Certificate",
+    "GeneratorCosts",
+    "GeneratorReport",
+    "LiteRTGenerator",
     "LiteRTIdsModel",
     "LiteRTModel",
     "LiteRTReport",
@@ -27,8 +38,11 @@ __all__ = [
     "check_lengths",
     "comparison_table",
     "compress_bias",
+    "export_generator",
+    "export_litertlm",
     "export_saved_model",
     "export_tflite",
+    "generator_summary",
     "markdown_table",
     "summary",
     "weights_name",

@@ -87,17 +87,14 @@ def check_model(model: "keras.Model") -> Interface:
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "export needs Keras on TensorFlow: save the model and load it with KERAS_BACKEND=tensorflow. "
-            f"Received: keras.backend.backend()={keras.backend.backend()!r}"
-        )
+    check_backend()
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: model={model!r}")
     interface = interface_of(model)
     if interface.state:
         raise ValueError(
-            f"`model` must carry no state from call to call. Received: a model with state {_listed(interface.state)}"
+            "`model` must carry no state from call to call; `export_generator` exports a language model. "
+            f"Received: a model with state {_listed(interface.state)}"
         )
     _check_inputs(interface)
     if len(interface.outputs) != 1:
@@ -120,6 +117,17 @@ def check_model(model: "keras.Model") -> Interface:
     return interface
 
 
+def check_backend() -> None:
+    """Raise a ValueError unless Keras runs on TensorFlow."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "export needs Keras on TensorFlow: save the model and load it with KERAS_BACKEND=tensorflow. "
+            f"Received: keras.backend.backend()={keras.backend.backend()!r}"
+        )
+
+
 def _check_inputs(interface: Interface) -> None:
     others = [x for x in interface.inputs if {axis for axis in x.axes if isinstance(axis, str)} - {"batch", "length"}]
     if others:
@@ -140,15 +148,19 @@ def _listed(arrays: Sequence) -> str:
     return ", ".join(map(str, arrays))
 
 
-def check_tokenizer(tokenizer: "Tokenizer | None", model: "keras.Model") -> None:
-    """Raise a ValueError unless `tokenizer` is None or one whose every id the model embeds."""
+def check_tokenizer(tokenizer: "Tokenizer | None", model: "keras.Model", reversible: bool = False) -> None:
+    """Raise a ValueError unless `tokenizer` is None or one whose every id the model embeds.
+
+    Args:
+        tokenizer, model: What is checked.
+        reversible: Whether it must give texts back, as a language model needs it, or run inside a graph, as the
+            signatures do that take text.
+    """
     if tokenizer is None:
         return
-    if not hasattr(tokenizer, "tokenize_one"):
-        raise ValueError(
-            "`tokenizer` must be a WordPieceTokenizer, a SentencePieceTokenizer or None. "
-            f"Received: tokenizer={tokenizer!r}"
-        )
+    if getattr(tokenizer, "reversible", None) != reversible:
+        kinds = "ByteTokenizer, a PieceTokenizer" if reversible else "WordPieceTokenizer, a SentencePieceTokenizer"
+        raise ValueError(f"`tokenizer` must be a {kinds} or None. Received: tokenizer={tokenizer!r}")
     embedded = vocabulary_size(model)
     if embedded is not None and tokenizer.vocabulary_size > embedded:
         raise ValueError(
@@ -157,12 +169,13 @@ def check_tokenizer(tokenizer: "Tokenizer | None", model: "keras.Model") -> None
         )
 
 
-def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> list[int | None]:
+def check_lengths(lengths: Sequence[int | None], only_length: int | None, name: str = "lengths") -> list[int | None]:
     """Check the lengths of a .tflite file's signatures.
 
     Args:
         lengths: Distinct integers of 1 or more; None for any length.
         only_length: The one that the model takes, None for any.
+        name: What the argument is called.
 
     Returns:
         The lengths as a list.
@@ -175,7 +188,7 @@ def check_lengths(lengths: Sequence[int | None], only_length: int | None) -> lis
     wrong = [n for n in fixed if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
     if not values or wrong or len(set(values)) < len(values):
         raise ValueError(
-            f"`lengths` must hold distinct integers of 1 or more, or None for any length. Received: lengths={lengths!r}"
+            f"`{name}` must hold distinct integers of 1 or more, or None for any length. Received: {name}={lengths!r}"
         )
     if only_length is not None and values != [only_length]:
         raise ValueError(

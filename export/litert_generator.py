@@ -28,7 +28,7 @@ class LiteRTGenerator:
     at a time.
 
     Attributes: `prefill`, the lengths of the pieces in which a prompt is read, ascending; `vocabulary_size`;
-    `state_bytes`, what a session holds.
+    `state_names`, the arrays that a text carries from token to token, and `state_bytes`, their size.
 
     Args:
         path: The .tflite file.
@@ -60,6 +60,7 @@ class LiteRTGenerator:
         self.vocabulary_size = int(runner.get_output_details()["logits"]["shape"][-1])
         inputs = runner.get_input_details()
         self._shapes = {name: tuple(map(int, inputs[name]["shape"])) for name in inputs if name.startswith("kv_cache_")}
+        self.state_names = list(self._shapes)
         self.state_bytes = sum(4 * int(np.prod(shape)) for shape in self._shapes.values())
         self._model = CompiledModel.from_file(path, options=Options(cpu_options=CpuOptions(num_threads)))
         self._lock = threading.Lock()
@@ -191,7 +192,8 @@ class Session:
     def _run(self, signature: str, size: int, ids: np.ndarray, outputs: dict) -> None:
         tokens, positions = np.zeros((1, size), np.int32), np.zeros(size, np.int32)
         tokens[0, : len(ids)] = ids
-        positions[: len(ids)] = np.arange(self.position, self.position + len(ids))
+        # All that counts is whether a position is 0, so that a text may be longer than an int32 says.
+        positions[: len(ids)] = np.minimum(np.arange(self.position, self.position + len(ids)), 2**31 - 1)
         before, after = self._states
         tokens_buffer, positions_buffer = self._inputs[signature]
         tokens_buffer.write(tokens)

@@ -30,13 +30,44 @@ def run_in_own_process(
         RuntimeError: If the process fails; the message names the signature that it was at and holds the end of what it
             said.
     """
+    ops = "text" if with_text_ops else "builtin"
+    arrays, _ = _run("_runner.py", [kind, path, ops], calls)
+    results: list[dict] = [{} for _ in calls]
+    for key, value in arrays.items():
+        index, _, name = key.partition("/")
+        results[int(index)][name] = value
+    return results
+
+
+def run_generator(
+    path: str | os.PathLike, readings: dict[str, dict], measure: bool
+) -> tuple[dict[str, np.ndarray], dict | None]:
+    """Run an exported language model in a fresh Python.
+
+    Args:
+        path: The .tflite file.
+        readings: What it reads, see `generator.make_readings`.
+        measure: Whether to time it too.
+
+    Returns:
+        For each reading the logits behind every token that it decodes, `(tokens, vocabulary_size)`; and what the file
+        costs, by the names of `GeneratorCosts`, or None.
+
+    Raises:
+        RuntimeError: If the process fails; the message names the reading that it was at.
+    """
+    arrays, printed = _run("_generator.py", [path], {"readings": readings, "measure": measure})
+    return arrays, json.loads(printed[-1])
+
+
+def _run(script: str, arguments: Sequence, request) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Run a script of this folder on a request; return the arrays that it writes and the lines that it prints."""
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with tempfile.TemporaryDirectory(prefix="krpe_tf_parity_") as folder:
-        request, answer = Path(folder, "request.json"), Path(folder, "answer.npz")
-        request.write_text(json.dumps(calls, default=np.ndarray.tolist), encoding="utf-8")
-        ops = "text" if with_text_ops else "builtin"
-        command = python_command("_runner.py", kind, os.fspath(path), ops, request, answer)
+        file, answer = Path(folder, "request.json"), Path(folder, "answer.npz")
+        file.write_text(json.dumps(request, default=np.ndarray.tolist), encoding="utf-8")
+        command = python_command(script, *arguments, file, answer)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             at = done.stdout.splitlines() or ["none, it did not load"]
@@ -44,12 +75,8 @@ def run_in_own_process(
                 f"the exported file failed in its own process (signature {at[-1]}, exit status {done.returncode}): "
                 f"{done.stderr[-2000:]}"
             )
-        results: list[dict] = [{} for _ in calls]
         with np.load(answer) as arrays:
-            for key, value in arrays.items():
-                index, _, name = key.partition("/")
-                results[int(index)][name] = value
-    return results
+            return dict(arrays), done.stdout.splitlines()
 
 
 def python_command(script: str, *arguments) -> list[str]:

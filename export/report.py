@@ -106,7 +106,7 @@ def _signatures_table(report: LiteRTReport) -> str:
 
 def _costs_table(measurements: list[Measurement]) -> str:
     rows = [
-        [f"`{x.signature}`", f"{x.length:,}", x.threads, f"{x.milliseconds:,.1f}", _memory(x.peak_mib)]
+        [f"`{x.signature}`", f"{x.length:,}", x.threads, f"{x.milliseconds:,.1f}", mebibytes(x.peak_mib)]
         for x in measurements
     ]
     return markdown_table(["signature", "tokens", "threads", "ms", "peak memory"], rows)
@@ -122,7 +122,7 @@ def _certificates_table(certificates: dict[str, Certificate]) -> str:
 
 def _xnnpack_table(report: LiteRTReport) -> str:
     rows = [
-        [f"`{name}`", f"{sum(left.values())} of {report.signature_ops[name]}", _listed(left)]
+        [f"`{name}`", f"{sum(left.values())} of {report.signature_ops[name]}", listed_ops(left)]
         for name, left in report.outside_xnnpack.items()
     ]
     return markdown_table(["signature", "ops", "which"], rows)
@@ -147,7 +147,7 @@ def summary(report: LiteRTReport) -> list[str]:
             if name == signature
         ]
         peaks = [each.peak_mib for (name, _), each in measured.items() if name == signature and each.peak_mib]
-        memory = [f"{_memory(max(peaks))} at most"] if peaks else []
+        memory = [f"{mebibytes(max(peaks))} at most"] if peaks else []
         lines.append(", ".join([f"{signature}: error {error:.1e} against Keras", *costs, *memory]))
     for signature, left in report.outside_xnnpack.items():
         count = f"{sum(left.values())} of {report.signature_ops[signature]}"
@@ -178,7 +178,7 @@ def comparison_table(reports: Sequence[LiteRTReport]) -> str:
                     f"{length:,}",
                     *(f"{errors[signature]:.1e}" for errors in (report.max_error, report.mean_error)),
                     *(f"{each.milliseconds:,.1f}" for each in runs),
-                    _memory(max(peaks, default=None)),
+                    mebibytes(max(peaks, default=None)),
                 ]
             )
     header = ["weights", "file", "tokens", "max error", "mean error", "ms, 1 thread", "ms, 2 threads", "peak memory"]
@@ -195,11 +195,13 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def _memory(mib: float | None) -> str:
+def mebibytes(mib: float | None) -> str:
+    """Return an amount of memory, as text."""
     return "unknown" if mib is None else f"{mib:,.0f} MiB"
 
 
-def _listed(counts: dict[str, int]) -> str:
+def listed_ops(counts: dict[str, int]) -> str:
+    """Return ops by kind and count, the most frequent first, as text."""
     return ", ".join(f"{count} {op}" for op, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -17,6 +17,8 @@ def vocabulary_files(tokenizer: "Tokenizer | None") -> dict[str, bytes]:
         Contents by the end of the file's name. For WordPiece `vocab.txt`, BERT's form: one token a line, its id is the
         line's number from 0; for SentencePiece `spiece.model`, its own. For both `tokenizer_config.json`, the settings
         under the names that Hugging Face's tokenizers have for them; `stripped_marks` and `max_word_bytes` are ours.
+        For a tokenizer that gives texts back the same with the reserved ids; where its tokens are bytes there is no
+        other file, and byte b has the id b + `byte_offset`.
         Nothing without a tokenizer.
 
     Raises:
@@ -24,6 +26,8 @@ def vocabulary_files(tokenizer: "Tokenizer | None") -> dict[str, bytes]:
     """
     if tokenizer is None:
         return {}
+    if tokenizer.reversible:
+        return _reversible_files(tokenizer)
     tokens = tokenizer.vocabulary
     settings = {"unk_token": tokens[tokenizer.unknown_id], "pad_token": tokens[tokenizer.pad_id]}
     start, end = tokens[tokenizer.start_id], tokens[tokenizer.end_id]
@@ -52,3 +56,16 @@ def vocabulary_files(tokenizer: "Tokenizer | None") -> dict[str, bytes]:
         name: content,
         "tokenizer_config.json": (json.dumps(settings, ensure_ascii=False, indent=1) + "\n").encode(),
     }
+
+
+def _reversible_files(tokenizer: "Tokenizer") -> dict[str, bytes]:
+    """Return the files of a tokenizer that gives texts back: ids, and the model of a `PieceTokenizer`."""
+    settings = {name: getattr(tokenizer, f"{name}_id") for name in ("pad", "start", "end")}
+    settings = {f"{name}_id": index for name, index in settings.items()}
+    model = getattr(tokenizer, "model", None)
+    if model is None:
+        settings = {"tokenizer_class": "ByteTokenizer", "byte_offset": tokenizer.pieces.index(b"\0"), **settings}
+    else:
+        settings = {"tokenizer_class": "PieceTokenizer", **settings}
+    config = {"tokenizer_config.json": (json.dumps(settings, indent=1) + "\n").encode()}
+    return config if model is None else {"spiece.model": model, **config}
