@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
 ON_JAX := toeplitz toeplitz_range segments cells streaming grid masks position_bias conversion feature_maps attention \
-	encoder masked_lm causal_lm text_classifier token_classifier checkpoints resumable training_logs
+	encoder masked_lm causal_lm samplers generation text_classifier token_classifier checkpoints resumable \
+	training_logs
 ON_TORCH := tests/test_position_bias.py tests/test_feature_maps.py tests/test_conversion.py tests/test_attention.py \
 	tests/test_toeplitz.py::test_route_computes_the_definition \
-	tests/test_streaming.py::test_entries_of_a_batch_start_and_reset_by_themselves
+	tests/test_streaming.py::test_entries_of_a_batch_start_and_reset_by_themselves tests/test_samplers.py tests/test_generation.py
 BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device threads memory compile_time routes
 
 .PHONY: demo test test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean

@@ -77,9 +77,9 @@ def page_of(path):
     return NAMES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"source/{path}")
 
 
-def public_names(package):
-    """Return the `__all__` of a package, read and not imported."""
-    tree = ast.parse((SOURCES / package / "__init__.py").read_text(encoding="utf-8"))
+def public_names(package, module="__init__"):
+    """Return the `__all__` of a package or of a module in it, read and not imported."""
+    tree = ast.parse((SOURCES / package / f"{module}.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__":
             return ast.literal_eval(node.value)
@@ -94,8 +94,12 @@ def api_page(package):
         names = [name for name in names if name not in public_names("")]
     options = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
     page = f"# {module}\n\n::: {module}\n    options: {options}\n"
-    # A function may have the name of its module, which hides it from mkdocstrings.
-    inner = [f"{name}.{name}" if (SOURCES / package / f"{name}.py").is_file() else name for name in names]
+    inner = []
+    for name in names:
+        # A module shows its public names. A function may have the name of its module, which hides it from mkdocstrings.
+        is_module = (SOURCES / package / f"{name}.py").is_file()
+        own = (public_names(package, name) or [name]) if is_module else []
+        inner += [f"{name}.{each}" for each in own] or [name]
     return page + "".join(f"\n::: {module}.{name}\n" for name in inner)
 
 

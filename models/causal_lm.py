@@ -110,8 +110,8 @@ class CausalLM(Head):
             first stop token, and `pad_id`.
 
         Raises:
-            ValueError: For a prompt of no tokens, ids outside of the vocabulary, a `max_length` below a prompt's, a
-                mask of another shape or with holes, a seed that is no integer, an unknown sampler.
+            ValueError: For a prompt of no tokens, ids outside of the vocabulary, a `max_length` below the length of a
+                prompt, a mask of another shape or with holes, a seed that is no integer, an unknown sampler.
         """
         return generate(self, token_ids, max_length, sampler, stop_token_ids, seed, padding_mask, pad_id)
 

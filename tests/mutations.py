@@ -115,6 +115,18 @@ MUTATIONS = [
         "self.key_dense(key)",
         "test_attention_inputs.py",
     ),
+    ("models/samplers.py", "self.p * ops.sum(ops.exp(logits)", "self.p * ops.sum(mass", "test_samplers.py"),
+    ("models/samplers.py", "ops.where(before < wanted, mass, 0)", "mass", "test_samplers.py"),
+    ("models/samplers.py", "ops.take(x, followed, axis=0)", "x", "test_samplers.py"),
+    ("models/samplers.py", 'log_p, search["log_p"])', "log_p, log_p)", "test_samplers.py"),
+    ("models/samplers.py", "** self.length_penalty", "** 1.0", "test_samplers.py"),
+    ("models/samplers.py", "-math.inf, totals)", "totals, totals)", "test_samplers.py"),
+    ("models/samplers.py", '(search["log_p"][:, 0], most)', '(search["log_p"][:, 0], 1.0)', "test_samplers.py"),
+    ("models/samplers.py", "stop_token_ids), ops.logical_not(forced))", "stop_token_ids), True)", "test_samplers.py"),
+    ("models/generation.py", "texts[:, : shortest - 1]", "texts[:, :shortest]", "test_generation.py"),
+    ("models/generation.py", "state, count=count)", "state)", "test_generation.py"),
+    ("models/generation.py", "    _noise(sampler, random, prompt.shape)\n", "", "test_generation.py"),
+    ("models/generation.py", ">= lengths[:, None])", ">= 0)", "test_generation.py"),
 ]
 
 

@@ -9,10 +9,13 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from calls import call
+from definition import randomize
 from keras import ops
 from toy_language_model import ToyLanguageModel
 
-from krpe_tf.models import generation, programs
+from krpe_tf import DecayBias
+from krpe_tf.models import CausalLM, Encoder, generation, programs
 from krpe_tf.models.generation import generate, stream
 from krpe_tf.models.samplers import Beam, Greedy, Random, TopK, TopP
 
@@ -281,3 +284,52 @@ def test_bad_samplers_are_refused(toy):
         stream(toy, [], 3)
     with pytest.raises(ValueError, match=r"`token_ids` must be integers with 1 axes. Received: int64, shape \(1, 1\)"):
         stream(toy, [[1]], 3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A causal LM whose text varies: wide kernels, and a last norm that does not favour the token just read."""
+    bias = randomize(DecayBias(2, radius=5))
+    model = CausalLM(Encoder(50, 2, 2, 16, 32, num_features=8, position_bias=bias, causal=True, seed=1))
+    random = np.random.default_rng(3)
+    for weight in model.trainable_variables:
+        if weight.path.endswith(("kernel", "embeddings", "final_norm/gamma")):
+            weight.assign((1.0 if "gamma" in weight.path else 0.3) * random.standard_normal(weight.shape))
+    return model
+
+
+def random_prompts(*lengths):
+    return [np.random.default_rng(length).integers(0, 50, length).tolist() for length in lengths]
+
+
+@pytest.mark.usefixtures("optimized")
+def test_a_causal_lm_writes_what_its_parallel_form_would(model):
+    prompts = random_prompts(75, 90)
+    ids, mask = padded(prompts)
+    texts = model.generate(ids, 140, padding_mask=mask)
+    logits = ops.convert_to_numpy(call(model, {"token_ids": texts, "padding_mask": np.ones_like(texts)}))
+    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        ordered = np.sort(logits[row, len(prompt) - 1 : -1], axis=-1)
+        assert (ordered[:, -1] - ordered[:, -2]).min() > 1e-4, "rounding decides"
+        np.testing.assert_array_equal(text[len(prompt) :], logits[row, len(prompt) - 1 : -1].argmax(-1))
+    assert len(np.unique(texts[:, 90:])) > 5, "the text does not vary"
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("sampler", ["greedy", "beam"])
+def test_a_causal_lm_writes_in_a_batch_what_it_writes_alone(model, sampler):
+    prompts, stops = random_prompts(12, 3, 9), [30, 22]
+    ids, mask = padded(prompts, "left")
+    texts = model.generate(ids, 40, sampler, stops, padding_mask=mask, pad_id=7)
+    for prompt, text in zip(prompts, texts, strict=True):
+        np.testing.assert_array_equal(text, model.generate([prompt], 40, sampler, stops, pad_id=7)[0])
+    assert len(np.unique(texts[:, 12:])) > 5, "the text does not vary"
+    assert (texts[:, -4:] == 7).all(axis=1).any(), "no row stops early"
+
+
+def test_a_causal_lm_streams(model):
+    (prompt,) = random_prompts(12)
+    tokens = list(model.stream(prompt, 10, "top_p", seed=4))
+    np.testing.assert_array_equal(tokens, model.generate([prompt], 22, "top_p", seed=4)[0, 12:])
+    with pytest.raises(ValueError, match="`token_ids` must lie in the vocabulary"):
+        model.stream([50], 3)

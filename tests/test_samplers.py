@@ -204,6 +204,14 @@ def test_the_loop_ends_with_the_last_stop_token():
     assert (texts[:, 30:] == -1).all()
 
 
+def test_a_stop_token_of_a_prompt_does_not_end_its_row():
+    model = ToyLanguageModel(seed=2)
+    prompts, stop = [[3], [3, 4, 7]], 4
+    for sampler in (Greedy(), Beam(2)):
+        texts = fill(sampler, model, prompts, 12, stop_token_ids=(stop, int(fill(Greedy(), model, [[3]], 2)[0, 1])))
+        assert (texts[1, :4] >= 0).all(), "the loop ends with the stop token of the prompt"
+
+
 def test_without_noise_a_sampler_draws_from_its_seed():
     model = ToyLanguageModel()
     first, again = (fill(Random(seed=3), model, PROMPTS, 16) for _ in range(2))
