@@ -33,7 +33,7 @@ def choose_task(name: str | None, data: Corpus | LabelledTexts | Source | None =
     if data is None:
         return TEXT_CLASSIFICATION if name is None else TASKS[name]
     if name is None:
-        fitting = [each for each in TASKS.values() if set(each.encoding.columns) == set(_columns(data))]
+        fitting = [each for each in TASKS.values() if set(each.encoding.columns) == set(data.columns)]
         task = fitting[0] if fitting else MASKED_LM
     else:
         task = TASKS[name]
@@ -45,13 +45,8 @@ def choose_task(name: str | None, data: Corpus | LabelledTexts | Source | None =
 def check_columns(task: Task, **data: Corpus | LabelledTexts | Source) -> None:
     """Raise a ValueError unless each named argument has the columns that a task needs."""
     for name, part in data.items():
-        columns = _columns(part)
-        if not set(task.encoding.columns) <= set(columns):
+        if not set(task.encoding.columns) <= set(part.columns):
             raise ValueError(
                 f"`{name}` must have columns {', '.join(task.encoding.columns)} for the task {task.name!r}. "
-                f"Received: columns {', '.join(columns)}"
+                f"Received: columns {', '.join(part.columns)}"
             )
-
-
-def _columns(data: Corpus | LabelledTexts | Source) -> tuple[str, ...]:
-    return TEXT_CLASSIFICATION.encoding.columns if isinstance(data, LabelledTexts) else tuple(data.columns)
