@@ -8,15 +8,17 @@ from setuptools import find_packages, setup
 FACE = Path(__file__).parent / "krpe_tf" / "__init__.py"
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', FACE.read_text(encoding="utf-8"), re.MULTILINE)
 
+# Learns the pieces of a WordPiece vocabulary, and is what PieceTokenizer learns and tokenizes by. In the tests it also
+# trains models for SentencePieceTokenizer.
+TEXT = ["sentencepiece>=0.2,<0.3"]
 TENSORFLOW = [
+    *TEXT,
     "tensorflow>=2.20,<2.22",
     "tensorflow-text>=2.20,<2.22",
     "ai-edge-litert>=2.2,<3",
     "ai-edge-quantizer>=0.10,<0.11",
     "tensorboard>=2.20,<3",
     "scipy>=1.13,<2",
-    # Learns the pieces of a WordPiece vocabulary. In the tests it also trains models for SentencePieceTokenizer.
-    "sentencepiece>=0.2,<0.3",
 ]
 JAX = ["jax>=0.6,<0.11"]
 # From PyPI this is a build with CUDA on Linux; PyTorch's site names the index of the one for CPUs.
@@ -49,6 +51,8 @@ setup(
         "torch": TORCH,
         # Text and export need TensorFlow; the layer and the models also run on JAX alone.
         "tensorflow": TENSORFLOW,
+        # Tokens of pieces where there is no TensorFlow.
+        "text": TEXT,
         "tagging": TENSORFLOW + TAGGING,
         "demo": TENSORFLOW + DEMO,
         "garden": TENSORFLOW + DEMO + GARDEN,

@@ -11,6 +11,7 @@ from .in_memory import classification_batches, classification_dataset, masked_lm
 from .masking import Masking, masking
 from .prepare import prepare
 from .ragged import Ragged
+from .shifting import Shifting, shifting
 from .sources import LabelledTexts, Source, load_labelled_texts, open_source
 from .splits import split_holdout
 from .survey import has_equal_texts
@@ -29,6 +30,7 @@ __all__ = [
     "PreparedCorpus",
     "PreparedTexts",
     "Ragged",
+    "Shifting",
     "Source",
     "Transform",
     "buckets",
@@ -45,6 +47,7 @@ __all__ = [
     "masking",
     "open_source",
     "prepare",
+    "shifting",
     "split_holdout",
     "windows",
 ]

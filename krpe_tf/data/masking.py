@@ -46,7 +46,14 @@ class Masking:
         inputs = {"token_ids": tokens, "padding_mask": tokens, "mask_positions": positions}
         return inputs, positions, Array(positions.shape, "float32")
 
-    def __call__(self, ids: np.ndarray, seed: tuple[int, ...], first_row: int, batch_size: int) -> tuple:
+    def __call__(
+        self,
+        ids: np.ndarray,
+        seed: tuple[int, ...],
+        first_row: int,
+        batch_size: int,
+        segment_ids: np.ndarray | None = None,
+    ) -> tuple:
         """Mask rows of a batch, the same however many of its rows are given; see `Transform`."""
         tokenizer, (rows, length) = self.tokenizer, ids.shape
         count = self.positions_per_row(length)
@@ -76,6 +83,8 @@ class Masking:
         row, place = np.nonzero(real)
         masked[row, positions[row, place]] = replaced[row, place]
         inputs = {"token_ids": masked, "padding_mask": padding_mask.astype("int32"), "mask_positions": positions}
+        if segment_ids is not None:
+            inputs["segment_ids"] = segment_ids
         return inputs, labels, real.astype("float32")
 
 

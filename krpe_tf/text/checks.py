@@ -5,32 +5,33 @@ import unicodedata
 from collections.abc import Iterable
 
 
-def check_texts(texts: Iterable[str | bytes]) -> list[str]:
+def check_texts(texts: Iterable[str | bytes], visible: bool = True) -> list[str]:
     """Return `texts` as a list of `str`, or raise a ValueError that says what is wrong with them.
 
     The tokenizer itself takes anything: invalid UTF-8 and empty texts give ids without an error.
 
     Args:
         texts: The texts, `str` or UTF-8 `bytes`. A single string is refused, it would be read as a list of characters.
+        visible: Refuse a text with nothing but white space and invisible characters.
 
     Returns:
         The texts, decoded and otherwise unchanged.
 
     Raises:
         ValueError: For a single string, no texts at all, an element that is not a string, invalid UTF-8, or a text
-            with nothing but white space and invisible characters.
+            that must be visible and is not.
     """
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"`texts` must be a list of texts: wrap one text in []. Received: texts={texts[:40]!r}")
     if not isinstance(texts, Iterable):
         raise ValueError(f"`texts` must be a list of texts. Received: texts={texts!r}")
-    checked = [_check_text(text, f"texts[{index}]") for index, text in enumerate(texts)]
+    checked = [_check_text(text, f"texts[{index}]", visible) for index, text in enumerate(texts)]
     if not checked:
         raise ValueError("`texts` must hold at least one text. Received: texts=[]")
     return checked
 
 
-def _check_text(text: object, name: str) -> str:
+def _check_text(text: object, name: str, visible: bool) -> str:
     if not isinstance(text, (str, bytes)):
         raise ValueError(f"`texts` must hold str or bytes. Received: {name}={text!r} of type {type(text).__name__}")
     try:
@@ -38,7 +39,7 @@ def _check_text(text: object, name: str) -> str:
         text.encode("utf-8")  # A str can hold lone surrogates, which no UTF-8 can.
     except UnicodeError as error:
         raise ValueError(f"`texts` must be valid UTF-8 ({error.reason}). Received: {name}={text[:40]!r}") from error
-    if not is_visible(text):
+    if visible and not is_visible(text):
         raise ValueError(f"`texts` must not hold empty texts. Received: {name}={text[:40]!r}")
     return text
 

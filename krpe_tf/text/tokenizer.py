@@ -22,15 +22,17 @@ class Tokenizer:
     """What the tokenizers share: ids between a start and an end token, as a model's inputs, and their files.
 
     Attributes: `vocabulary` (list of tokens), `vocabulary_size`, the ids `pad_id`, `unknown_id`, `start_id`, `end_id`
-    and `mask_id` (None where a vocabulary has no mask), and `reserved_ids`, all of these.
+    and `mask_id` (None where a vocabulary has no such token), and `reserved_ids`, all of these; `reversible`, whether
+    it gives the text back: then it is a `ReversibleTokenizer`.
 
     A subclass has `_pieces(texts)`, the texts' own ids, ragged int32; `get_config()`, what is saved; and, of the class,
     `_arguments(config)`, the constructor's arguments from it.
     """
 
+    reversible = False
     vocabulary: list[str]
     pad_id: int
-    unknown_id: int
+    unknown_id: int | None
     start_id: int
     end_id: int
     mask_id: int | None
@@ -91,19 +93,18 @@ class Tokenizer:
         """
         if length is not None:
             check_at_least(1, length=length)
-        ids = self.tokenize(check_texts(texts))
-        counts = ids.row_lengths().numpy()
+        arrays = self.encode(texts)
+        counts = np.array([len(ids) for ids in arrays])
         longest = int(counts.argmax())
         if length is not None and counts[longest] > length:
             raise ValueError(
                 f"`length` must hold every text, start and end included; texts[{longest}] has {counts[longest]} "
                 f"tokens. Received: length={length}"
             )
-        length = int(counts[longest]) if length is None else length
-        return {
-            "token_ids": ids.to_tensor(self.pad_id, shape=(None, length)).numpy(),
-            "padding_mask": (np.arange(length) < counts[:, None]).astype("int32"),
-        }
+        inside = np.arange(int(counts[longest]) if length is None else length) < counts[:, None]
+        ids = np.full(inside.shape, self.pad_id, "int32")
+        ids[inside] = np.concatenate(arrays)
+        return {"token_ids": ids, "padding_mask": inside.astype("int32")}
 
     def encode(self, texts: Iterable[str | bytes]) -> list[np.ndarray]:
         """Check and tokenize whole documents, a few at a time.

@@ -1,6 +1,5 @@
 """WordPiece: a vocabulary learned from texts, and its tokenizer, on tensorflow-text's own tools."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,8 +13,6 @@ from .vocabulary import RESERVED_TOKENS, learn_pieces
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_text as tf_text
-
-logger = logging.getLogger(__name__)
 
 # No word is too long. A word's bytes are counted in 32 bits.
 NO_LIMIT = 2**30
@@ -52,14 +49,6 @@ def train_wordpiece(
     """
     check_at_least(32, vocabulary_size=vocabulary_size)
     return learn_pieces(check_texts(texts), vocabulary_size, make_normalizer(lowercase, keep_marks))
-
-
-def learn_tokenizer(texts: Sequence[str], vocabulary_size: int, cased: bool = False) -> "WordPieceTokenizer":
-    """Learn a vocabulary as `train_wordpiece` does, say so in the log, and make the tokenizer of it."""
-    logger.info("learning a vocabulary of up to %s tokens from %s texts", f"{vocabulary_size:,}", f"{len(texts):,}")
-    tokenizer = WordPieceTokenizer(train_wordpiece(texts, vocabulary_size, not cased), not cased)
-    logger.info("learned %s tokens", f"{tokenizer.vocabulary_size:,}")
-    return tokenizer
 
 
 class WordPieceTokenizer(Tokenizer):
