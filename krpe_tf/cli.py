@@ -42,19 +42,21 @@ class _MessageFormatter(logging.Formatter):
 
 def _prepare(options):
     from .data import prepare
-    from .runs import choose_task
+    from .runs import RunSettings, choose_task
 
+    task = None if options.task is None else choose_task(options.task)
     prepared = prepare(
         options.source,
         options.output,
         vocabulary_size=options.vocabulary_size,
         cased=options.cased,
+        tokenizer=options.tokenizer or (task and task.learns(RunSettings())),
         labelled=False if options.unlabelled else None,
         validation_fraction=options.validation_fraction,
         num_shards=options.num_shards,
         seed=options.seed,
         overwrite=options.overwrite,
-        encoding=None if options.task is None else choose_task(options.task).encoding,
+        encoding=task and task.encoding,
         names=_names(options),
     )
     for split in ("train", "validation"):
@@ -186,8 +188,11 @@ def _add_prepare(commands):
     prepare.add_argument("--task", help=f"task to prepare for: {', '.join(TASKS)} (default: by the source's labels)")
     _add_columns(prepare)
     prepare.add_argument("--unlabelled", action="store_true", help="ignore labels")
+    prepare.add_argument("--vocabulary-size", type=int, default=8192, help="tokens to learn at most (default: 8192)")
     prepare.add_argument(
-        "--vocabulary-size", type=int, default=8192, help="WordPiece tokens to learn at most (default: 8192)"
+        "--tokenizer",
+        choices=["wordpiece", "sentencepiece", "bytes"],
+        help="what to learn; the last two are for causal_lm (default: sentencepiece for causal_lm, else wordpiece)",
     )
     prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
     prepare.add_argument(
