@@ -138,6 +138,14 @@ def test_a_run_that_stops_resumes_to_the_same_weights(folder, trained, monkeypat
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (weight, other)))
 
 
+def test_packed_rows_may_be_floating_as_keras_builds_a_distributed_model(prepared, trained):
+    inputs, _, _ = CAUSAL_LM.batches(prepared, "train", RunSettings(**SIZES), 0, 1)[0]
+    model = load_run(trained[0])[0]
+    expected = model(inputs)
+    found = model({name: keras.ops.cast(value, "float32") for name, value in inputs.items()})
+    np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (found, expected)))
+
+
 def test_what_does_not_fit_is_refused(folder, prepared, tmp_path, caplog):
     words = WordPieceTokenizer([*RESERVED_TOKENS, "a"])
     with pytest.raises(ValueError, match=r"needs a tokenizer that gives the text back: .*a WordPieceTokenizer"):
