@@ -1,24 +1,29 @@
 """Continue texts with a finished run."""
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .. import models
 from ..checks import check_at_least, check_one_of
-from ..models import samplers
+from ..export import LiteRTGenerator
 from ..text import ReversibleTokenizer, load_tokenizer
 from .folder import check_run, load_run, load_task
 
-# By the sampler's name, its class and what may be set of it: the argument here, and the one there.
+# By the sampler's name, what may be set of it.
 SAMPLERS = {
-    "greedy": (samplers.Greedy, {}),
-    "random": (samplers.Random, {"temperature": "temperature"}),
-    "top_k": (samplers.TopK, {"temperature": "temperature", "top_k": "k"}),
-    "top_p": (samplers.TopP, {"temperature": "temperature", "top_k": "k", "top_p": "p"}),
+    "greedy": (),
+    "random": ("temperature",),
+    "top_k": ("temperature", "top_k"),
+    "top_p": ("temperature", "top_k", "top_p"),
 }
 
 TEMPERATURE = 0.8
+
+HIGHEST = {"temperature": sys.float_info.max, "top_p": 1}
+RULES = {"temperature": "above 0", "top_p": "above 0 and at most 1"}
 
 
 # Long: what the command line offers.
@@ -55,17 +60,20 @@ def generate_run(
     check_at_least(1, max_tokens=max_tokens)
     if seed is not None:
         check_at_least(0, seed=seed)
-    chosen = _make_sampler(sampler, temperature=temperature, top_p=top_p, top_k=top_k)
-    check_run(run, "tokenizer.json")
+    options = _options(sampler, {"temperature": temperature, "top_p": top_p, "top_k": top_k})
+    exported = run / "model.tflite"
+    check_run(run, *(["tokenizer.json"] if exported.is_file() else ["model.keras", "tokenizer.json", "training.json"]))
     task = load_task(run)
     if not task.causal:
         raise ValueError(f"`run` must be of a task that writes, {task.name!r} does not. Received: run={str(run)!r}")
-    check_run(run, "model.keras", "training.json")
     tokenizer = load_tokenizer(run / "tokenizer.json")
     ids = tokenizer.encode([prompt])[0][:-1]
-    model = load_run(run)[0]
-    stops = [tokenizer.end_id]
-    return GeneratedText(model.stream(ids, max_tokens, sampler=chosen, stop_token_ids=stops, seed=seed), tokenizer)
+    shared = {"stop_token_ids": [tokenizer.end_id], "seed": seed}
+    if exported.is_file():
+        stream = LiteRTGenerator(exported).stream(ids, max_tokens, sampler, **options, **shared)
+    else:
+        stream = load_run(run)[0].stream(ids, max_tokens, _sampler(sampler, options), **shared)
+    return GeneratedText(stream, tokenizer)
 
 
 class GeneratedText:
@@ -116,18 +124,26 @@ def _check_prompt(prompt: str | bytes) -> str:
     return prompt
 
 
-def _make_sampler(name: str, **options) -> samplers.Sampler:
-    if name == "beam":
+def _options(sampler: str, options: dict) -> dict:
+    """Check the options of a sampler, and return those that it takes."""
+    if sampler == "beam":
         raise ValueError(
             "`sampler` must choose token by token; a beam search knows its text at the end: call the model's "
             "`generate` for it. Received: sampler='beam'"
         )
-    check_one_of(tuple(SAMPLERS), sampler=name)
-    kind, names = SAMPLERS[name]
-    given = {argument: value for argument, value in options.items() if value is not None}
-    for argument, value in given.items():
-        if argument not in names:
-            raise ValueError(f"`{argument}` must be None with sampler={name!r}. Received: {argument}={value!r}")
-    if "temperature" in names:
-        given.setdefault("temperature", TEMPERATURE)
-    return kind(**{names[argument]: value for argument, value in given.items()})
+    check_one_of(tuple(SAMPLERS), sampler=sampler)
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name not in SAMPLERS[sampler]:
+            raise ValueError(f"`{name}` must be None with sampler={sampler!r}. Received: {name}={value!r}")
+        if name == "top_k":
+            check_at_least(1, top_k=value)
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= HIGHEST[name]:
+            raise ValueError(f"`{name}` must be a number {RULES[name]}. Received: {name}={value!r}")
+    return {"temperature": TEMPERATURE, **given} if "temperature" in SAMPLERS[sampler] else given
+
+
+def _sampler(name: str, options: dict) -> models.samplers.Sampler:
+    classes = models.samplers
+    kind = {"greedy": classes.Greedy, "random": classes.Random, "top_k": classes.TopK, "top_p": classes.TopP}[name]
+    return kind(**{name.removeprefix("top_"): value for name, value in options.items()})
