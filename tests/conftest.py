@@ -19,7 +19,7 @@ if keras.backend.backend() == "jax":
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
-    # Nearly all of the time goes into compiling, for one call each: see `optimized`. The flags are read at the first op.
+    # Nearly all of the time goes into compiling, for one call each: see `optimized`. Flags are read at the first op.
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
 elif keras.backend.backend() == "tensorflow":
