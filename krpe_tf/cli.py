@@ -123,7 +123,7 @@ def _named_values(option: str, pairs: list[str]) -> dict:
 
 
 def _export(options):
-    from .export import summary
+    from .export import GeneratorReport, generator_summary, summary
     from .files import companion
     from .runs import export_run
 
@@ -134,8 +134,9 @@ def _export(options):
         bias_tolerance=options.bias_tolerance,
         measure=options.measure,
     )
-    print(f"{options.run}: saved_model/, model.tflite")
-    for line in summary(report):
+    written = [name for name in ("saved_model", "model.tflite", "model.litertlm") if name in os.listdir(options.run)]
+    print(f"{options.run}: {', '.join(written)}")
+    for line in (generator_summary if isinstance(report, GeneratorReport) else summary)(report):
         print(f"  {line}")
     print(f"details: {companion(report.path, 'report.md')}")
 
@@ -162,16 +163,25 @@ def _read_file(path: str) -> str:
 def _generate(options):
     from .runs import generate_run
 
+    if sys.stderr.isatty():
+        _silence_libraries()
     prompt = options.prompt if options.file is None else _read_file(options.file) + options.prompt
     names = ("max_tokens", "sampler", "temperature", "top_p", "top_k", "seed")
     text = generate_run(options.run, prompt, **{name: getattr(options, name) for name in names})
-    said = options.prompt  # With the first token: what TensorFlow says while it compiles comes before.
+    said = options.prompt  # With the first token, for which one may wait.
     for part in text:
         print(said + part, end="", flush=True)
         said = ""
     print(said)
     speed = f", then {text.tokens_per_second:,.0f} tokens/s" if text.tokens > 1 else ""
     print(f"{text.tokens} tokens: the first in {text.first_seconds:.2f} s{speed}", file=sys.stderr)
+
+
+def _silence_libraries():
+    """Leave the terminal to Python: the libraries in C++ write there whatever one sets, in the middle of a text."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _demo(options):
@@ -297,9 +307,8 @@ def _add_export(commands):
         "--lengths",
         type=_length,
         nargs="+",
-        default=[512, 2048, 8192],
         metavar="N",
-        help='tokens per signature; "any" for one signature of any length (default: 512 2048 8192)',
+        help='tokens per signature; "any" for one signature of any length (default: 512 2048 8192); not of causal_lm',
     )
     export.add_argument(
         "--quantization", choices=["float16", "int8", "int8_static"], help="quantize dense layers (default: none)"

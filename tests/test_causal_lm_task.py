@@ -96,6 +96,7 @@ def test_memory_and_disk_give_the_same_batches(prepared):
     assert labels.shape == weights.shape == (4, 24)
 
 
+@pytest.mark.slow
 def test_the_score_is_the_bits_of_all_validation_bytes(trained, prepared):
     run, summary = trained
     model, tokenizer, labels = load_run(run)
@@ -118,6 +119,7 @@ def test_the_score_is_the_bits_of_all_validation_bytes(trained, prepared):
         predict_run(run, ["a"])
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_resumes_to_the_same_weights(folder, trained, monkeypatch):
     whole, summary = trained
     save, saved = Checkpoints.save, []
@@ -138,6 +140,7 @@ def test_a_run_that_stops_resumes_to_the_same_weights(folder, trained, monkeypat
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (weight, other)))
 
 
+@pytest.mark.slow
 def test_packed_rows_may_be_floating_as_keras_builds_a_distributed_model(prepared, trained):
     inputs, _, _ = CAUSAL_LM.batches(prepared, "train", RunSettings(**SIZES), 0, 1)[0]
     model = load_run(trained[0])[0]

@@ -1,5 +1,7 @@
 """`generate`: text as it comes, the same with a seed, what is refused before a model is loaded, and from the export."""
 
+import functools
+import re
 import shutil
 
 import numpy as np
@@ -10,15 +12,18 @@ from krpe_tf.cli import main
 from krpe_tf.data import open_source
 from krpe_tf.models import CausalLM
 from krpe_tf.models.samplers import get_sampler
+from krpe_tf.runs import export_run, generate_run, load_run, predict_run, train_run
 from krpe_tf.runs import generate as module
-from krpe_tf.runs import generate_run, load_run, predict_run, train_run
 
-SIZES = {"preset": "tiny", "encoder": {"num_layers": 1}, "window_length": 32, "steps": 30, "tokenizer": "bytes"}
+# All of it is of one trained run.
+pytestmark = pytest.mark.slow
+
+SIZES = {"preset": "tiny", "encoder": {"num_layers": 1}, "vocabulary_size": 320, "window_length": 32, "steps": 30}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that writes bytes."""
+    """A run that writes pieces, not exported."""
     folder = tmp_path_factory.mktemp("generate")
     (folder / "texts").mkdir()
     for index, (text, _) in enumerate(documents(20)):
@@ -27,13 +32,22 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    """Load a run once, so that its programs are compiled once."""
+    cached = functools.cache(load_run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_run", cached)
+        yield cached
+
+
 @pytest.fixture
 def never_loaded(monkeypatch):
     monkeypatch.setattr(module, "load_run", lambda run: pytest.fail("a model was loaded"))
 
 
-def test_text_comes_in_whole_characters_and_is_that_of_the_model(run):
-    model, tokenizer, _ = load_run(run)
+def test_text_comes_in_whole_characters_and_is_that_of_the_model(run, loaded):
+    model, tokenizer, _ = loaded(run)
     text = generate_run(run, "the ö", max_tokens=40, sampler="greedy")
     parts = list(text)
     prompt = tokenizer.encode(["the ö"])[0][:-1]
@@ -48,8 +62,8 @@ def test_text_comes_in_whole_characters_and_is_that_of_the_model(run):
 
 def test_half_a_character_waits_and_the_end_is_not_shown(run, monkeypatch):
     def stream(model, ids, max_tokens, sampler, stop_token_ids, seed):
-        assert ids.tolist() == [1]  # An empty prompt is the start alone.
-        yield from [3 + byte for byte in "é🙂".encode()[:5]] + [2]
+        assert ids.tolist() == [2]  # An empty prompt is the start alone.
+        yield from [4 + byte for byte in "é🙂".encode()[:5]] + [3]
 
     monkeypatch.setattr("krpe_tf.models.CausalLM.stream", stream)
     assert list(generate_run(run)) == ["é", "\ufffd"]
@@ -86,8 +100,7 @@ def test_the_command_line(run, capsys, tmp_path):
     assert main(["generate", str(run), "the ship", *options]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"the ship{expected}\n"
-    assert "20 tokens: the first in " in captured.err
-    assert " tokens/s" in captured.err
+    assert re.fullmatch(r"\d+ tokens: the first in \d+\.\d\d s, then [\d,]+ tokens/s\n", captured.err)
     (tmp_path / "prompt.txt").write_text("the s", encoding="utf-8")
     assert main(["generate", str(run), "hip", "--file", str(tmp_path / "prompt.txt"), *options]) == 0
     assert capsys.readouterr().out == f"hip{expected}\n"
@@ -114,6 +127,22 @@ def test_the_command_line(run, capsys, tmp_path):
 def test_bad_input_is_refused_before_a_model_is_loaded(run, never_loaded, options, message):
     with pytest.raises(ValueError, match=message):
         generate_run(run, **options)
+
+
+def test_an_exported_run_writes_the_same_text_without_the_keras_model(run, loaded, never_loaded, tmp_path, capsys):
+    exported = shutil.copytree(run, tmp_path / "run")
+    assert main(["export", str(exported), "--no-measure"]) == 0
+    assert f"{exported}: model.tflite, model.litertlm" in capsys.readouterr().out
+    assert (exported / "model.litertlm").stat().st_size > (exported / "model.tflite").stat().st_size
+    for name in ("model.keras", "training.json"):
+        (exported / name).unlink()
+    for options in ({"sampler": "greedy"}, {"temperature": 0.7, "top_k": 30, "seed": 5}):
+        text = "".join(generate_run(exported, "the ö", max_tokens=40, **options))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "load_run", loaded)
+            assert text == "".join(generate_run(run, "the ö", max_tokens=40, **options))
+    with pytest.raises(ValueError, match=r"`lengths` must be left out for the task 'causal_lm'.*lengths=\[64\]"):
+        export_run(run, lengths=[64])
 
 
 def test_runs_of_other_kinds_are_refused(run, never_loaded, tmp_path, capsys):

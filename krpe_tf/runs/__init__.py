@@ -2,7 +2,7 @@
 
 checkpoints/                                                                      while `train_run` trains
 model.keras  tokenizer.json  task.json  labels.json  training.json  logs/         written by `train_run`
-model.tflite  model.report.json  model.report.md  saved_model/                    written by `export_run`
+model.tflite  model.report.json  model.report.md  saved_model/  model.litertlm    written by `export_run`
 """
 
 from .export import export_run
