@@ -1,4 +1,4 @@
-"""The command line: python -m krpe_tf prepare | train | export | predict | demo."""
+"""The command line: python -m krpe_tf prepare | train | export | predict | generate | demo."""
 
 import argparse
 import dataclasses
@@ -42,19 +42,21 @@ class _MessageFormatter(logging.Formatter):
 
 def _prepare(options):
     from .data import prepare
-    from .runs import choose_task
+    from .runs import RunSettings, choose_task
 
+    task = None if options.task is None else choose_task(options.task)
     prepared = prepare(
         options.source,
         options.output,
         vocabulary_size=options.vocabulary_size,
         cased=options.cased,
+        tokenizer=options.tokenizer or (task and task.learns(RunSettings())),
         labelled=False if options.unlabelled else None,
         validation_fraction=options.validation_fraction,
         num_shards=options.num_shards,
         seed=options.seed,
         overwrite=options.overwrite,
-        encoding=None if options.task is None else choose_task(options.task).encoding,
+        encoding=task and task.encoding,
         names=_names(options),
     )
     for split in ("train", "validation"):
@@ -121,7 +123,7 @@ def _named_values(option: str, pairs: list[str]) -> dict:
 
 
 def _export(options):
-    from .export import summary
+    from .export import GeneratorReport, generator_summary, summary
     from .files import companion
     from .runs import export_run
 
@@ -132,8 +134,9 @@ def _export(options):
         bias_tolerance=options.bias_tolerance,
         measure=options.measure,
     )
-    print(f"{options.run}: saved_model/, model.tflite")
-    for line in summary(report):
+    written = [name for name in ("saved_model", "model.tflite", "model.litertlm") if name in os.listdir(options.run)]
+    print(f"{options.run}: {', '.join(written)}")
+    for line in (generator_summary if isinstance(report, GeneratorReport) else summary)(report):
         print(f"  {line}")
     print(f"details: {companion(report.path, 'report.md')}")
 
@@ -141,18 +144,44 @@ def _export(options):
 def _predict(options):
     from .runs import predict_run, show_answers
 
-    texts, names = list(options.text), [" ".join(text.split())[:40] for text in options.text]
-    for path in options.file:
-        try:
-            with open(path, encoding="utf-8") as file:
-                texts.append(file.read())
-        except OSError as error:
-            raise ValueError(f"`--file` must be a readable file ({error.strerror}). Received: {path!r}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"`--file` must be valid UTF-8 ({error.reason}). Received: {path!r}") from error
-        names.append(path)
+    texts = [*options.text, *map(_read_file, options.file)]
+    names = [*(" ".join(text.split())[:40] for text in options.text), *options.file]
     for name, line in zip(names, show_answers(options.run, predict_run(options.run, texts)), strict=True):
         print(f"{line}  <- {name}")
+
+
+def _read_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"`--file` must be a readable file ({error.strerror}). Received: {path!r}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`--file` must be valid UTF-8 ({error.reason}). Received: {path!r}") from error
+
+
+def _generate(options):
+    from .runs import generate_run
+
+    if sys.stderr.isatty():
+        _silence_libraries()
+    prompt = options.prompt if options.file is None else _read_file(options.file) + options.prompt
+    names = ("max_tokens", "sampler", "temperature", "top_p", "top_k", "seed")
+    text = generate_run(options.run, prompt, **{name: getattr(options, name) for name in names})
+    said = options.prompt  # With the first token, for which one may wait.
+    for part in text:
+        print(said + part, end="", flush=True)
+        said = ""
+    print(said)
+    speed = f", then {text.tokens_per_second:,.0f} tokens/s" if text.tokens > 1 else ""
+    print(f"{text.tokens} tokens: the first in {text.first_seconds:.2f} s{speed}", file=sys.stderr)
+
+
+def _silence_libraries():
+    """Leave the terminal to Python: the libraries in C++ write there whatever one sets, in the middle of a text."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _demo(options):
@@ -165,8 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="krpe-tf", description="Train, export and use models of long documents.", epilog=EXIT_CODES
     )
-    commands = parser.add_subparsers(required=True, metavar="prepare | train | export | predict | demo")
-    for add in (_add_prepare, _add_train, _add_export, _add_predict, _add_demo):
+    commands = parser.add_subparsers(required=True, metavar="prepare | train | export | predict | generate | demo")
+    for add in (_add_prepare, _add_train, _add_export, _add_predict, _add_generate, _add_demo):
         add(commands)
     return parser
 
@@ -186,8 +215,11 @@ def _add_prepare(commands):
     prepare.add_argument("--task", help=f"task to prepare for: {', '.join(TASKS)} (default: by the source's labels)")
     _add_columns(prepare)
     prepare.add_argument("--unlabelled", action="store_true", help="ignore labels")
+    prepare.add_argument("--vocabulary-size", type=int, default=8192, help="tokens to learn at most (default: 8192)")
     prepare.add_argument(
-        "--vocabulary-size", type=int, default=8192, help="WordPiece tokens to learn at most (default: 8192)"
+        "--tokenizer",
+        choices=["wordpiece", "sentencepiece", "bytes"],
+        help="what to learn; the last two are for causal_lm (default: sentencepiece for causal_lm, else wordpiece)",
     )
     prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
     prepare.add_argument(
@@ -275,9 +307,8 @@ def _add_export(commands):
         "--lengths",
         type=_length,
         nargs="+",
-        default=[512, 2048, 8192],
         metavar="N",
-        help='tokens per signature; "any" for one signature of any length (default: 512 2048 8192)',
+        help='tokens per signature; "any" for one signature of any length (default: 512 2048 8192); not of causal_lm',
     )
     export.add_argument(
         "--quantization", choices=["float16", "int8", "int8_static"], help="quantize dense layers (default: none)"
@@ -303,6 +334,22 @@ def _add_predict(commands):
     predict.add_argument("run", help="a folder that train wrote")
     predict.add_argument("text", nargs="*", default=[], help="texts")
     predict.add_argument("--file", action="append", default=[], help="a file that holds one text; may be repeated")
+
+
+def _add_generate(commands):
+    generate = commands.add_parser(
+        "generate", help="continue a text with a run of causal_lm; uses model.tflite once exported"
+    )
+    generate.set_defaults(command=_generate)
+    generate.add_argument("run", help="a folder that train wrote")
+    generate.add_argument("prompt", nargs="?", default="", help="what the text begins with (default: nothing)")
+    generate.add_argument("--file", help="a file that the prompt begins with; its text is not printed")
+    generate.add_argument("--max-tokens", type=int, default=200, help="tokens to generate at most (default: 200)")
+    generate.add_argument("--sampler", default="top_p", help="greedy, random, top_k or top_p (default: top_p)")
+    generate.add_argument("--temperature", type=float, help="below 1: likelier tokens likelier (default: 0.8)")
+    generate.add_argument("--top-p", type=float, help="share of the probability that is drawn from (default: 0.9)")
+    generate.add_argument("--top-k", type=int, help="number of tokens that is drawn from (default: 40 for top_k)")
+    generate.add_argument("--seed", type=int, help="integer for the same text again (default: another each time)")
 
 
 def _add_demo(commands):

@@ -61,12 +61,13 @@ class InterfaceModel(keras.Model):
         inputs, segment_ids = _take_segment_ids(inputs)
         # Before Keras casts a floating mask to the integers of the model's input. Where all inputs are floating, Keras
         # builds a distributed model on the mean of a batch.
-        if isinstance(inputs, dict) and not all(keras.backend.is_float_dtype(x.dtype) for x in inputs.values()):
+        floating = isinstance(inputs, dict) and all(keras.backend.is_float_dtype(x.dtype) for x in inputs.values())
+        if isinstance(inputs, dict) and not floating:
             check_mask_values(**{name: x for name, x in inputs.items() if name.endswith("mask")})
         options = {"training": training, "mask": _take_segment_ids(mask)[0]}
         if segment_ids is None:
             return super().call(inputs, **options)
-        with override(segment_ids=ops.convert_to_tensor(segment_ids)):
+        with override(segment_ids=ops.cast(segment_ids, "int32") if floating else ops.convert_to_tensor(segment_ids)):
             return super().call(inputs, **options)
 
     def compute_output_spec(self, inputs, training=None, mask=None):

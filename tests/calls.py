@@ -4,16 +4,22 @@ import functools
 
 import keras
 
+# What compiles soonest on few cores: emitters without MLIR, and one piece of code a program.
+XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
 # The environment of a process on JAX that compiles as the tests do, see conftest.py.
-QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
+QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": XLA_FLAGS}
+
+# XLA's defaults, which `XLA_FLAGS` replaces.
+AS_A_USER_COMPILES = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
 
 
 def jit(function):
-    """jax.jit, with the emitters that compile soonest; as a user compiles where the fixture `optimized` asks for it."""
+    """jax.jit; it compiles as for a user where the fixture `optimized` asks for it."""
     import jax
 
     quick = jax.config.read("jax_disable_most_optimizations")
-    return jax.jit(function, compiler_options={"xla_cpu_use_fusion_emitters": False} if quick else None)
+    return jax.jit(function, compiler_options=None if quick else AS_A_USER_COMPILES)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,7 +1,10 @@
 """Set-up shared by all tests: exact matmuls, fixed seeds, few examples, and their order."""
 
+import os
+
 import keras
 import pytest
+from calls import XLA_FLAGS
 from hypothesis import Phase, settings
 
 # On JAX every example compiles anew.
@@ -16,8 +19,9 @@ if keras.backend.backend() == "jax":
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
-    # Nearly all of the time goes into compiling, for one call each: see `optimized`.
+    # Nearly all of the time goes into compiling, for one call each: see `optimized`. Flags are read at the first op.
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
 elif keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 

@@ -50,7 +50,7 @@ def make_tokenizer():
 
 def make_encoder(length=None, seed=0, **arguments):
     keras.utils.set_random_seed(seed)
-    sizes = {"vocabulary_size": 128, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "intermediate_dim": 64}
+    sizes = {"vocabulary_size": 128, "num_layers": 1, "num_heads": 2, "hidden_dim": 32, "intermediate_dim": 64}
     return models.Encoder(**{**sizes, "num_features": 8, "length": length, "seed": seed, **arguments})
 
 
@@ -67,7 +67,7 @@ class Shared:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.classifier = make_classifier(vocabulary_size=2048)
+        self.classifier = make_classifier(vocabulary_size=2048, num_layers=2)
 
     def _export(self, name, lengths, **arguments):
         path = self.folder / f"{name}.tflite"

@@ -2,7 +2,7 @@
 
     python -P tests/garden_checks.py FOLDER CHECK [CHECK ...]
 
-A check is named as its function here. The last line printed is the JSON, by check, that the tests judge.
+`CHECKS` names them. The last line printed is the JSON, by check, that the tests judge.
 """
 
 import importlib
@@ -20,9 +20,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from definition import error, forward_backward, randomize
+from garden_models import encoder_inputs, normal, randomized, small_config
+from garden_scaffold import check_scaffold
 from official.core import exp_factory, task_factory, train_utils
 from official.nlp.configs import encoders
-from official.nlp.modeling import layers, networks
 
 import krpe_tf
 from krpe_tf import garden
@@ -48,10 +49,6 @@ CONFIGURATIONS = {
     "fft, in groups": ({"route": "fft"}, 40, 40, False),
     "widths": ({"value_dim": 3, "output_shape": 7, "use_bias": False}, 11, 13, False),
 }
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
 def layer_numbers(arguments, n_q, n_k, causal):
@@ -103,24 +100,6 @@ def check_layer(folder):
         results[name] = layer_numbers(*case)
     fft.TRANSFORM_BUDGET = budget
     return results
-
-
-def small_config(**changes):
-    sizes = {"vocab_size": 50, "hidden_size": 16, "num_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    rates = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
-    return garden.EncoderConfig(**{**sizes, **rates, "num_features": 8, "seed": 4, **changes})
-
-
-def encoder_inputs(batch=2, length=21, tokens=15):
-    ids = np.random.default_rng(0).integers(1, 50, (batch, length)).astype("int32")
-    mask = np.ones_like(ids)
-    mask[-1, tokens:] = 0
-    return {"input_word_ids": ids * mask, "input_mask": mask, "input_type_ids": np.zeros_like(ids)}
-
-
-def randomized(model, seed=0):
-    randomize(model, seed, scale=0.1)
-    return model
 
 
 def check_encoder(folder):
@@ -175,89 +154,6 @@ def saved_and_loaded(encoder, model, inputs, folder):
         # Beside the weights: the counter of saves, and the graph of objects.
         "more variables than weights": len(tf.train.list_variables(path)) - len(encoder.weights),
     }
-
-
-def check_scaffold(folder):
-    """The layer in Model Garden's scaffolds by its class alone, trained by tf_keras, and as a part of `.keras`."""
-    results = {}
-    names = {}
-    for layer_class in (garden.KernelizedRPEAttention, tf_keras.layers.MultiHeadAttention):
-        block = layers.TransformerScaffold(2, 24, attention_cls=layer_class, attention_dropout_rate=0.1)
-        x = tf_keras.Input((None, 16))
-        names[layer_class.__name__] = {
-            weight.name: list(weight.shape) for weight in tf_keras.Model(x, block(x)).weights
-        }
-    results["names"] = names
-
-    embedding = {"vocab_size": 50, "type_vocab_size": 2, "hidden_size": 16, "max_seq_length": 32, "dropout_rate": 0.1}
-    arguments = {
-        "pooled_output_dim": 16,
-        "embedding_cfg": {**embedding, "initializer": tf_keras.initializers.TruncatedNormal(stddev=0.1)},
-        "num_hidden_instances": 2,
-        "hidden_cls": layers.TransformerScaffold,
-        "hidden_cfg": {
-            "num_attention_heads": 2,
-            "inner_dim": 24,
-            "attention_cls": garden.KernelizedRPEAttention,
-        },
-        "dict_outputs": True,
-    }
-    try:
-        networks.EncoderScaffold(**arguments)
-    except ValueError as refusal:
-        results["full mask"] = str(refusal)
-    encoder = networks.EncoderScaffold(**arguments, mask_cls=layers.KernelMask)
-    model = tf_keras.Model(encoder.inputs, encoder(encoder.inputs)["sequence_output"])
-    model.compile(tf_keras.optimizers.Adam(0.01), loss="mse")
-    before = [weight.numpy() for weight in model.trainable_weights]
-    inputs = encoder_inputs(4, 19, 15)
-    model.fit(inputs, normal(4, 19, 16), epochs=2, verbose=0)
-    results["unchanged"] = [
-        weight.name
-        for weight, old in zip(model.trainable_weights, before, strict=True)
-        if np.array_equal(weight.numpy(), old) or not np.isfinite(weight.numpy()).all()
-    ]
-    hidden = {name: x.copy() for name, x in inputs.items()}
-    hidden["input_word_ids"][-1, 15:] = 7
-    visible = inputs["input_mask"].astype(bool)
-    some, other = (model(x).numpy()[visible] for x in (inputs, hidden))
-    results["padding"] = error(some, other)
-
-    shared = garden.PositionBias(krpe_tf.LearnedBias(2, 5), name="shared")
-    x = tf_keras.Input((None, 16))
-    y = tf_keras.layers.Masking()(x)
-    for index in range(2):
-        y = garden.KernelizedRPEAttention(2, 8, position_bias=shared, seed=index, name=f"attention_{index}")(y, y)
-    model = randomized(tf_keras.Model(x, y))
-    data = normal(2, 19, 16)
-    data[1, 12:] = 0
-    model.save(Path(folder) / "model.keras")
-    again = tf_keras.models.load_model(Path(folder) / "model.keras")
-    results["keras file"] = error(again(data).numpy(), model(data).numpy())
-    model.save(Path(folder) / "model.h5")
-    trips = {
-        "file": again,
-        ".h5": tf_keras.models.load_model(Path(folder) / "model.h5"),
-        "clone": tf_keras.models.clone_model(model),
-        "second clone": tf_keras.models.clone_model(model),
-        "config": tf_keras.Model.from_config(model.get_config()),
-        "JSON": tf_keras.models.model_from_json(model.to_json()),
-    }
-    biases = {id(layer.position_bias) for each in trips.values() for layer in each.layers[-2:]}
-    results["shared"] = len(biases) == len(trips) and all(
-        len(each.trainable_weights) == len(model.trainable_weights) for each in trips.values()
-    )
-    results["implicit mask"] = error(model(data).numpy()[1, :12], model(data[1:, :12]).numpy()[0])
-
-    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    half = garden.KernelizedRPEAttention(2, 8, seed=0)
-    output = half(data, data)
-    results["half"] = {"output": output.dtype.name, "weights": sorted({w.dtype.name for w in half.weights})}
-    full = garden.KernelizedRPEAttention(2, 8, seed=0, dtype="float32")
-    full(data, data)
-    full.set_weights(half.get_weights())
-    results["half"]["difference"] = error(tf.cast(output, "float32").numpy(), full(data, data).numpy())
-    return results
 
 
 def write_examples(path, batch=4, length=24, predictions=3):
@@ -399,6 +295,16 @@ def check_refusals(folder):
     return messages
 
 
+CHECKS = {
+    "layer": check_layer,
+    "encoder": check_encoder,
+    "scaffold": check_scaffold,
+    "train": check_train,
+    "snippet": check_snippet,
+    "refusals": check_refusals,
+}
+
+
 if __name__ == "__main__":
     folder, *checks = sys.argv[1:]
-    print(json.dumps({name: globals()[f"check_{name}"](folder) for name in checks}))
+    print(json.dumps({name: CHECKS[name](folder) for name in checks}))

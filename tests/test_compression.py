@@ -236,9 +236,9 @@ def full(**arguments):
 
 
 MODELS = {
-    "classifier": (lambda: make_classifier(**full()), ["table"]),
+    "classifier": (lambda: make_classifier(**full(num_layers=2)), ["table"]),
     "a bias a layer": (
-        lambda: make_classifier(**full(share_position_bias=False, dtype="mixed_float16")),
+        lambda: make_classifier(**full(share_position_bias=False, dtype="mixed_float16", num_layers=2)),
         ["layer_0_table", "layer_1_table"],
     ),
     "masked LM": (lambda: models.MaskedLM(make_encoder(**full(route="auto"))), ["table"]),

@@ -316,7 +316,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_lengths_share_the_weights(tmp_path):
-    model = make_classifier(vocabulary_size=8192, hidden_dim=128, num_heads=4, intermediate_dim=512)
+    model = make_classifier(vocabulary_size=8192, num_layers=2, hidden_dim=128, num_heads=4, intermediate_dim=512)
     tokenizer = make_tokenizer()
     one = export_tflite(model, tmp_path / "one.tflite", (16,), tokenizer=tokenizer)
     two = export_tflite(model, tmp_path / "two.tflite", (16, 1024), tokenizer=tokenizer)

@@ -72,10 +72,10 @@ def test_it_stands_beside_the_fixed_lengths(files):
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(lambda: make_encoder(position_bias=LearnedBias(2, 100), num_layers=1), id="wide band"),
-        pytest.param(lambda: make_encoder(causal=True, num_layers=1), id="causal"),
-        pytest.param(lambda: make_encoder(position_bias=None, num_layers=1), id="no bias"),
-        pytest.param(lambda: models.MaskedLM(make_encoder(share_position_bias=False)), id="masked_lm"),
+        pytest.param(lambda: make_encoder(position_bias=LearnedBias(2, 100)), id="wide band"),
+        pytest.param(lambda: make_encoder(causal=True), id="causal"),
+        pytest.param(lambda: make_encoder(position_bias=None), id="no bias"),
+        pytest.param(lambda: models.MaskedLM(make_encoder(share_position_bias=False, num_layers=2)), id="masked_lm"),
     ],
 )
 def test_every_kind_of_model_agrees(model, tmp_path):

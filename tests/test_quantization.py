@@ -26,7 +26,7 @@ def trained_like(model):
 
 @pytest.fixture(scope="module")
 def model():
-    return trained_like(models.TextClassifier(make_encoder(**SIZES), 3))
+    return trained_like(models.TextClassifier(make_encoder(**SIZES, num_layers=2), 3))
 
 
 @pytest.fixture(scope="module")

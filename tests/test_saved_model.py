@@ -81,7 +81,7 @@ LONG_TEXTS = ["the union " * 300]
 
 @pytest.fixture(scope="module")
 def encoder():
-    return make_encoder()
+    return make_encoder(num_layers=2)
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,15 @@ def test_a_source_gives_its_rows_as_often_as_wanted_with_their_places(tmp_path):
     assert row.values == {"label": "yes"}
 
 
+def test_labelled_texts_give_rows_as_a_source_does(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    labelled, source = load_labelled_texts(path), open_source(path, ("text", "label"))
+    assert (labelled.columns, [*labelled]) == (source.columns, [*source])
+    assert [*labelled] == [*labelled]
+    with pytest.raises(ValueError, match="shorter"):
+        list(LabelledTexts(["one", "two"], ["a"]))
+
+
 def test_columns_that_are_unknown_are_refused_and_some_of_a_file_are_read(tmp_path):
     path = write_csv(tmp_path / "a.csv", ROWS)
     for columns, names, unknown in ((("text", "image"), None, "image"), (("text",), {"texts": "body"}, "texts")):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from krpe_tf.cli import main
-from krpe_tf.data import open_source
+from krpe_tf.data import Corpus, open_source
 from krpe_tf.export import LiteRTModel
 from krpe_tf.runs import load_run, predict_run
 from krpe_tf.tasks import TOKEN_CLASSIFICATION
@@ -173,6 +173,10 @@ class Fixed:
         return next(self.answers)
 
 
+def corpus_of(classes):
+    return Corpus(None, classes, ("tokens", "labels"), {})
+
+
 def test_f1_is_by_entity():
     classes = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
     rng = np.random.default_rng(0)
@@ -187,7 +191,7 @@ def test_f1_is_by_entity():
         def __getitem__(self, step):
             return None, labels[step], weights[step]
 
-    scores = TOKEN_CLASSIFICATION.scores(Fixed([np.eye(5)[each] for each in guesses]), Batches(), classes)
+    scores = TOKEN_CLASSIFICATION.scores(Fixed([np.eye(5)[each] for each in guesses]), Batches(), corpus_of(classes))
     true, said, right, words, words_right = 0, 0, 0, 0, 0
     for label, guess, weight in zip(*(np.concatenate(x) for x in (labels, guesses, weights)), strict=True):
         label, guess = ([classes[index] for index in row[weight > 0]] for row in (label, guess))
@@ -212,7 +216,7 @@ def test_labels_without_entities_have_an_accuracy_alone():
         def __getitem__(self, step):
             return None, np.array([[0, 1]]), np.ones((1, 2))
 
-    scores = TOKEN_CLASSIFICATION.scores(Fixed([np.eye(2)[[[0, 0]]]]), Batches(), ["NOUN", "VERB"])
+    scores = TOKEN_CLASSIFICATION.scores(Fixed([np.eye(2)[[[0, 0]]]]), Batches(), corpus_of(["NOUN", "VERB"]))
     assert scores == {"accuracy": 0.5}
 
 

@@ -1,5 +1,15 @@
-"""Random-access batches: batch s depends only on the seed and s. That makes a run resumable, and shares it out."""
+"""Random-access batches: batch s depends only on the seed and s. That makes a run resumable, and shares it out.
 
+Keras' own adapters fix a batch's shapes on TensorFlow by the first two batches: buckets of one length first, then
+another, end in an error. So TensorFlow gets a dataset with a signature; JAX and torch take iterators as they are, and
+TensorFlow is imported nowhere but in `make_dataset`.
+"""
+
+import atexit
+import contextlib
+import itertools
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -7,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from ..checks import check_at_least
-from . import loader
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -70,7 +79,7 @@ class Batches:
         """Iterate over a process's rows from `start_step` on, without end; for the arguments see `rows`."""
         check_at_least(0, start_step=start_step)
         self._check_processes(process_index, process_count)
-        return loader.count_up(lambda step: self._make(step, process_index, process_count), int(start_step))
+        return (self._make(step, process_index, process_count) for step in itertools.count(int(start_step)))
 
     def dataset(self, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> "tf.data.Dataset":
         """Make a `tf.data.Dataset` of the batches from `start_step` on, without end.
@@ -84,7 +93,7 @@ class Batches:
         """
         check_at_least(0, start_step=start_step)
         self._check_processes(process_index, process_count)
-        return loader.dataset(lambda: self.steps(start_step, process_index, process_count), self._of(process_count))
+        return make_dataset(lambda: self.steps(start_step, process_index, process_count), self._of(process_count))
 
     def epoch(
         self, process_index: int = 0, process_count: int = 1, steps: int | None = None, number: int = 0
@@ -106,7 +115,7 @@ class Batches:
         def batches() -> Iterator[Any]:
             return (self._make(step, process_index, process_count) for step in range(first, first + count))
 
-        return loader.dataset(batches, self._of(process_count), count)
+        return make_dataset(batches, self._of(process_count), count)
 
     def training_data(self, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> Any:
         """Return what `model.fit` takes on the current backend to train on from `start_step` on, without end.
@@ -139,7 +148,7 @@ class Batches:
         count = self._epoch_steps(process_index, process_count, steps)
         if keras.backend.backend() == "tensorflow":
             return self.epoch(process_index, process_count, count)
-        return loader.Sequence(lambda step: self._make(step, process_index, process_count), count)
+        return _Epoch(lambda step: self._make(step, process_index, process_count), count)
 
     def _epoch_steps(self, process_index: int, process_count: int, steps: int | None) -> int:
         self._check_processes(process_index, process_count)
@@ -170,3 +179,87 @@ class Batches:
                 f"`process_index` must be less than `process_count`, {process_count}. "
                 f"Received: process_index={process_index}"
             )
+
+
+def make_dataset(batches: Callable[[], Iterator[Any]], signature: Any, count: int | None = None) -> "tf.data.Dataset":
+    """Make a dataset that calls `batches` each time that it is iterated.
+
+    Args:
+        batches: Returns an iterator over batches.
+        signature: A batch with a shape and dtype in place of each array.
+        count: How many batches there are; None for no end.
+    """
+    import tensorflow as tf
+
+    def until_exit() -> Iterator[Any]:
+        iterator = batches()
+        while True:
+            with _READERS.working():
+                if _READERS.stopped.is_set():
+                    return
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            yield batch
+
+    signature = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), signature)
+    known = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY if count is None else count)
+    made = tf.data.Dataset.from_generator(until_exit, output_signature=signature)
+    return made.apply(known).prefetch(tf.data.AUTOTUNE)
+
+
+class _Readers:
+    """The threads of TensorFlow that make batches ahead.
+
+    Where Python ends while one of them is at work, TensorFlow waits for the thread, and the thread for Python's lock:
+    so none may start a batch after `stop`, and the one at work must finish it.
+    """
+
+    def __init__(self):
+        self.stopped = threading.Event()
+        self._busy = 0
+        self._used = False
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a thread as at work."""
+        with self._lock:
+            self._busy += 1
+            self._used = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def stop(self) -> None:
+        """Wait until no thread makes a batch, ten seconds at most, and let none start another."""
+        self.stopped.set()
+        deadline = time.monotonic() + 10
+        while self._busy and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if self._used:
+            time.sleep(0.05)  # What TensorFlow does between two batches, and at the end.
+
+
+_READERS = _Readers()
+atexit.register(_READERS.stop)
+
+
+class _Epoch(keras.utils.PyDataset):
+    """Batches in order, as often as wanted, for Keras on JAX and torch."""
+
+    def __init__(self, make: Callable[[int], Any], count: int):
+        super().__init__()
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return self._count
+
+    def __getitem__(self, index: int) -> Any:
+        """Make a batch."""
+        return self._make(index)

@@ -316,7 +316,7 @@ def build_corpus(
     encoding: Encoding = LABELLED_TEXTS,
     *,
     validation: LabelledTexts | Source | Iterable[dict] | float | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | str | None = None,
     vocabulary_size: int = 8192,
     cased: bool = False,
     seed: int = 0,
@@ -329,8 +329,9 @@ def build_corpus(
         encoding: How rows become arrays.
         validation: The documents to validate by; or the share of `data` to hold out: of a source as `prepare` does, of
             labelled texts as `split_holdout` does.
-        tokenizer: Makes the ids. None learns a vocabulary from the documents to train on.
-        vocabulary_size: WordPiece tokens to learn, at most.
+        tokenizer: Makes the ids. A string names what is learned from the documents to train on, see `learn_tokenizer`;
+            None is WordPiece.
+        vocabulary_size: Tokens to learn, at most.
         cased: Learn a tokenizer that keeps upper case and accents.
         seed: For what is held out, 0 or more.
 
@@ -340,9 +341,9 @@ def build_corpus(
     check_at_least(0, seed=seed)
     rows, survey = deal_in_memory(data, encoding, validation, seed)
     classes = survey.classes("data")
-    if tokenizer is None:
+    if tokenizer is None or isinstance(tokenizer, str):
         texts = [encoding.text(row) for row, split in rows if split == "train"]
-        tokenizer = learn_tokenizer(texts, vocabulary_size, cased)
+        tokenizer = learn_tokenizer(texts, vocabulary_size, cased, tokenizer or "wordpiece")
     found = {split: {} for split in SPLITS}
     for fields, splits in encode_in_parallel(rows, encoding, tokenizer, classes):
         for name, values in fields.items():

@@ -50,7 +50,8 @@ def _encode_texts(rows: list[dict], tokenizer: Tokenizer, classes: list[str] | N
 
 def _encode_labelled_texts(rows: list[dict], tokenizer: Tokenizer, classes: list[str] | None) -> dict[str, list]:
     class_ids = {label: index for index, label in enumerate(classes)}
-    return {**_encode_texts(rows, tokenizer, classes), "label": [class_ids[row["label"]] for row in rows]}
+    token_ids = tokenizer.encode([row["text"] for row in rows])
+    return {"token_ids": token_ids, "label": [class_ids[row["label"]] for row in rows]}
 
 
 TEXTS = Encoding(("text",), _encode_texts)

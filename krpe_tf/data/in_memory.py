@@ -9,8 +9,7 @@ import numpy as np
 
 from ..checks import check_at_least
 from ..text import Tokenizer
-from . import loader
-from .batches import Array, Batches
+from .batches import Array, Batches, make_dataset
 from .buckets import CutReport, buckets
 from .masking import masking
 from .ragged import Ragged
@@ -92,7 +91,7 @@ def masked_lm_dataset(
         ValueError: See `masked_lm_batches`.
     """
     batches = masked_lm_batches(tokenizer, texts, length, batch_size, seed, selection_rate, shuffle, short_batch)
-    return loader.dataset(_successive_epochs(batches), batches.signature, batches.steps_per_epoch)
+    return make_dataset(_successive_epochs(batches), batches.signature, batches.steps_per_epoch)
 
 
 def classification_batches(
@@ -175,7 +174,7 @@ def classification_dataset(
 
     tokens = Array((None, None), "int32")
     signature = ({"token_ids": tokens, "padding_mask": tokens}, Array((None,), "int32"))
-    return loader.dataset(without_padding, signature, batches.steps_per_epoch), report
+    return make_dataset(without_padding, signature, batches.steps_per_epoch), report
 
 
 def _successive_epochs(batches: Batches):

@@ -46,7 +46,7 @@ def prepare(
     *,
     vocabulary_size: int = 8192,
     cased: bool = False,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | str | None = None,
     labelled: bool | None = None,
     text_column: str = "text",
     label_column: str = "label",
@@ -71,9 +71,10 @@ def prepare(
         source: A folder of .txt files, or a .csv, .jsonl or .conll file, see `open_source`. A folder's files are taken
             in random order, a file's rows as they stand.
         output: The folder to write.
-        vocabulary_size: WordPiece tokens to learn, at most.
+        vocabulary_size: Tokens to learn, at most.
         cased: Learn a tokenizer that keeps upper case and accents.
-        tokenizer: Use this one; nothing is learned then.
+        tokenizer: Use this one; nothing is learned then. A string names what is learned, see `learn_tokenizer`; None is
+            WordPiece.
         labelled: Whether texts have labels: a folder's subfolders, or `label_column`. None means for a folder: if most
             of its .txt files lie one folder down, in two or more; and for a file: yes.
         text_column, label_column: The columns or keys of a file; no matter for a folder.
@@ -156,7 +157,7 @@ def _choose_encoding(source: Path, labelled: bool | None, encoding: Encoding | N
 
 
 def _prepare_into(
-    folder: Path, source: Source, encoding: Encoding, tokenizer: Tokenizer | None, settings: dict, progress: bool
+    folder: Path, source: Source, encoding: Encoding, tokenizer: Tokenizer | str | None, settings: dict, progress: bool
 ) -> None:
     """Write everything into a new folder."""
     seed, fraction = settings["seed"], settings["validation_fraction"]
@@ -174,9 +175,9 @@ def _prepare_into(
             f"Received: validation_fraction={fraction}, {survey.documents - left_out} texts"
         )
     rows = DealtRows(source, splits)
-    if tokenizer is None:
+    if tokenizer is None or isinstance(tokenizer, str):
         sample = _sample((encoding.text(row) for row, split in rows if split == "train"), source.bytes, settings)
-        tokenizer = learn_tokenizer(sample, settings["vocabulary_size"], settings["cased"])
+        tokenizer = learn_tokenizer(sample, settings["vocabulary_size"], settings["cased"], tokenizer or "wordpiece")
         del sample
     tokenizer.save(folder / TOKENIZER)
     splits, files = _write(folder, rows, encoding, tokenizer, classes, survey.documents - left_out, progress)

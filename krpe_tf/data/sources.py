@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,10 +23,16 @@ READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".conll": read_conll}
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts and, place by place, their labels."""
+    """Texts and, place by place, their labels. Columns and rows are as of a `Source`."""
+
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
 
     texts: list[str]
     labels: list[str]
+
+    def __iter__(self) -> Iterator[dict]:
+        """Iterate over the rows' values, by column."""
+        return ({"text": text, "label": label} for text, label in zip(self.texts, self.labels, strict=True))
 
     @cached_property
     def classes(self) -> list[str]:
@@ -93,12 +99,17 @@ class Source:
 
     Args:
         path, columns, argument: See above.
-        read: Returns an iterator over the rows.
+        read: Returns an iterator over the rows as they are found: the place of each, and what it holds by column.
         bytes: See above.
     """
 
     def __init__(
-        self, path: Path, columns: tuple[str, ...], argument: str, read: Callable[[], Iterator[Row]], bytes: int
+        self,
+        path: Path,
+        columns: tuple[str, ...],
+        argument: str,
+        read: Callable[[], Iterator[tuple[str, dict]]],
+        bytes: int,
     ):
         self.path = path
         self.columns = columns
@@ -118,7 +129,8 @@ class Source:
                 holds a value that its column does not take; names the file and the row or the line.
         """
         try:
-            yield from self._read()
+            for place, found in self._read():
+                yield Row(place, self._parse(place, found))
         except OSError as error:
             place = error.filename or self.path
             raise ValueError(
@@ -126,6 +138,19 @@ class Source:
             ) from error
         except UnicodeDecodeError as error:
             raise not_utf8(self.path, self.argument, error.reason) from error
+
+    def _parse(self, place: str, found: Mapping[str, object]) -> dict[str, Any]:
+        """Return the values of a row, or raise a ValueError that names its place."""
+        try:
+            values = {column: COLUMNS[column](found[column]) for column in self.columns}
+        except ValueError as error:
+            raise ValueError(f"`{self.argument}` must hold {error}. Received: {place}") from error
+        if {"tokens", "labels"} <= set(values) and len(values["tokens"]) != len(values["labels"]):
+            raise ValueError(
+                f"`{self.argument}` must hold one label per token. Received: {place} with {len(values['tokens'])} "
+                f"tokens and {len(values['labels'])} labels"
+            )
+        return values
 
 
 def open_source(
@@ -167,19 +192,7 @@ def open_source(
     if path.is_dir():
         return _open_folder(path, columns, argument, seed)
     read = READERS[path.suffix.lower()]
-
-    def rows() -> Iterator[Row]:
-        for place, found in read(path, names, argument):
-            row = Row(place, {column: _parsed(column, value, place, argument) for column, value in found.items()})
-            if {"tokens", "labels"} <= set(columns) and len(row.values["tokens"]) != len(row.values["labels"]):
-                tokens, labels = (len(row.values[column]) for column in ("tokens", "labels"))
-                raise ValueError(
-                    f"`{argument}` must hold one label per token. Received: {place} with {tokens} tokens and {labels} "
-                    "labels"
-                )
-            yield row
-
-    return Source(path, columns, argument, rows, path.stat().st_size)
+    return Source(path, columns, argument, lambda: read(path, names, argument), path.stat().st_size)
 
 
 def _open_folder(path: Path, columns: tuple[str, ...], argument: str, seed: int | None) -> Source:
@@ -189,11 +202,10 @@ def _open_folder(path: Path, columns: tuple[str, ...], argument: str, seed: int 
     if seed is not None:
         files = [files[place] for place in np.random.default_rng([seed, 0]).permutation(len(files))]
 
-    def rows() -> Iterator[Row]:
+    def read() -> Iterator[tuple[str, dict]]:
         for parts in files:
             place = os.path.join(path, *parts)
-            found = {"text": read_text(place, argument), "label": parts[0]}
-            yield Row(place, {column: _parsed(column, found[column], place, argument) for column in columns})
+            yield place, {"text": read_text(place, argument), "label": parts[0]}
 
     try:
         size = sum(os.stat(os.path.join(path, *parts)).st_size for parts in files)
@@ -201,7 +213,7 @@ def _open_folder(path: Path, columns: tuple[str, ...], argument: str, seed: int 
         raise ValueError(
             f"`{argument}` must be a readable file ({error.strerror}). Received: {error.filename}"
         ) from error
-    return Source(path, columns, argument, rows, size)
+    return Source(path, columns, argument, read, size)
 
 
 def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
@@ -262,10 +274,3 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
             f"`path` must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} Received: path={str(path)!r}"
         )
     return labelled
-
-
-def _parsed(column: str, value: object, place: str, argument: str) -> Any:
-    try:
-        return COLUMNS[column](value)
-    except ValueError as error:
-        raise ValueError(f"`{argument}` must hold {error}. Received: {place}") from error

@@ -189,7 +189,7 @@ def deal_in_memory(
         raise ValueError(
             f"`validation` as a share of labelled texts or a source must lie in (0, 1). Received: {validation=}"
         )
-    parts = [_rows(data), _rows(None if share else validation)]
+    parts = [list(part or ()) for part in (data, None if share else validation)]
     rows = [row for part in parts for row in part]
     survey = Survey(rows, encoding)
     split_of_part = np.repeat(np.arange(2, dtype="uint8"), [len(part) for part in parts])
@@ -203,7 +203,7 @@ def deal_in_memory(
         splits = hold_out(data, share, seed).astype("uint8")
     else:
         splits = survey.deal(share, seed, "data")
-    dealt = list(DealtRows(rows, splits))
+    dealt = [(row, SPLITS[split]) for row, split in zip(rows, splits, strict=True) if split != LEFT_OUT]
     found = {split: [row for row, of in dealt if of == split] for split in SPLITS}
     if not found["train"]:
         raise ValueError("`data` must hold documents. Received: none")
@@ -221,16 +221,9 @@ def deal_in_memory(
     return dealt, survey
 
 
-def _rows(data: LabelledTexts | Source | Iterable[dict] | None) -> list[dict]:
-    if isinstance(data, LabelledTexts):
-        return [{"text": text, "label": label} for text, label in zip(data.texts, data.labels, strict=True)]
-    return list(data or ())
-
-
 def has_equal_texts(data: LabelledTexts | Source, encoding: Encoding) -> bool:
     """Return whether two documents have the same text, white space around it aside."""
-    texts = data.texts if isinstance(data, LabelledTexts) else map(encoding.text, data)
-    keys = [text_key(text) for text in texts if is_visible(text)]
+    keys = [text_key(text) for text in map(encoding.text, data) if is_visible(text)]
     return len(set(keys)) < len(keys)
 
 

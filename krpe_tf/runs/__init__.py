@@ -2,11 +2,12 @@
 
 checkpoints/                                                                      while `train_run` trains
 model.keras  tokenizer.json  task.json  labels.json  training.json  logs/         written by `train_run`
-model.tflite  model.report.json  model.report.md  saved_model/                    written by `export_run`
+model.tflite  model.report.json  model.report.md  saved_model/  model.litertlm    written by `export_run`
 """
 
 from .export import export_run
 from .folder import load_run, load_task, save_run
+from .generate import GeneratedText, generate_run
 from .predict import predict_run, show_answers
 from .recipe import choose_task, make_recipe
 from .settings import RunSettings, load_config
@@ -14,10 +15,12 @@ from .state import RunState
 from .train import open_data, train_run
 
 __all__ = [
+    "GeneratedText",
     "RunSettings",
     "RunState",
     "choose_task",
     "export_run",
+    "generate_run",
     "load_config",
     "load_run",
     "load_task",

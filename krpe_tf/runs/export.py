@@ -4,36 +4,63 @@ import logging
 import os
 from pathlib import Path
 
-from ..export import LiteRTReport, check_lengths, export_saved_model, export_tflite
+from ..export import (
+    GeneratorReport,
+    LiteRTReport,
+    check_lengths,
+    export_generator,
+    export_litertlm,
+    export_saved_model,
+    export_tflite,
+)
+from ..models import CausalLM
+from ..text import PieceTokenizer, Tokenizer
 from .folder import load_run, load_task, read_json
 
 logger = logging.getLogger(__name__)
+
+LENGTHS = (512, 2048, 8192)
 
 
 def export_run(
     run: str | os.PathLike,
     *,
-    lengths=(512, 2048, 8192),
+    lengths=None,
     quantization: str | None = None,
     sample_texts: list[str] | None = None,
     bias_tolerance: float | None = None,
     measure: bool = True,
-) -> LiteRTReport:
+) -> LiteRTReport | GeneratorReport:
     """Export a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
 
-    What is exported is the task's choice: of masked LM it is the encoder, one vector per token. A model in half
-    precision is exported as float32, with its weights; the log says so.
+    What is exported is the task's choice: of masked LM it is the encoder, one vector per token. Of a task that writes
+    it is a generator of text, in model.tflite and, with a `PieceTokenizer`, in model.litertlm for LiteRT-LM. A model in
+    half precision is exported as float32, with its weights; the log says so.
 
     Args:
         run: The run folder.
-        lengths, quantization, sample_texts, bias_tolerance, measure: See `export_tflite`.
+        lengths: See `export_tflite`; 512, 2048 and 8192 if None. A generator has none: it writes at any length.
+        quantization, measure: See `export_tflite` and `export_generator`.
+        sample_texts, bias_tolerance: See `export_tflite`; not of a generator.
 
     Returns:
-        The report of `export_tflite`, which writes it beside model.tflite too.
+        The report of `export_tflite` or `export_generator`, which write it beside model.tflite too.
+
+    Raises:
+        ValueError: As these; for arguments that a generator does not take.
     """
     run = Path(run)
-    trained, tokenizer, _ = load_run(run)
+    options = {"lengths": lengths, "sample_texts": sample_texts, "bias_tolerance": bias_tolerance}
     task = load_task(run)
+    if task.causal and (given := [name for name, value in options.items() if value is not None]):
+        raise ValueError(
+            f"`{given[0]}` must be left out for the task {task.name!r}: a generator writes at any length, and exactly. "
+            f"Received: {given[0]}={options[given[0]]!r}"
+        )
+    trained, tokenizer, _ = load_run(run)
+    if task.causal:
+        return _export_generator(run, trained, tokenizer, quantization, measure)
+    lengths = LENGTHS if lengths is None else lengths
     model = task.exported(trained)
     if model is not trained:
         logger.info("exporting the encoder of this %s run: one vector per token", task.name)
@@ -56,3 +83,18 @@ def export_run(
         measure=measure,
         overwrite=True,
     )
+
+
+def _export_generator(
+    run: Path, model: CausalLM, tokenizer: Tokenizer, quantization: str | None, measure: bool
+) -> GeneratorReport:
+    logger.info("exporting a generator to LiteRT, and comparing it with the Keras model")
+    file, packed = run / "model.tflite", run / "model.litertlm"
+    packed.unlink(missing_ok=True)
+    report = export_generator(
+        model, file, tokenizer=tokenizer, quantization=quantization, measure=measure, overwrite=True
+    )
+    if isinstance(tokenizer, PieceTokenizer):
+        logger.info("packing it with its tokenizer for LiteRT-LM")
+        export_litertlm(file, packed, tokenizer)
+    return report

@@ -42,9 +42,9 @@ def save_run(
         What training.json holds.
     """
     output = Path(output)
-    if (output / "model.tflite").exists() or (output / "saved_model").exists():
+    if any((output / name).exists() for name in ("model.tflite", "model.litertlm", "saved_model")):
         logger.info("%s: removing exports of an earlier model", output)
-    for name in ("model.tflite", "model_float16.tflite", "model_int8.tflite"):
+    for name in ("model.tflite", "model.litertlm", "model_float16.tflite", "model_int8.tflite"):
         for path in (output / name, *(companion(output / name, suffix) for suffix in COMPANIONS)):
             path.unlink(missing_ok=True)
     shutil.rmtree(output / "saved_model", ignore_errors=True)

@@ -31,7 +31,10 @@ def predict_run(run: str | os.PathLike, texts: list[str]) -> list:
     check_run(run, *(["tokenizer.json"] if exported.is_file() else ["model.keras", "tokenizer.json", "training.json"]))
     task = load_task(run)
     if task.answer is None:
-        raise ValueError(f"`run` must be of a task that answers, {task.name!r} does not. Received: run={str(run)!r}")
+        hint = "; take `generate`, which continues a text with it" if task.causal else ""
+        raise ValueError(
+            f"`run` must be of a task that answers, {task.name!r} does not{hint}. Received: run={str(run)!r}"
+        )
     labels = load_labels(run, task)
     if exported.is_file():
         model, tokenizer = LiteRTModel(exported), load_tokenizer(run / "tokenizer.json")

@@ -1,7 +1,11 @@
 """The recipe of a run: its phases, each a task, over one encoder."""
 
+import dataclasses
+from collections.abc import Iterable
+
 from ..data import Corpus, LabelledTexts, Source
 from ..tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Task
+from ..text import Tokenizer
 from .settings import RunSettings
 
 
@@ -23,35 +27,53 @@ def make_recipe(task: Task, settings: RunSettings) -> tuple[Task, ...]:
 def choose_task(name: str | None, data: Corpus | LabelledTexts | Source | None = None) -> Task:
     """Return the task of a name; for None, the one that the columns of `data` are of.
 
-    A corpus whose columns are of no task is for masked LM; without `data`, None is text classification.
+    A corpus whose tokenizer gives the text back is for causal LM if its columns are; one whose columns are of no task
+    is for masked LM; without `data`, None is text classification.
 
     Raises:
-        ValueError: For an unknown name, or data without the columns of the task.
+        ValueError: For an unknown name, or data without the columns of the task, or without its kind of tokenizer.
     """
     if name is not None and name not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}. Received: task={name!r}")
     if data is None:
         return TEXT_CLASSIFICATION if name is None else TASKS[name]
     if name is None:
-        fitting = [each for each in TASKS.values() if set(each.encoding.columns) == set(_columns(data))]
-        task = fitting[0] if fitting else MASKED_LM
+        fitting = [each for each in TASKS.values() if set(each.encoding.columns) == set(data.columns)]
+        reversible = isinstance(data, Corpus) and getattr(data.tokenizer, "reversible", False)
+        task = next((each for each in fitting if each.causal == reversible), fitting[0] if fitting else MASKED_LM)
     else:
         task = TASKS[name]
     if not (task is MASKED_LM and isinstance(data, Corpus)):  # Every corpus has the token ids that masked LM takes.
         check_columns(task, data=data)
+    if isinstance(data, Corpus):
+        check_tokenizer(task, data.tokenizer)
     return task
+
+
+def check_tokenizer(task: Task, tokenizer: Tokenizer | None) -> None:
+    """Raise a ValueError for a tokenizer that does not give the text back, if the model of the task is to write."""
+    if task.causal and tokenizer is not None and not tokenizer.reversible:
+        raise ValueError(
+            f"the task {task.name!r} needs a tokenizer that gives the text back: a PieceTokenizer or a ByteTokenizer, "
+            f"or a corpus of `prepare --task {task.name}`. Received: a {type(tokenizer).__name__}"
+        )
+
+
+def unused_settings(task: Task, names: Iterable[str]) -> list[str]:
+    """Return those of some settings that neither the task nor its pretraining has, but another task."""
+    phases = [phase for phase in (task.pretraining, task) if phase is not None]
+    of_tasks, used = (
+        {field.name for each in tasks for field in dataclasses.fields(each.settings)}
+        for tasks in (TASKS.values(), phases)
+    )
+    return sorted(set(names) & (of_tasks - used))
 
 
 def check_columns(task: Task, **data: Corpus | LabelledTexts | Source) -> None:
     """Raise a ValueError unless each named argument has the columns that a task needs."""
     for name, part in data.items():
-        columns = _columns(part)
-        if not set(task.encoding.columns) <= set(columns):
+        if not set(task.encoding.columns) <= set(part.columns):
             raise ValueError(
                 f"`{name}` must have columns {', '.join(task.encoding.columns)} for the task {task.name!r}. "
-                f"Received: columns {', '.join(columns)}"
+                f"Received: columns {', '.join(part.columns)}"
             )
-
-
-def _columns(data: Corpus | LabelledTexts | Source) -> tuple[str, ...]:
-    return TEXT_CLASSIFICATION.encoding.columns if isinstance(data, LabelledTexts) else tuple(data.columns)

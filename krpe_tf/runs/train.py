@@ -38,13 +38,16 @@ from ..training import (
     make_optimizer,
 )
 from .folder import load_run, save_run
-from .recipe import check_columns, choose_task, make_recipe
+from .recipe import check_columns, check_tokenizer, choose_task, make_recipe, unused_settings
 from .settings import RunSettings
 from .state import RunState, fingerprint
 
 logger = logging.getLogger(__name__)
 
 Data = Corpus | LabelledTexts | Source
+
+# Settings that a corpus has decided.
+OF_A_CORPUS = {"vocabulary_size", "cased", "validation_fraction", "tokenizer"}
 
 
 # Long: what the command line offers, and what only Python has.
@@ -55,7 +58,7 @@ def train_run(
     task: str | None = None,
     names: Mapping[str, str] | None = None,
     validation: LabelledTexts | Source | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | str | None = None,
     initial_encoder: Encoder | None = None,
     restart: bool | str | os.PathLike = False,
     distribution: Distribution = ONE_DEVICE,
@@ -75,7 +78,8 @@ def train_run(
         task: A name of `krpe_tf.tasks.TASKS`. None for the task of the columns that a corpus, a source or labelled
             texts have, masked LM where those are of no task, and text classification for a path.
         validation: Data to validate by; None to hold out `validation_fraction` of `data`. A corpus has its own.
-        tokenizer: Makes the token ids; None to learn a vocabulary. A corpus has its own.
+        tokenizer: Makes the token ids; None to learn a vocabulary. A corpus has its own. A string is the setting
+            `tokenizer` of causal LM.
         initial_encoder: Training starts from the weights of this encoder, whose shapes must be those of the run's.
         restart: True: drop the unfinished run in the folder, and start over. The name of one of its checkpoints: resume
             from there, with these settings even if they differ from the run's.
@@ -92,17 +96,22 @@ def train_run(
         DivergedError: A ValueError: the loss or the weights are not finite. The last checkpoint is from before.
         OSError: If the disk is full or fails. The checkpoints before that stay.
     """
+    if isinstance(tokenizer, str):
+        settings["tokenizer"], tokenizer = tokenizer, None
     given, settings = set(settings), RunSettings.from_names(settings)
     if isinstance(data, (str, os.PathLike)):
         data = open_data(data, choose_task(task), names)
     if not isinstance(data, Data):
         raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
     task = choose_task(task, data)
-    if isinstance(data, Corpus) and (unused := sorted(given & {"vocabulary_size", "cased", "validation_fraction"})):
+    if isinstance(data, Corpus) and (unused := sorted(given & OF_A_CORPUS)):
         logger.warning("%s has its own vocabulary and validation set; without effect: %s", data, ", ".join(unused))
+    if unused := unused_settings(task, given):
+        logger.warning("without effect on the task %s: %s", task.name, ", ".join(unused))
+    check_tokenizer(task, tokenizer)
     _check_validation(validation, data, task)
     recipe = make_recipe(task, settings)
-    _check_distribution(distribution, settings)
+    _check_distribution(distribution, recipe, settings)
     output = Path(output)
     with distribution.chief_first():
         if distribution.is_chief:
@@ -133,7 +142,7 @@ def train_run(
                 output, model, corpus.tokenizer, corpus.classes, length, histories, settings.to_json(), task
             )
             if task.scores is not None and batches[task][1] is not None:
-                summary["scores"] = task.scores(load_run(output)[0], batches[task][1], corpus.classes)
+                summary["scores"] = task.scores(load_run(output)[0], batches[task][1], corpus)
                 logger.info("validation: %s", ", ".join(f"{name} {v:.4f}" for name, v in summary["scores"].items()))
                 write_json(output / "training.json", summary)
             state.finish()
@@ -190,7 +199,7 @@ def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> C
         data,
         task.encoding,
         validation=settings.validation_fraction if validation is None else validation,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer or task.learns(settings),
         vocabulary_size=settings.vocabulary_size,
         cased=settings.cased,
         seed=settings.seed,
@@ -207,9 +216,9 @@ def _check_validation(validation, data: Data, task: Task) -> None:
     check_columns(task, validation=validation)
 
 
-def _check_distribution(distribution: Distribution, settings: RunSettings) -> None:
-    if settings.pretrain_steps:
-        distribution.check_batch_size(pretrain_batch_size=settings.pretrain_batch_size)
+def _check_distribution(distribution: Distribution, recipe: tuple[Task, ...], settings: RunSettings) -> None:
+    for name in filter(None, (phase.batch_size for phase in recipe)):
+        distribution.check_batch_size(**{name: getattr(settings, name)})
     sizes = {**preset_arguments(settings.preset), **settings.encoder}
     distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
 
@@ -229,13 +238,15 @@ def _budget(phase: Task, settings: RunSettings, training: Batches, validation: B
 def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, initial_encoder) -> dict:
     """Make and compile the models of all phases before any is trained, as a resumed run does."""
     keras.utils.set_random_seed(settings.seed)
-    given = {**settings.encoder, "vocabulary_size": corpus.tokenizer.vocabulary_size, "seed": settings.seed}
+    causal = {"causal": True} if any(phase.causal for phase in budgets) else {}
+    given = {**causal, **settings.encoder, "vocabulary_size": corpus.tokenizer.vocabulary_size, "seed": settings.seed}
     encoder = Encoder.from_preset(settings.preset, **given)
     if initial_encoder is not None:
         encoder.set_weights(initial_encoder.get_weights())
     models = {phase: phase.build(encoder, corpus, settings) for phase in budgets}
     for phase, model in models.items():
-        compile_model(model, make_optimizer(steps=budgets[phase].steps, **getattr(settings, phase.optimizer)))
+        optimizer = make_optimizer(steps=budgets[phase].steps, **getattr(settings, phase.optimizer))
+        compile_model(model, optimizer, weighted_metrics=phase.metrics(corpus))
     return models
 
 

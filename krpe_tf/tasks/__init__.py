@@ -2,6 +2,7 @@
 
 import keras
 
+from .causal_lm import CAUSAL_LM
 from .documents import DocumentSettings, document_batches, document_budget
 from .masked_lm import MASKED_LM
 from .settings import Settings, argument_names, check_names, setting
@@ -9,7 +10,7 @@ from .task import Task
 from .text_classification import TEXT_CLASSIFICATION
 from .token_classification import TOKEN_CLASSIFICATION
 
-TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)}
+TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, CAUSAL_LM)}
 
 
 def layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
@@ -26,6 +27,7 @@ def layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution
 
 
 __all__ = [
+    "CAUSAL_LM",
     "MASKED_LM",
     "TASKS",
     "TEXT_CLASSIFICATION",

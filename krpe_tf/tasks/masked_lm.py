@@ -77,6 +77,7 @@ MASKED_LM = Task(
     settings=MaskedLMSettings,
     optimizer="pretrain_optimizer",
     length="pretrain_length",
+    batch_size="pretrain_batch_size",
     model=MaskedLM,
     build=lambda encoder, corpus, settings: MaskedLM(encoder, at_positions=True),
     batches=_batches,

@@ -28,6 +28,11 @@ class Task:
         settings: Dataclass of its settings. The help text of a field is that of its option of `train`.
         optimizer: The setting that holds arguments of `make_optimizer`.
         length: The setting that holds how many tokens it trains on at most.
+        batch_size: The setting that holds the rows of a batch, which the devices must divide; None where `batches` sees
+            to that.
+        tokenizer: The setting that names the tokenizer to learn, see `learn_tokenizer`; None for WordPiece.
+        causal: Whether its model writes text: its encoder is then causal, its tokenizer gives the text back, `export`
+            writes a generator, and `generate` runs it.
         model: The class of its model; brings `get_layout_map`.
         build: `(encoder, corpus, settings)` -> the model, not compiled.
         batches: `(corpus, split, settings, seed, batch_multiple)` -> the `Batches` of a split, shuffled for "train".
@@ -36,7 +41,8 @@ class Task:
         answer: `(outputs, texts, tokenizer, classes)` -> one answer a text. `outputs` holds the model's output for each
             text alone; `tokenizer.encode(texts)` are the ids that they were computed from. None: `predict` is refused.
         show: `(answer)` -> the line that `predict` prints.
-        scores: `(model, batches, classes)` -> scores by name of the trained model on the validation batches. They are
+        metrics: `(corpus)` -> what is measured beside loss and accuracy while it trains and validates.
+        scores: `(model, batches, corpus)` -> scores by name of the trained model on the validation batches. They are
             logged and kept in training.json. None: losses and metrics of the history say it all.
         pretraining: The task that may train the encoder first.
     """
@@ -51,8 +57,16 @@ class Task:
     build: Callable[[Encoder, Corpus, Any], keras.Model]
     batches: Callable[[Corpus, str, Any, int, int], Batches]
     budget: Callable[[Any, Batches], Budget]
+    batch_size: str | None = None
+    tokenizer: str | None = None
+    causal: bool = False
     exported: Callable[[keras.Model], keras.Model] = lambda model: model
     answer: Callable[[list[np.ndarray], list[str], Tokenizer, list[str] | None], list] | None = None
     show: Callable[[Any], str] = str
-    scores: Callable[[keras.Model, Batches, list[str] | None], dict[str, float]] | None = None
+    metrics: Callable[[Corpus], list[keras.metrics.Metric]] = lambda corpus: []
+    scores: Callable[[keras.Model, Batches, Corpus], dict[str, float]] | None = None
     pretraining: "Task | None" = None
+
+    def learns(self, settings: Settings) -> str:
+        """Return which tokenizer these settings have it learn, see `learn_tokenizer`."""
+        return "wordpiece" if self.tokenizer is None else getattr(settings, self.tokenizer)

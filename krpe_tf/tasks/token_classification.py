@@ -37,9 +37,9 @@ def _answer(outputs, texts, tokenizer, classes) -> list[list[dict]]:
     return answers
 
 
-def _scores(model, batches, classes) -> dict[str, float]:
+def _scores(model, batches, corpus) -> dict[str, float]:
     """Return the share of words labelled right; for labels of entities also precision, recall and F1 by entity."""
-    expected, predicted = [], []
+    classes, expected, predicted = corpus.classes, [], []
     for inputs, labels, weights in map(batches.__getitem__, range(batches.steps_per_epoch)):
         for row, label, weight in zip(model.predict_on_batch(inputs).argmax(-1), labels, weights > 0, strict=True):
             expected.append([classes[index] for index in label[weight]])

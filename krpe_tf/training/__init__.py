@@ -6,10 +6,12 @@ from .compile import compile_classifier, compile_masked_lm, compile_model
 from .distribution import ONE_DEVICE, Distribution, encoder_layout, make_distribution
 from .fit import Budget, fit, fit_resumably
 from .losses import GlobalCrossEntropy, class_probabilities
+from .metrics import BitsPerByte
 from .optimizer import GlobalAdamW, GlobalLossScaleOptimizer, LinearDecay, check_optimizer, make_optimizer
 
 __all__ = [
     "ONE_DEVICE",
+    "BitsPerByte",
     "Budget",
     "Checkpoint",
     "Checkpoints",

@@ -6,7 +6,7 @@ from .losses import GlobalCrossEntropy
 from .optimizer import GlobalLossScaleOptimizer
 
 
-def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer | str, **compile_arguments) -> None:
     """Compile a model of `krpe_tf.models` for training: cross-entropy in nats, and accuracy.
 
     Loss and accuracy are weighted by the batches' `sample_weight`, so that masked positions, words and rows of padding
@@ -16,8 +16,11 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, **c
         model: The model; with the policy "mixed_float16" the loss is scaled.
         optimizer: See `make_optimizer`.
         **compile_arguments: More arguments of `model.compile`. `jit_compile` is False on TensorFlow unless given: XLA
-            would compile once for each length of batch.
+            would compile once for each length of batch. `weighted_metrics` are measured beside the accuracy.
     """
+    optimizer = keras.optimizers.get(optimizer)
+    accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    metrics = [accuracy, *compile_arguments.pop("weighted_metrics", ())]
     if keras.backend.backend() == "tensorflow":
         compile_arguments.setdefault("jit_compile", False)
     policy = getattr(model, "encoder", model).dtype_policy
@@ -27,12 +30,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, **c
     if not optimizer.built:
         # Otherwise TensorFlow traces the first step twice, and under a strategy makes the variables in a replica.
         optimizer.build(model.trainable_variables)
-    model.compile(
-        optimizer,
-        GlobalCrossEntropy(),
-        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        **compile_arguments,
-    )
+    model.compile(optimizer, GlobalCrossEntropy(), weighted_metrics=metrics, **compile_arguments)
 
 
 def compile_masked_lm(model: keras.Model, optimizer: keras.optimizers.Optimizer, **compile_arguments) -> None:

@@ -155,8 +155,10 @@ def _fit(model, batches, budget, validation, checkpoints, distribution, callback
         return progress.history
     if not progress.finished:
         processes = distribution.process_index, distribution.process_count
+        # Batches written for 0.1 have `dataset` alone.
+        training_data = getattr(batches, "training_data", None) or batches.dataset
         model.fit(
-            _training_data(batches, progress.step, *processes),
+            training_data(progress.step, *processes),
             epochs=intervals,
             initial_epoch=progress.step // interval,
             steps_per_epoch=interval,
@@ -186,12 +188,6 @@ def _resume(model, progress, checkpoints, distribution) -> bool:
     if not progress.finished:
         logger.info("resuming %s at step %d from %s", progress.phase, progress.step, saved.path.name)
     return True
-
-
-def _training_data(batches, start_step, process_index, process_count):
-    # Batches written for 0.1 have `dataset` alone.
-    make = getattr(batches, "training_data", None) or batches.dataset
-    return make(start_step, process_index, process_count)
 
 
 def _validation(validation, steps, process_index, process_count) -> dict:
