@@ -115,7 +115,8 @@ def _stream(model, prompt, max_tokens, sampler, stops, seed, state):
         )
         return text, state
 
-    program = kept_program(model, ("stream", _identity(sampler)), step, _variables(sampler), jit_compile=True)
+    # Not by XLA, which takes longer to compile a single step than a few hundred of them take.
+    program = kept_program(model, ("stream", _identity(sampler)), step, _variables(sampler))
     random = np.random.default_rng(seed)
     # As in `generate`, a position's uniform follows that of the position before.
     _noise(sampler, random, prompt.shape)

@@ -21,8 +21,8 @@ def kept_program(
         key: All that the function depends on, besides its arguments and the model's variables.
         function: Of nested dicts and tuples of arrays, in `keras.ops`. It may read the model's variables.
         changing: Other variables, which it may also change.
-        jit_compile: Let XLA compile it on TensorFlow, unless the model's own `jit_compile` is False. It takes longer to
-            compile, and a loop runs several times as fast.
+        jit_compile: Let XLA compile it on TensorFlow too. It takes longer to compile, and a loop runs several times as
+            fast: XLA writes a token into a text in place, and starts no kernel for every operation.
     """
     programs = vars(model).get(ATTRIBUTE)
     if programs is None:
@@ -30,7 +30,7 @@ def kept_program(
         object.__setattr__(model, ATTRIBUTE, programs)
     # A program holds its variables: none of those in a key can have been replaced by another one with its id.
     variables = list(model.variables)
-    jit_compile = jit_compile and getattr(model, "jit_compile", True)
+    jit_compile = jit_compile and _takes_xla(model)
     key = (key, jit_compile, *map(id, variables))
     if key not in programs:
         programs[key] = Program(function, variables, list(changing), jit_compile)
@@ -38,6 +38,17 @@ def kept_program(
     while len(programs) > MOST_PROGRAMS:
         programs.popitem(last=False)
     return programs[key]
+
+
+def _takes_xla(model) -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    # Keras never decides for XLA where there are CPUs alone.
+    if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
+        return getattr(model, "jit_compile", True)
+    return all(layer.supports_jit for layer in model._flatten_layers())
 
 
 class Program:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from calls import call, compile_step
+from calls import call, compile_step, jit
 from definition import error, randomize, to_numpy
 
 from krpe_tf import DecayBias, LearnedBias2D
@@ -57,6 +57,33 @@ def test_steps_are_the_parallel_form(feature_map):
         outputs.append(to_numpy(logits))
     tolerance = 1e-3 if feature_map == "trigonometric" else 1e-5
     assert error(np.concatenate(outputs, axis=1), expected) < tolerance
+
+
+def test_4096_tokens_written_one_by_one_are_those_of_the_parallel_form(model):
+    prompt, count = ids(1, 5), 4096
+    text = model.generate(prompt, len(prompt[0]) + count)
+    expected = to_numpy(call(model, inputs(text)))[0]
+    assert (expected.argmax(-1)[4:-1] == text[0, 5:]).all()
+
+    def read(state, token):
+        logits, state = model.step(token[None], state)
+        return state, logits[0, 0]
+
+    def read_all(tokens, state):
+        # On TensorFlow a Keras scan returns only values shaped as its carry.
+        if keras.backend.backend() != "tensorflow":
+            return keras.ops.scan(read, state, tokens)[1]
+        first = keras.ops.zeros((50,))
+        return tf.scan(lambda carry, token: read(carry[0], token), tokens, (state, first))[1]
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        read_all = tf.function(read_all, autograph=False, jit_compile=True)
+    elif keras.backend.backend() == "jax":
+        read_all = jit(read_all)
+    logits = to_numpy(read_all(keras.ops.convert_to_tensor(text[0, :, None]), model.initial_state(1)))
+    assert error(logits, expected) < 1e-5
 
 
 def test_a_padded_step_reads_what_it_is_told_to(model):
