@@ -51,7 +51,7 @@ def export_litertlm(
     if getattr(tokenizer, "reversible", False) is not True or not hasattr(tokenizer, "model"):
         raise ValueError(
             "`tokenizer` must be a PieceTokenizer, whose SentencePiece model LiteRT-LM reads; train with "
-            f"`--tokenizer pieces`. Received: tokenizer={tokenizer!r}"
+            f"`--tokenizer sentencepiece`. Received: tokenizer={tokenizer!r}"
         )
     check_at_least(1, max_tokens=max_tokens)
     if isinstance(model, CausalLM):
