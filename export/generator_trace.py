@@ -18,13 +18,16 @@ from ..toeplitz import override
 if TYPE_CHECKING:
     import keras
 
+# What the names of all arrays of a state begin with: LiteRT-LM carries no other over.
+STATE = "kv_cache_"
+
 PARTS = {"keys": "k", "values": "v", "sums": "s"}
 
 
 def runtime_name(name: str) -> str:
     """Return what a file calls an array of a model's state: "kv_cache_k_0" for "layer_0_keys"."""
     index, part = re.fullmatch(r"layer_(\d+)_(\w+)", name).groups()
-    return f"kv_cache_{PARTS[part]}_{index}"
+    return f"{STATE}{PARTS[part]}_{index}"
 
 
 def prefill_name(length: int) -> str:

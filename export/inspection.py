@@ -60,6 +60,24 @@ def inspect(content: bytes) -> Contents:
     return Contents(dict(ops), dict(custom_ops), dict(recomputed), highest_rank, weight_bytes, signatures)
 
 
+def signature_shapes(content: bytes, name: str) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Return the shapes of the inputs and of the outputs of a signature, by name.
+
+    Raises:
+        StopIteration, LookupError or struct.error: For bytes that hold no such signature.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    signature = next(each for each in model.signatureDefs or () if each.signatureKey.decode() == name)
+    tensors = model.subgraphs[signature.subgraphIndex].tensors
+    inputs, outputs = (
+        {each.name.decode(): [int(n) for n in tensors[each.tensorIndex].shape] for each in group}
+        for group in (signature.inputs, signature.outputs)
+    )
+    return inputs, outputs
+
+
 def drop_names(content: bytes) -> bytes:
     """Drop the names of a .tflite file's inner tensors: a third of what a signature adds to the weights.
 

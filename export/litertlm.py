@@ -1,7 +1,7 @@
 """Pack an exported language model for LiteRT-LM, Google's runtime of language models on phones."""
 
 import os
-import re
+import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,8 @@ from ..files import staged
 from ..models import CausalLM
 from .checks import check_tokenizer
 from .generator import export_generator
+from .generator_trace import STATE
+from .inspection import signature_shapes
 
 if TYPE_CHECKING:
     from ..text import PieceTokenizer
@@ -67,15 +69,20 @@ def export_litertlm(
 
 def _state_names(file: Path, tokenizer: "PieceTokenizer") -> list[str]:
     """Return the names of a file's state; refuse a file of another kind, or of another vocabulary."""
-    from .litert_generator import LiteRTGenerator
-
-    generator = LiteRTGenerator(file)
-    if generator.vocabulary_size < tokenizer.vocabulary_size:
+    try:
+        inputs, outputs = signature_shapes(file.read_bytes(), "decode")
+        size = outputs["logits"][-1]
+    except (OSError, LookupError, StopIteration, TypeError, ValueError, struct.error) as error:
         raise ValueError(
-            f"`tokenizer` must have at most the {generator.vocabulary_size} tokens that the model embeds. "
+            "`model` must be a CausalLM, or the path of a file that `export_generator` wrote. "
+            f"Received: model={str(file)!r} ({type(error).__name__}: {error})"
+        ) from error
+    if size < tokenizer.vocabulary_size:
+        raise ValueError(
+            f"`tokenizer` must have at most the {size} tokens that the model embeds. "
             f"Received: tokenizer with {tokenizer.vocabulary_size} tokens"
         )
-    return sorted(generator.state_names, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"_", name)])
+    return [name for name in inputs if name.startswith(STATE)]
 
 
 def _pack(file: Path, folder: Path, target: Path, tokenizer: "PieceTokenizer", state: list[str], max_tokens: int):

@@ -1,5 +1,13 @@
 """Kernelized attention with relative positional encoding (NeurIPS 2021, arXiv 2106.12566) for Keras."""
 
+import os
+import sys
+
+# `python -m krpe_tf` and `krpe-tf` come through here before their own code runs, and what TensorFlow says when it
+# starts would bury what they print.
+if os.path.basename((sys.argv or [""])[0]) in ("-m", "krpe-tf"):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 # `training` is imported for what it registers: the optimizers and losses that a saved model names.
 try:
     from . import export, models, training

@@ -12,12 +12,12 @@ import sys
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 for a disk error, 2 for invalid input, 130 if interrupted."""
-    # Before TensorFlow loads: its start-up messages would bury a command's own.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = _parser().parse_args(arguments)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_MessageFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for name in ("absl", "tensorflow"):  # What these say of their files and names would stand between a command's own.
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         options.command(options)
     except ValueError as error:

@@ -242,6 +242,9 @@ def test_bad_arguments_are_refused_before_any_work(model, tokenizer, exported, t
         export_tflite(model, path)
     with pytest.raises(ValueError, match=r"`tokenizer` must be a PieceTokenizer.*Received: tokenizer="):
         export_litertlm(exported[0], tmp_path / "model.litertlm", ByteTokenizer())
+    for other in (exported[0].parent / "model.report.json", tmp_path / "none", ROOT / "tests" / "saved_by_0_1"):
+        with pytest.raises(ValueError, match=r"`model` must be a CausalLM, or the path of a file"):
+            export_litertlm(other, tmp_path / "model.litertlm", tokenizer)
     with pytest.raises(ValueError, match=r"`max_tokens` must be an integer of at least 1"):
         export_litertlm(exported[0], tmp_path / "model.litertlm", tokenizer, max_tokens=0)
     assert not list(tmp_path.iterdir())
