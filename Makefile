@@ -10,17 +10,21 @@ ON_TORCH := tests/test_position_bias.py tests/test_feature_maps.py tests/test_co
 	tests/test_streaming.py::test_entries_of_a_batch_start_and_reset_by_themselves tests/test_samplers.py tests/test_generation.py
 BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device threads memory compile_time routes
 
-.PHONY: demo test test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean
+.PHONY: demo test browser test-arm lint format docs bench bench-quick tpu-compile figures recipes mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
 
 # The whole suite on TensorFlow, then the fast part of the core on JAX, and a part of that on PyTorch; a module at a time on
 # two cores, in the order of tests/conftest.py.
-test: .venv/test.installed lint
+test: .venv/test.installed browser lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(TWO_WORKERS)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_JAX:%=tests/test_%.py)
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_TORCH)
+
+# Debian's chromium, in which tests/test_web.py runs pages. CI installs it; elsewhere these tests are skipped without it.
+browser:
+	command -v chromium > /dev/null || test -z "$$CI" || { apt-get update -qq && apt-get install -qq --yes chromium; }
 
 # Exported files on an emulated 64-bit ARM: a minute, after a download of 110 MB. Debian on x86-64 only, not root.
 test-arm: .venv/test.installed

@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["krpe_tf", "krpe_tf.*"]), "krpe_tf.models", "krpe_tf.export"],
     package_dir={"krpe_tf": "krpe_tf", "krpe_tf.models": "models", "krpe_tf.export": "export"},
-    package_data={"krpe_tf": ["py.typed"]},
+    package_data={"krpe_tf": ["py.typed"], "krpe_tf.export": ["web/*"]},
     entry_points={"console_scripts": ["krpe-tf = krpe_tf.cli:main"]},
     install_requires=["keras>=3.13,<3.16", "numpy>=2.0,<3"],
     extras_require={
@@ -73,6 +73,8 @@ setup(
         + ["litert-lm-api>=0.18,<0.19"]
         # Its samplers generate with our models, and ours with its.
         + ["keras-hub>=0.32,<0.33"]
+        # Drives Debian's chromium, for the pages of export/web.
+        + ["playwright>=1.55,<2"]
         # Runs the notebooks.
         + ["nbclient>=0.10,<1", "nbformat>=5.10,<6", "ipykernel>=6.29,<8"],
     },

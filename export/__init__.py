@@ -3,6 +3,7 @@
 - `export_saved_model`: a SavedModel for servers, from raw text where a tokenizer is given.
 - `export_tflite`: one .tflite file with a signature per length, for LiteRT on phones and small machines.
 - `compress_bias`: a trained bias as a near band and few exponentials, under a bound on what that changes.
+- `classifier_files`: a page that runs such a file in a browser, by LiteRT.js; `runs.web_run` writes it.
 - `LiteRTModel`: calls such a file like the Keras model.
 - `LiteRTIdsModel`: the same for token ids alone; its one file, `litert_ids.py`, needs numpy and ai-edge-litert only.
 - `export_generator`: a language model that reads and writes token by token, in constant memory; `LiteRTGenerator`
@@ -20,13 +21,16 @@ from .litert import COMPANIONS, export_tflite
 from .litert_generator import LiteRTGenerator
 from .litert_ids import LiteRTIdsModel
 from .litert_model import LiteRTModel
+from .litertjs import litertjs_files
 from .litertlm import export_litertlm
 from .report import LiteRTReport, comparison_table, markdown_table, summary, weights_name
 from .saved_model import SavedModelReport, export_saved_model
+from .web_files import PAGE_CONTENTS, classifier_files, normalizer_file, web_model
 
 __all__ = [
     "COMPANIONS",
     "GENERATOR_COMPANIONS",
+    "PAGE_CONTENTS",
     "Certificate",
     "GeneratorCosts",
     "GeneratorReport",
@@ -36,6 +40,7 @@ __all__ = [
     "LiteRTReport",
     "SavedModelReport",
     "check_lengths",
+    "classifier_files",
     "comparison_table",
     "compress_bias",
     "export_generator",
@@ -43,7 +48,10 @@ __all__ = [
     "export_saved_model",
     "export_tflite",
     "generator_summary",
+    "litertjs_files",
     "markdown_table",
+    "normalizer_file",
     "summary",
+    "web_model",
     "weights_name",
 ]

@@ -1,6 +1,7 @@
 """A .tflite file's flatbuffer: what it holds, and the file without the names that nothing needs."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # tensorflow-text's tokenizers: LiteRT runs these where tensorflow_text's tflite_registrar.SELECT_TFTEXT_OPS are known.
@@ -77,28 +78,47 @@ def drop_names(content: bytes) -> bytes:
     return _pack(model, len(content))
 
 
-def keep_one_signature(content: bytes, name: str) -> bytes:
-    """Keep one signature, its graph the first: delegates and `_get_ops_details` speak of the first graph.
+def keep_signatures(content: bytes, names: Sequence[str]) -> bytes:
+    """Keep some signatures, and of weights and ops what these need.
 
     Args:
         content: A .tflite file's bytes.
-        name: The signature to keep.
+        names: The signatures to keep.
 
     Returns:
-        The bytes of the smaller file. The other signatures' graphs are left empty, so that graphs keep their places.
+        The bytes of the smaller file. The graphs of `names` come first, in their order: delegates and
+        `_get_ops_details` speak of the first graph. The other signatures' graphs are left empty, so that all others
+        keep their places.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    kept = next(each for each in model.signatureDefs if each.signatureKey.decode() == name)
-    index = kept.subgraphIndex
-    for other in {each.subgraphIndex for each in model.signatureDefs} - {index}:
-        graph = model.subgraphs[other]
+    defined = {each.signatureKey.decode(): each for each in model.signatureDefs}
+    for place, name in enumerate(names):
+        graphs, index = model.subgraphs, defined[name].subgraphIndex
+        graphs[place], graphs[index] = graphs[index], graphs[place]
+        for each in defined.values():
+            if each.subgraphIndex in (place, index):
+                each.subgraphIndex = place + index - each.subgraphIndex
+    model.signatureDefs = [defined[name] for name in names]
+    for each in defined.keys() - set(names):
+        graph = model.subgraphs[defined[each].subgraphIndex]
         graph.operators, graph.tensors, graph.inputs, graph.outputs = [], [], [], []
-    model.subgraphs[0], model.subgraphs[index] = model.subgraphs[index], model.subgraphs[0]
-    kept.subgraphIndex = 0
-    model.signatureDefs = [kept]
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used.update(each.buffer for each in model.metadata or ())
+    for index in set(range(len(model.buffers))) - used:
+        model.buffers[index].data = None
+    _drop_unused_op_codes(model)
     return _pack(model, len(content))
+
+
+def _drop_unused_op_codes(model) -> None:
+    """Runtimes may ask for every op that a file lists."""
+    operators = [operator for graph in model.subgraphs for operator in graph.operators]
+    used = sorted({operator.opcodeIndex for operator in operators})
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
 
 
 def _pack(model, size: int) -> bytes:

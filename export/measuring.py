@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .inspection import inspect, keep_one_signature
+from .inspection import inspect, keep_signatures
 from .process import python_command
 
 # A run is repeated until both are reached.
@@ -190,7 +190,7 @@ def check_gpu(content: bytes, signature: str) -> GpuCheck | None:
 
 def _write_one(content: bytes, signature: str, folder: str) -> Path:
     path = Path(folder, f"{signature}.tflite")
-    path.write_bytes(keep_one_signature(content, signature))
+    path.write_bytes(keep_signatures(content, [signature]))
     return path
 
 

@@ -1,6 +1,7 @@
-"""The command line: python -m krpe_tf prepare | train | export | predict | generate | demo."""
+"""The command line: python -m krpe_tf prepare | train | export | web | predict | generate | demo."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -141,6 +142,18 @@ def _export(options):
     print(f"details: {companion(report.path, 'report.md')}")
 
 
+def _web(options):
+    from .runs import web_run, web_server
+
+    sizes = web_run(options.run, options.folder, litertjs=options.litertjs)
+    print(f"{options.folder}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB, for any static server")
+    if options.serve is not None:
+        with web_server(options.folder, options.serve) as server:
+            print(f"http://127.0.0.1:{server.server_address[1]}/ until Ctrl-C", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+
+
 def _predict(options):
     from .runs import predict_run, show_answers
 
@@ -194,8 +207,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="krpe-tf", description="Train, export and use models of long documents.", epilog=EXIT_CODES
     )
-    commands = parser.add_subparsers(required=True, metavar="prepare | train | export | predict | generate | demo")
-    for add in (_add_prepare, _add_train, _add_export, _add_predict, _add_generate, _add_demo):
+    commands = parser.add_subparsers(
+        required=True, metavar="prepare | train | export | web | predict | generate | demo"
+    )
+    for add in (_add_prepare, _add_train, _add_export, _add_web, _add_predict, _add_generate, _add_demo):
         add(commands)
     return parser
 
@@ -326,6 +341,19 @@ def _length(text: str) -> int | None:
         return None if text == "any" else int(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'must be numbers of tokens, or "any". Received: {text!r}') from error
+
+
+def _add_web(commands):
+    web = commands.add_parser("web", help="write a page that runs an exported run in the browser")
+    web.set_defaults(command=_web)
+    web.add_argument("run", help="a folder that train and export wrote")
+    web.add_argument("folder", help="folder to write, for a static server")
+    web.add_argument(
+        "--litertjs", metavar="FOLDER", help="where npm has installed @litertjs/core (default: npm fetches it)"
+    )
+    web.add_argument(
+        "--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve the page on this machine (port 8000)"
+    )
 
 
 def _add_predict(commands):

@@ -12,7 +12,7 @@ import pytest
 from export_models import FROM_THREADS, export_tflite, make_classifier, make_encoder, make_ids, relative_error
 
 from krpe_tf.export import LiteRTIdsModel, LiteRTModel, litert_ids
-from krpe_tf.export.inspection import keep_one_signature
+from krpe_tf.export.inspection import keep_signatures
 
 RUNTIMES = ("interpreter", "compiled")
 
@@ -57,7 +57,7 @@ def free(model, tmp_path_factory):
 def fixed(free):
     """The same file without `ids_any`."""
     path = free.with_name("fixed.tflite")
-    path.write_bytes(keep_one_signature(free.read_bytes(), "ids_16"))
+    path.write_bytes(keep_signatures(free.read_bytes(), ["ids_16"]))
     return path
 
 

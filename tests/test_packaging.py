@@ -67,7 +67,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_every_module(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("krpe_tf", "models", "export"):
-        for path in sorted([*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("py.typed")]):
+        for path in [found for each in ("*.py", "py.typed", "web/*") for found in sorted((ROOT / folder).rglob(each))]:
             name = path.relative_to(ROOT).as_posix()
             assert (name if folder == "krpe_tf" else f"krpe_tf/{name}") in names
     assert not any(name.startswith(("models/", "export/", "tests/")) for name in names)

@@ -9,7 +9,7 @@ from export_models import export_tflite, make_classifier, make_encoder, make_ids
 from krpe_tf import models
 from krpe_tf.export import LiteRTModel
 from krpe_tf.export.compare import relative_errors
-from krpe_tf.export.inspection import inspect, keep_one_signature
+from krpe_tf.export.inspection import inspect, keep_signatures
 from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
 from krpe_tf.export.process import run_in_own_process
 from krpe_tf.export.report import comparison_table, markdown_table, render, summary
@@ -95,7 +95,7 @@ def test_one_signature_is_kept_and_computes_the_same(small, tmp_path):
     path, _ = small
     content = path.read_bytes()
     kept = tmp_path / "kept.tflite"
-    kept.write_bytes(keep_one_signature(content, "ids_40"))
+    kept.write_bytes(keep_signatures(content, ["ids_40"]))
     assert inspect(kept.read_bytes()).signature_ops == {"ids_40": inspect(content).signature_ops["ids_40"]}
     inputs = make_ids(1, 40, [33])
     np.testing.assert_array_equal(LiteRTModel(kept)(inputs), LiteRTModel(path)(inputs))

@@ -13,6 +13,7 @@ from .recipe import choose_task, make_recipe
 from .settings import RunSettings, load_config
 from .state import RunState
 from .train import open_data, train_run
+from .web import web_run, web_server
 
 __all__ = [
     "GeneratedText",
@@ -30,4 +31,6 @@ __all__ = [
     "save_run",
     "show_answers",
     "train_run",
+    "web_run",
+    "web_server",
 ]

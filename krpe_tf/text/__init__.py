@@ -9,6 +9,7 @@ from .checks import check_texts, is_visible, split_at_spaces
 from .decoder import TextDecoder
 from .learn import learn_tokenizer
 from .load import load_tokenizer
+from .normalizer_table import normalizer_table
 from .pieces import PieceTokenizer, train_pieces
 from .reversible import ReversibleTokenizer
 from .sentencepiece import SentencePieceTokenizer
@@ -29,6 +30,7 @@ __all__ = [
     "is_visible",
     "learn_tokenizer",
     "load_tokenizer",
+    "normalizer_table",
     "split_at_spaces",
     "train_pieces",
     "train_wordpiece",

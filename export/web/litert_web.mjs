@@ -1,0 +1,117 @@
+// The exported files in a browser: LiteRT.js runs them, on the CPU, inside the page. No text leaves it.
+
+import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
+import { WordPiece } from "./wordpiece.mjs";
+
+let runtime;
+
+/** Load LiteRT.js, once a page. */
+export function loadRuntime(folder = "./litertjs/core/wasm/") {
+  runtime ??= loadLiteRt(new URL(folder, import.meta.url).href);
+  return runtime;
+}
+
+/** Fetch a file beside this one, as "text", "json" or "bytes". */
+export async function read(name, kind) {
+  const response = await fetch(new URL(name, import.meta.url));
+  if (!response.ok) throw new Error(`${name} cannot be read: ${response.status} ${response.statusText}`);
+  return kind === "bytes" ? new Uint8Array(await response.arrayBuffer()) : response[kind]();
+}
+
+/** Compile a .tflite file for the CPU. */
+export async function compile(name) {
+  await loadRuntime();
+  return loadAndCompile(await read(name, "bytes"), { accelerator: "wasm" });
+}
+
+/** The signatures `ids_n` of model.web.tflite: one document at a time, on the smallest that holds it. */
+export class IdsModel {
+  constructor(model) {
+    this.model = model;
+    this.lengths = Object.keys(model.signatures)
+      .map((name) => Number(/^ids_(\d+)$/.exec(name)?.[1]))
+      .filter((length) => length)
+      .sort((a, b) => a - b);
+    this.last = Promise.resolve();
+  }
+
+  static async load(name = "./model.web.tflite") {
+    const model = new IdsModel(await compile(name));
+    await model.run([0]); // The first run of a signature prepares it.
+    return model;
+  }
+
+  /** Run the model on a document's ids; returns its output, a Float32Array, its shape, and the signature's name. */
+  run(ids) {
+    // LiteRT keeps inputs and outputs in the model: one run at a time.
+    const result = this.last.then(() => this.#run(ids));
+    this.last = result.catch(() => {});
+    return result;
+  }
+
+  async #run(ids) {
+    const length = this.lengths.find((each) => each >= ids.length);
+    if (length === undefined) {
+      const count = ids.length.toLocaleString("en");
+      throw new RangeError(`The text has ${count} tokens, and this model takes ${this.lengths.at(-1).toLocaleString("en")} at most.`);
+    }
+    const tokens = new Int32Array(length);
+    tokens.set(ids);
+    const mask = new Int32Array(length).fill(1, 0, ids.length);
+    const signature = `ids_${length}`;
+    const inputs = { token_ids: new Tensor(tokens, [1, length]), padding_mask: new Tensor(mask, [1, length]) };
+    let outputs = {};
+    try {
+      outputs = await this.model.run(signature, inputs);
+      // A copy: what is deleted may no longer be looked at.
+      return { output: Float32Array.from(outputs.output.toTypedArray()), shape: [...outputs.output.type.layout.dimensions], signature };
+    } finally {
+      for (const tensor of [...Object.values(inputs), ...Object.values(outputs)]) tensor.delete();
+    }
+  }
+}
+
+/** A run of text classification: text in, probabilities out. */
+export class Classifier {
+  constructor(tokenizer, model, labels) {
+    Object.assign(this, { tokenizer, model, labels });
+  }
+
+  /** Load what lies beside this file. `web.json` names it. */
+  static async load(settings) {
+    const [vocabulary, table, model] = await Promise.all([
+      read("./model.vocab.txt", "text"),
+      read("./model.normalizer.json", "json"),
+      IdsModel.load(),
+    ]);
+    return new Classifier(new WordPiece(vocabulary, table, settings.max_word_bytes), model, settings.labels);
+  }
+
+  /** Classify a text; returns the probability of every label, how many tokens the text has, and milliseconds. */
+  async classify(text) {
+    const started = performance.now();
+    const ids = this.tokenizer.encode(text);
+    if (ids.length === 2) throw new RangeError("The text is empty, or has only white space and invisible characters.");
+    const tokenized = performance.now();
+    const { output, signature } = await this.model.run(ids);
+    const ended = performance.now();
+    const probabilities = softmax(output);
+    const answers = this.labels.map((label, index) => ({ label, probability: probabilities[index] }));
+    return {
+      answers,
+      logits: output,
+      tokens: ids.length,
+      signature,
+      tokenizerMs: tokenized - started,
+      modelMs: ended - tokenized,
+    };
+  }
+}
+
+/** Softmax, in double precision. */
+export function softmax(logits) {
+  const largest = logits.reduce((a, b) => Math.max(a, b));
+  const odds = Array.from(logits, (each) => Math.exp(each - largest));
+  const sum = odds.reduce((a, b) => a + b);
+  return odds.map((each) => each / sum);
+}

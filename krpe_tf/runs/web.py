@@ -1,0 +1,91 @@
+"""A run as a web page: a folder for any static server, in which the browser itself runs the model."""
+
+import logging
+import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from ..export import PAGE_CONTENTS, classifier_files, litertjs_files
+from ..files import staged
+from ..tasks import TEXT_CLASSIFICATION
+from ..text import load_tokenizer
+from .folder import check_run, load_labels, load_task
+
+logger = logging.getLogger(__name__)
+
+
+def web_run(
+    run: str | os.PathLike, path: str | os.PathLike, *, litertjs: str | os.PathLike | None = None
+) -> dict[str, int]:
+    """Write the page of an exported run, replacing an earlier page.
+
+    Args:
+        run: The run folder, exported for fixed lengths; of text classification.
+        path: The folder to make. It appears whole or not at all.
+        litertjs: A folder in which npm has installed LiteRT.js, see `litertjs_files`; None to have npm fetch it.
+
+    Returns:
+        The bytes of each file by its name in the folder.
+
+    Raises:
+        ValueError: For a run that is not exported or that the page cannot follow, a `path` that is taken by other
+            things, or where LiteRT.js is not to be had.
+        OSError: If npm or the disk fails.
+    """
+    run = Path(run)
+    task = load_task(run)
+    if task is not TEXT_CLASSIFICATION:
+        raise ValueError(
+            f"`run` must be of the task {TEXT_CLASSIFICATION.name!r}. Received: one of {task.name!r} in {str(run)!r}"
+        )
+    check_run(run, "tokenizer.json")
+    if not (run / "model.tflite").is_file():
+        raise ValueError(
+            f"`run` must be exported first: python -m krpe_tf export {run}. Received: {str(run)!r} without model.tflite"
+        )
+    labels = load_labels(run, task)
+    with staged(path, overwrite=True, contents=PAGE_CONTENTS) as target:
+        logger.info("reading off the tokenizer what it does to each character")
+        tokenizer = load_tokenizer(run / "tokenizer.json")
+        files = classifier_files((run / "model.tflite").read_bytes(), tokenizer, labels)
+        files |= {f"litertjs/{name}": content for name, content in litertjs_files(litertjs).items()}
+        for name, content in files.items():
+            place = target / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+    return {name: len(content) for name, content in files.items()}
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    extensions_map = {  # noqa: RUF012 As in the base class.
+        **SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def end_headers(self):
+        # A page that is isolated from others has exact clocks, and may have threads.
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("Cache-Control", "no-store")  # The next page has the same names.
+        super().end_headers()
+
+    def log_message(self, format, *arguments):
+        logger.debug(format, *arguments)
+
+
+def web_server(path: str | os.PathLike, port: int = 0) -> ThreadingHTTPServer:
+    """Make a server of a folder for this machine alone; call its `serve_forever`.
+
+    Args:
+        path: The folder.
+        port: The port; 0 for one that is free, which `server_address` then tells.
+
+    Raises:
+        ValueError: If the port is taken or out of range.
+    """
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=os.fspath(path)))
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"`port` must be one that is free on this machine ({error}). Received: port={port}") from error
