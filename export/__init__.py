@@ -3,7 +3,7 @@
 - `export_saved_model`: a SavedModel for servers, from raw text where a tokenizer is given.
 - `export_tflite`: one .tflite file with a signature per length, for LiteRT on phones and small machines.
 - `compress_bias`: a trained bias as a near band and few exponentials, under a bound on what that changes.
-- `classifier_files`: a page that runs such a file in a browser, by LiteRT.js; `runs.web_run` writes it.
+- `classifier_files`, `generator_files`: a page in which a browser runs such a file; `runs.web_run` writes it.
 - `LiteRTModel`: calls such a file like the Keras model.
 - `LiteRTIdsModel`: the same for token ids alone; its one file, `litert_ids.py`, needs numpy and ai-edge-litert only.
 - `export_generator`: a language model that reads and writes token by token, in constant memory; `LiteRTGenerator`
@@ -25,7 +25,7 @@ from .litertjs import litertjs_files
 from .litertlm import export_litertlm
 from .report import LiteRTReport, comparison_table, markdown_table, summary, weights_name
 from .saved_model import SavedModelReport, export_saved_model
-from .web_files import PAGE_CONTENTS, classifier_files, normalizer_file, web_model
+from .web_files import PAGE_CONTENTS, classifier_files, generator_files, normalizer_file, web_model
 
 __all__ = [
     "COMPANIONS",
@@ -47,6 +47,7 @@ __all__ = [
     "export_litertlm",
     "export_saved_model",
     "export_tflite",
+    "generator_files",
     "generator_summary",
     "litertjs_files",
     "markdown_table",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ SOURCES = Path(__file__).parent / "web"
 PAGE_CONTENTS = frozenset(
     {each.name for each in SOURCES.iterdir()}
     | {"index.html", "litertjs", "web.json", "model.web.tflite", "model.normalizer.json"}
-    | {"model.vocab.txt", "model.tokenizer_config.json"}
+    | {"model.vocab.txt", "model.tokenizer_config.json", "model.pieces.json"}
 )
-CLASSIFIER = ("classifier.html", "classifier_page.mjs", "litert_web.mjs", "page.css", "wordpiece.mjs")
+SHARED = ("litert_web.mjs", "page.css")
+CLASSIFIER = (*SHARED, "classifier.html", "classifier_page.mjs", "classifier.mjs", "wordpiece.mjs")
+GENERATOR = (*SHARED, "generator.html", "generator_page.mjs", "generator.mjs", "reversible.mjs", "sampling.mjs")
 
 
 def classifier_files(content: bytes, tokenizer: "Tokenizer", labels: list[str]) -> dict[str, bytes]:
@@ -53,6 +56,30 @@ def classifier_files(content: bytes, tokenizer: "Tokenizer", labels: list[str]) 
     }
 
 
+def generator_files(content: bytes, tokenizer: "Tokenizer") -> dict[str, bytes]:
+    """Return what the page of a model that writes needs beside LiteRT.js.
+
+    Args:
+        content: A file that `export_generator` made.
+        tokenizer: The model's tokenizer, one that gives the text back.
+
+    Returns:
+        Contents by name: the page, its modules, `model.web.tflite`, `web.json`, and for pieces `model.pieces.json`.
+
+    Raises:
+        ValueError: If the file has no signatures that generate, or for another tokenizer.
+    """
+    if not getattr(tokenizer, "reversible", False):
+        raise ValueError(f"`tokenizer` must be one that gives the text back. Received: a {type(tokenizer).__name__}")
+    kind = tokenizer.get_config()["tokenizer"]
+    return {
+        **_sources(GENERATOR),
+        "model.web.tflite": _keep(content, ("prefill", "decode"), "that generate, as `export_generator` writes them"),
+        "web.json": _json({"task": "causal_lm", "tokenizer": kind}),
+        **({"model.pieces.json": _json(_pieces(tokenizer))} if kind == "pieces" else {}),
+    }
+
+
 def web_model(content: bytes) -> bytes:
     """Keep of a .tflite file the signatures that LiteRT.js can run: `ids_n`.
 
@@ -67,13 +94,41 @@ def web_model(content: bytes) -> bytes:
     Raises:
         ValueError: If there is no signature for a fixed length.
     """
-    names = [name for name in inspect(content).signature_ops if re.fullmatch(r"ids_\d+", name)]
-    if not names:
+    hint = "for fixed lengths, the browser takes no others: export with `lengths=(512, 2048)` (--lengths 512 2048)"
+    return _keep(content, ("ids",), hint)
+
+
+def _keep(content: bytes, kinds: Sequence[str], hint: str) -> bytes:
+    """Keep the signatures of some kinds: those called so, or so with a number, by which they are ordered."""
+    matches = [re.fullmatch(rf"({'|'.join(kinds)})(?:_(\d+))?", name) for name in inspect(content).signature_ops]
+    found = sorted(filter(None, matches), key=lambda match: int(match[2] or 0))
+    missing = set(kinds) - {match[1] for match in found}
+    if missing:
         raise ValueError(
-            "`content` must hold signatures for fixed lengths, the browser takes no others: export with "
-            "`lengths=(512, 2048)` (--lengths 512 2048). Received: a file without `ids_n`"
+            f"`content` must hold signatures {hint}. Received: a file without {', '.join(sorted(missing))}"
         )
-    return keep_signatures(content, sorted(names, key=lambda name: int(name.removeprefix("ids_"))))
+    return keep_signatures(content, [match[0] for match in found])
+
+
+def _pieces(tokenizer: "Tokenizer") -> dict:
+    """Return what the page's tokenizer reads of a SentencePiece model."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
+    kinds = model.SentencePiece
+    unlike = {each.type for each in model.pieces} & {kinds.USER_DEFINED, kinds.UNUSED}
+    if unlike or model.trainer_spec.model_type != model.trainer_spec.UNIGRAM:
+        raise ValueError(
+            "`tokenizer` must be of a unigram model without user-defined or unused pieces, which the page can follow "
+            "to the id, as `train_pieces` makes it. Received: another"
+        )
+    ids = {each.piece: index for index, each in enumerate(model.pieces)}
+    return {
+        "pieces": [each.piece if each.type == kinds.NORMAL else None for each in model.pieces],
+        "scores": [each.score for each in model.pieces],
+        "bytes": [ids[f"<0x{byte:02X}>"] for byte in range(256)],
+        **{name: getattr(tokenizer, f"{name}_id") for name in ("pad", "start", "end")},
+    }
 
 
 def normalizer_file(tokenizer: "Tokenizer") -> bytes:

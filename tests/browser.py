@@ -1,11 +1,9 @@
-"""Debian's chromium on a page that this machine serves, for the tests of export/web."""
+"""Debian's chromium on a page that this machine serves, for the tests of export/web and benchmarks/web.py."""
 
 import contextlib
 import os
 import shutil
 import threading
-
-import pytest
 
 from krpe_tf.runs import web_server
 
@@ -20,16 +18,18 @@ FLAGS = [
 
 def need(found, what: str) -> None:
     """Skip where something is missing; in CI, where nothing may be, fail."""
+    import pytest
+
     if found:
         return
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs {what}")
 
 
 @contextlib.contextmanager
-def opened(folder, selector: str):
-    """Yield a Playwright page on the index.html of a folder, once `selector` is there; `page.seen` holds its requests.
+def opened(folder):
+    """Yield a Playwright page on the index.html of a folder, once it is ready; `page.seen` holds its requests.
 
-    An error of the page that nothing caught fails the test that had it.
+    A file that is missing, and an error that nothing caught, fail at the end.
     """
     from playwright.sync_api import sync_playwright
 
@@ -43,10 +43,12 @@ def opened(folder, selector: str):
             page = browser.new_page(viewport={"width": 900, "height": 700})
             page.seen = []
             page.on("request", lambda request: page.seen.append(request.url))
+            page.on("response", lambda response: response.ok or errors.append(response.url))
             page.on("pageerror", lambda error: errors.append(error))
             page.address = f"http://127.0.0.1:{server.server_address[1]}/"
             page.goto(page.address)
-            page.wait_for_selector(selector, state="attached", timeout=120_000)
+            page.wait_for_selector("html[data-ready], #problem:not([hidden])", state="attached", timeout=60_000)
+            assert page.locator("#problem").is_hidden(), page.locator("#problem").inner_text()
             yield page
             browser.close()
     finally:

@@ -1,6 +1,7 @@
 // The page of a text classifier: bars that follow what is written.
 
-import { Classifier, read } from "./litert_web.mjs";
+import { Classifier } from "./classifier.mjs";
+import { read } from "./litert_web.mjs";
 
 const SHOWN = 8; // The labels beyond are folded away.
 const PAUSE_MS = 150; // After the last key, so that long texts are not computed letter by letter.
@@ -88,7 +89,7 @@ async function start() {
     clearTimeout(timer);
     timer = setTimeout(update, PAUSE_MS);
   });
-  globalThis.classifier = classifier; // For the browser's console.
+  Object.assign(globalThis, { classifier, loadMs }); // For the browser's console.
   await update();
   document.documentElement.dataset.ready = "true";
 }

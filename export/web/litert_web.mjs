@@ -1,7 +1,6 @@
 // The exported files in a browser: LiteRT.js runs them, on the CPU, inside the page. No text leaves it.
 
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
-import { WordPiece } from "./wordpiece.mjs";
 
 let runtime;
 
@@ -69,49 +68,4 @@ export class IdsModel {
       for (const tensor of [...Object.values(inputs), ...Object.values(outputs)]) tensor.delete();
     }
   }
-}
-
-/** A run of text classification: text in, probabilities out. */
-export class Classifier {
-  constructor(tokenizer, model, labels) {
-    Object.assign(this, { tokenizer, model, labels });
-  }
-
-  /** Load what lies beside this file. `web.json` names it. */
-  static async load(settings) {
-    const [vocabulary, table, model] = await Promise.all([
-      read("./model.vocab.txt", "text"),
-      read("./model.normalizer.json", "json"),
-      IdsModel.load(),
-    ]);
-    return new Classifier(new WordPiece(vocabulary, table, settings.max_word_bytes), model, settings.labels);
-  }
-
-  /** Classify a text; returns the probability of every label, how many tokens the text has, and milliseconds. */
-  async classify(text) {
-    const started = performance.now();
-    const ids = this.tokenizer.encode(text);
-    if (ids.length === 2) throw new RangeError("The text is empty, or has only white space and invisible characters.");
-    const tokenized = performance.now();
-    const { output, signature } = await this.model.run(ids);
-    const ended = performance.now();
-    const probabilities = softmax(output);
-    const answers = this.labels.map((label, index) => ({ label, probability: probabilities[index] }));
-    return {
-      answers,
-      logits: output,
-      tokens: ids.length,
-      signature,
-      tokenizerMs: tokenized - started,
-      modelMs: ended - tokenized,
-    };
-  }
-}
-
-/** Softmax, in double precision. */
-export function softmax(logits) {
-  const largest = logits.reduce((a, b) => Math.max(a, b));
-  const odds = Array.from(logits, (each) => Math.exp(each - largest));
-  const sum = odds.reduce((a, b) => a + b);
-  return odds.map((each) => each / sum);
 }

@@ -6,13 +6,18 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from ..export import PAGE_CONTENTS, classifier_files, litertjs_files
+from ..export import PAGE_CONTENTS, classifier_files, generator_files, litertjs_files
 from ..files import staged
-from ..tasks import TEXT_CLASSIFICATION
 from ..text import load_tokenizer
 from .folder import check_run, load_labels, load_task
 
 logger = logging.getLogger(__name__)
+
+# By task, the files of its page, from the exported file, the tokenizer and the labels.
+PAGES = {
+    "text_classification": classifier_files,
+    "causal_lm": lambda content, tokenizer, labels: generator_files(content, tokenizer),
+}
 
 
 def web_run(
@@ -21,7 +26,7 @@ def web_run(
     """Write the page of an exported run, replacing an earlier page.
 
     Args:
-        run: The run folder, exported for fixed lengths; of text classification.
+        run: The run folder, exported; one that classifies texts, for fixed lengths, or one that writes.
         path: The folder to make. It appears whole or not at all.
         litertjs: A folder in which npm has installed LiteRT.js, see `litertjs_files`; None to have npm fetch it.
 
@@ -35,9 +40,9 @@ def web_run(
     """
     run = Path(run)
     task = load_task(run)
-    if task is not TEXT_CLASSIFICATION:
+    if task.name not in PAGES:
         raise ValueError(
-            f"`run` must be of the task {TEXT_CLASSIFICATION.name!r}. Received: one of {task.name!r} in {str(run)!r}"
+            f"`run` must be of a task that has a page: {', '.join(PAGES)}. Received: {task.name!r} in {str(run)!r}"
         )
     check_run(run, "tokenizer.json")
     if not (run / "model.tflite").is_file():
@@ -46,9 +51,8 @@ def web_run(
         )
     labels = load_labels(run, task)
     with staged(path, overwrite=True, contents=PAGE_CONTENTS) as target:
-        logger.info("reading off the tokenizer what it does to each character")
         tokenizer = load_tokenizer(run / "tokenizer.json")
-        files = classifier_files((run / "model.tflite").read_bytes(), tokenizer, labels)
+        files = PAGES[task.name]((run / "model.tflite").read_bytes(), tokenizer, labels)
         files |= {f"litertjs/{name}": content for name, content in litertjs_files(litertjs).items()}
         for name, content in files.items():
             place = target / name
