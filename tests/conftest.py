@@ -49,6 +49,8 @@ LONGEST = [
     "tpu_compile",
     "litert_text",
     "litert_any_length",
+    "web",
+    "web_generator",
     "files",
     "compression",
     "quantization",
