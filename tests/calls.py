@@ -10,6 +10,13 @@ XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_spli
 # The environment of a process on JAX that compiles as the tests do, see conftest.py.
 QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": XLA_FLAGS}
 
+
+def shared_programs(folder):
+    """The environment of processes on JAX that compile the same programs: the first keeps them in a folder for all."""
+    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    return {**QUICK_TO_COMPILE, "JAX_COMPILATION_CACHE_DIR": str(folder), **always}
+
+
 # XLA's defaults, which `XLA_FLAGS` replaces.
 AS_A_USER_COMPILES = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
 

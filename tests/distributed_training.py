@@ -1,11 +1,14 @@
 """Trains on several virtual devices, in processes of their own, for tests/test_distribution.py.
 
+TensorFlow is imported where it is the backend: importing it takes seconds.
+
 KERAS_BACKEND=tensorflow python distributed_training.py mirrored results.json
 KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=8 python distributed_training.py sharded results.json
 KERAS_BACKEND=jax python distributed_training.py process results.json 127.0.0.1:12345 2 0
 """
 
 import contextlib
+import itertools
 import json
 import sys
 import time
@@ -14,10 +17,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
-from krpe_tf.cli import main
 from krpe_tf.models import Encoder, MaskedLM, TextClassifier
 from krpe_tf.training import (
     GlobalAdamW,
@@ -65,13 +66,17 @@ def batches(task, uneven=False):
 def dataset(task, process_index=0, process_count=1, uneven=False):
     """The batches, over and over: of a process its rows."""
     made = [
-        tf.nest.map_structure(lambda x: np.split(x, process_count)[process_index] if process_count > 1 else x, batch)
+        keras.tree.map_structure(lambda x: np.split(x, process_count)[process_index] if process_count > 1 else x, batch)
         for batch in batches(task, uneven)
     ]
+    if keras.backend.backend() == "jax":
+        return (batch for batch in itertools.cycle(made))
+    import tensorflow as tf
+
     if not uneven:
-        stacked = tf.nest.map_structure(lambda *arrays: np.stack(arrays), *made)
+        stacked = keras.tree.map_structure(lambda *arrays: np.stack(arrays), *made)
         return tf.data.Dataset.from_tensor_slices(stacked).repeat()
-    spec = tf.nest.map_structure(lambda x: tf.TensorSpec((None,) * x.ndim, x.dtype), made[0])
+    spec = keras.tree.map_structure(lambda x: tf.TensorSpec((None,) * x.ndim, x.dtype), made[0])
     return tf.data.Dataset.from_generator(lambda: iter(made), output_signature=spec).repeat()
 
 
@@ -117,8 +122,7 @@ def keras_loss():
 def mirrored(count):
     """On TensorFlow: one device, and MirroredStrategy over `count` of them; a process cannot have two strategies."""
     count = int(count)
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    divide_cpu(count)
     many = make_distribution("data")
     engines = {"none": make_distribution("none"), "data": many}
     results = {"devices": many.num_devices}
@@ -139,10 +143,19 @@ def mirrored(count):
     return results
 
 
+def divide_cpu(count):
+    """Make several devices of TensorFlow's one."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+
+
 def command_line(*arguments):
     """On TensorFlow: `python -m krpe_tf` where there are two devices."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    from krpe_tf.cli import main
+
+    divide_cpu(2)
     sys.exit(main(list(arguments)))
 
 
@@ -158,6 +171,8 @@ def compare_engines(engines, name, task, **arguments):
 
 def apply_on(strategy, optimizer_of, gradients):
     """A weight of zeros after one step, replica r with gradient r, or their sum where there is no strategy."""
+    import tensorflow as tf
+
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         weight = keras.Variable(np.zeros(len(gradients[0]), "float32"), name="kernel")
         optimizer = optimizer_of()
@@ -180,6 +195,8 @@ def apply_on(strategy, optimizer_of, gradients):
 
 def steps(strategy):
     """One step of our optimizers and of Keras' own."""
+    import tensorflow as tf
+
     # Replicas pull against each other: clipped one by one, they cancel.
     opposed = tf.constant([[3.0, 0.1], [0.0, 0.1], [0.0, 0.0], [-2.0, 0.1]])
     overflowed = tf.constant([[1.0, 1.0], [1.0, np.inf], [1.0, 1.0], [1.0, 1.0]])

@@ -21,7 +21,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from calls import QUICK_TO_COMPILE
+from calls import shared_programs
 from test_checkpoints import stop_inside_a_write
 from trained_run import documents, write_csv
 
@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
 def whole_on_jax(folder):
     """The run on JAX, without TensorFlow, that nothing disturbed."""
     with open(folder / "whole_on_jax.log", "w") as log:
-        assert start(arguments(folder, "whole_on_jax", data="prepared"), log, on_jax=True).wait() == 0
+        assert start_on_jax(folder, "whole_on_jax", log).wait() == 0
     return folder / "whole_on_jax"
 
 
@@ -82,14 +82,17 @@ def arguments(folder, run, *more, data="documents.csv"):
     return ["train", str(folder / data), "--output", str(folder / run), *config, *more]
 
 
-def start(command, log, on_jax=False):
-    program = [str(WITHOUT_TENSORFLOW)] if on_jax else ["-m", "krpe_tf"]
-    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", **QUICK_TO_COMPILE} if on_jax else {}
+def start(command, log, program=("-m", "krpe_tf"), **environment):
     # A shell's background job ignores Ctrl-C, and so would its children.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | jax
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment
     command = [sys.executable, *program, *command]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=heed)
+
+
+def start_on_jax(folder, run, log):
+    environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", **shared_programs(folder / "programs")}
+    return start(arguments(folder, run, data="prepared"), log, [str(WITHOUT_TENSORFLOW)], **environment)
 
 
 def wait_for(child, run, phase, step, timeout=120):
@@ -126,7 +129,7 @@ def test_killed_three_times_interrupted_and_once_killed_inside_a_write(folder, w
     ]
     for phase, step, kill in kills:
         with open(log, "a") as output:
-            child = start(arguments(folder, "killed", data="prepared"), output, on_jax=True)
+            child = start_on_jax(folder, "killed", output)
             try:
                 if phase == "inside a write":
                     stop_inside_a_write(child, run / "checkpoints")
@@ -143,7 +146,7 @@ def test_killed_three_times_interrupted_and_once_killed_inside_a_write(folder, w
     assert "Traceback" not in said
     assert said.count("stopped; run the same command to resume") == 1
     with open(log, "a") as output:
-        assert start(arguments(folder, "killed", data="prepared"), output, on_jax=True).wait() == 0
+        assert start_on_jax(folder, "killed", output).wait() == 0
     said = log.read_text()
     assert len(re.findall(r"resuming pretraining at step \d+ from 00", said)) >= 2
     assert len(re.findall(r"resuming fine_tuning at step \d+ from 00", said)) >= 1
