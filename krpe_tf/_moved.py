@@ -60,6 +60,9 @@ REMOVED = {
         *("export.parity.make_samples", "export.parity.check_arguments", "export.signatures.INPUTS"),
     ),
     "Use `krpe_tf.models.Head`, which checks its encoder.": ("models.encoder.check_encoder",),
+    "Use `krpe_tf.export.inspection.keep_signatures`, which takes a list of them.": (
+        "export.inspection.keep_one_signature",
+    ),
     "Use `krpe_tf.toeplitz.override`.": (
         *("toeplitz.forced_route", "toeplitz.replaced_biases", "toeplitz.fft.forward_transforms"),
     ),
