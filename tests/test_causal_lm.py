@@ -47,9 +47,11 @@ def test_logits_are_tied_to_the_embedding_and_see_nothing_that_follows(model):
     assert error(after[:, 20:], logits[:, 20:]) > 1e-2
 
 
-@pytest.mark.parametrize("feature_map", ["orthogonal", "elu", "trigonometric"])
-def test_steps_are_the_parallel_form(feature_map):
-    model, token_ids = make(feature_map=feature_map), ids(2, 90)
+@pytest.mark.parametrize(
+    ("feature_map", "use_gate"), [("orthogonal", False), ("orthogonal", True), ("elu", False), ("trigonometric", False)]
+)
+def test_steps_are_the_parallel_form(feature_map, use_gate):
+    model, token_ids = make(feature_map=feature_map, use_gate=use_gate), ids(2, 90)
     expected = to_numpy(call(model, inputs(token_ids)))
     state, outputs = model.initial_state(2), []
     for start, end in ((0, 70), (70, 71), (71, 90)):

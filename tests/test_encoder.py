@@ -23,6 +23,7 @@ CONFIGURATIONS = {
     "softmax": {"feature_map": "softmax", "causal": True},
     "banded": {"route": "banded", "causal": True, "dropout": 0.0},
     "half precision": {"dtype": "mixed_bfloat16"},
+    "gate": {"use_gate": True},
 }
 EVERY_CONFIGURATION = pytest.mark.parametrize("name", CONFIGURATIONS)
 

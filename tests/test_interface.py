@@ -106,8 +106,8 @@ def mesh(*axes):
 
 
 SHARDED = {
-    "attention/(query|key|value)/kernel": (None, "model", None),
-    "attention/(query|key|value)/bias": ("model", None),
+    "attention/(query|key|value|gate)/kernel": (None, "model", None),
+    "attention/(query|key|value|gate)/bias": ("model", None),
     "attention/attention_output/kernel": ("model", None, None),
     "feed_forward_in/kernel": (None, "model"),
     "feed_forward_in/bias": ("model",),
@@ -122,7 +122,7 @@ SHARDED = {
     "make_model",
     [
         make,
-        lambda: make(share_position_bias=False),
+        lambda: make(share_position_bias=False, use_gate=True),
         lambda: MaskedLM(make()),
         lambda: TextClassifier(make(), 3),
         lambda: TokenClassifier(make(), 3),

@@ -13,11 +13,11 @@ from krpe_tf.runs import RunSettings, load_config
 from krpe_tf.tasks import TASKS
 from krpe_tf.training import make_optimizer
 
-PAPER = Path(__file__).parent.parent / "benchmarks" / "recipes" / "paper_masked_lm.json"
+RECIPES = Path(__file__).parent.parent / "benchmarks" / "recipes"
 
 
 def test_the_paper_config_is_its_table_5():
-    settings = RunSettings.from_names(load_config(PAPER))
+    settings = RunSettings.from_names(load_config(RECIPES / "paper_masked_lm.json"))
     assert settings.pretrain_steps == 1_000_000
     assert settings.pretrain_batch_size == 2048
     assert settings.pretrain_length == settings.max_length == 512
@@ -32,6 +32,19 @@ def test_the_paper_config_is_its_table_5():
     optimizer = make_optimizer(steps=settings.pretrain_steps, **settings.pretrain_optimizer)
     assert float(optimizer._learning_rate(20_000)) == pytest.approx(2e-4)
     assert float(optimizer._learning_rate(510_000)) == pytest.approx(1e-4)
+
+
+def test_the_paper_config_of_causal_lm_is_its_section_4_2():
+    settings = RunSettings.from_names(load_config(RECIPES / "paper_causal_lm.json"))
+    assert (settings.steps, settings.window_length, settings.batch_size) == (150_000, 512, 64)
+    encoder = {**preset_arguments(settings.preset), **settings.encoder}
+    sizes = ("num_layers", "num_heads", "hidden_dim", "intermediate_dim", "num_features", "dropout")
+    assert [encoder[name] for name in sizes] == [6, 8, 512, 2048, 64, 0.1]
+    expected = {"beta_1": 0.9, "beta_2": 0.98, "epsilon": 1e-6, "weight_decay": 0.01}
+    assert {name: settings.optimizer[name] for name in expected} == expected
+    optimizer = make_optimizer(steps=settings.steps, **settings.optimizer)
+    rates = [float(optimizer._learning_rate(step)) for step in (3000, 6000, 24_000)]
+    assert rates == pytest.approx([1e-3, 2e-3, 1e-3])
 
 
 @pytest.mark.parametrize(

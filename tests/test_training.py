@@ -23,6 +23,16 @@ def test_linear_decay_rises_and_falls_linearly():
     assert float(restored._learning_rate(60)) == rate[60]
 
 
+def test_inverse_square_root_decay():
+    optimizer = make_optimizer(0.01, steps=100, warmup_fraction=0.2, decay="inverse_sqrt")
+    rate = [float(optimizer._learning_rate(step)) for step in range(111)]
+    steps = np.arange(1, 111)
+    np.testing.assert_allclose(rate[1:], np.where(steps < 20, 0.01 * steps / 20, 0.01 * (20 / steps) ** 0.5), rtol=1e-6)
+    assert rate[0] == 0
+    restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert float(restored._learning_rate(60)) == rate[60]
+
+
 def test_weight_decay_leaves_biases_and_norms_alone():
     inputs = keras.Input((4,))
     x = keras.layers.LayerNormalization(name="norm")(inputs)

@@ -5,6 +5,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from _runs import finite
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
 from krpe_tf.models import Encoder, MaskedLM
@@ -143,11 +144,7 @@ def train(settings: dict, data: tuple[np.ndarray, np.ndarray]) -> dict:
         verbose=0,
     ).history
     pairs = zip(history["loss"], history["val_loss"], strict=True)
-    curve = [[(index + 1) * every, *map(_finite, pair)] for index, pair in enumerate(pairs)]
-    final = _finite(model.evaluate(validation, verbose=0)[0])
+    curve = [[(index + 1) * every, *map(finite, pair)] for index, pair in enumerate(pairs)]
+    final = finite(model.evaluate(validation, verbose=0)[0])
     keras.utils.clear_session()
     return {**settings, "curve": curve, "final": final, "seconds": round(time.perf_counter() - start, 1)}
-
-
-def _finite(loss: float) -> float | None:
-    return round(float(loss), 5) if np.isfinite(loss) else None

@@ -9,7 +9,6 @@ seconds of 50 steps of the recipe's models. Without `--suite` all of them, in th
 line of masked_lm.jsonl and is not run again, so an interruption costs one run.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -17,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 from _masked_lm import ABSOLUTE, compiled, datasets, train
-from _runs import append, read_lines
+from _runs import append, parse, run_missing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all benchmarks share
 
 from _messages import load_bytes
 
+NAME = "masked_lm.jsonl"
 CONFIG = Path(__file__).with_name("small_masked_lm.json")
 DECAY = "radius 16 + 2 exponentials"
 # Bias, attention, number of features; the cells that answer most come first.
@@ -92,12 +91,6 @@ def quick_runs(suite: str, config: dict) -> list[dict]:
     return [{**run, **QUICK} for run in chosen[: 3 if suite == "small" else 1]]
 
 
-def is_done(settings: dict, finished: list[dict]) -> bool:
-    """Return whether a run with all these settings is among the finished ones, of whatever suite."""
-    wanted = {name: value for name, value in settings.items() if name != "suite"}
-    return any(all(run.get(name) == value for name, value in wanted.items()) for run in finished)
-
-
 def measure_time(config: dict, data, steps: int, rounds: int) -> dict:
     """Measure seconds of `steps` warm training steps of the recipe's models, in turn; the least of the rounds."""
     calls, seconds, first = {}, {}, {}
@@ -117,28 +110,23 @@ def measure_time(config: dict, data, steps: int, rounds: int) -> dict:
     return {"suite": "timing", "steps": steps, "seconds": seconds, "first_seconds": first, "xla": config["xla"]}
 
 
+def describe(run: dict) -> str:
+    """Return a line about a finished run."""
+    return f"{run['bias']}  {run['attention']}  m={run.get('num_features')}  seed {run['seed']}: {run['final']} nats"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is not there yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("build/recipes"), help="the folder of masked_lm.jsonl")
-    parser.add_argument("--suite", choices=SUITES, action="append", help="what to run, again for more (default: all)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes that prove nothing: see it run")
-    options = parser.parse_args(arguments)
-    options.output.mkdir(parents=True, exist_ok=True)
-    path, data = options.output / "masked_lm.jsonl", load_bytes()
+    options, data = parse(arguments, __doc__, NAME, SUITES), load_bytes()
+    path = options.output / NAME
     config = {"xla": False, "validation_tokens": 2**17, **json.loads(CONFIG.read_text(encoding="utf-8"))}
-    for suite in options.suite or SUITES:
+    for suite in options.suite:
         if suite == "timing":
             quick = {**config, **QUICK} if options.quick else config
             append(path, measure_time(quick, data, steps=2 if options.quick else 50, rounds=1 if options.quick else 2))
             continue
-        for settings in (quick_runs if options.quick else runs)(suite, config):
-            if is_done(settings, read_lines(path)):
-                continue
-            run = {**train(settings, data), "versions": {"tensorflow": tf.__version__, "keras": keras.__version__}}
-            append(path, run)
-            name = f"{suite}  {run['bias']}  {run['attention']}  m={run.get('num_features')}  seed {run['seed']}"
-            print(f"{name}: {run['final']} nats, {run['seconds']:.0f} s", file=sys.stderr, flush=True)
+        chosen = (quick_runs if options.quick else runs)(suite, config)
+        run_missing(path, chosen, lambda settings: train(settings, data), describe)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,14 @@ from .distribution import ONE_DEVICE, Distribution, encoder_layout, make_distrib
 from .fit import Budget, fit, fit_resumably
 from .losses import GlobalCrossEntropy, class_probabilities
 from .metrics import BitsPerByte
-from .optimizer import GlobalAdamW, GlobalLossScaleOptimizer, LinearDecay, check_optimizer, make_optimizer
+from .optimizer import (
+    GlobalAdamW,
+    GlobalLossScaleOptimizer,
+    InverseSquareRootDecay,
+    LinearDecay,
+    check_optimizer,
+    make_optimizer,
+)
 
 __all__ = [
     "ONE_DEVICE",
@@ -20,6 +27,7 @@ __all__ = [
     "GlobalAdamW",
     "GlobalCrossEntropy",
     "GlobalLossScaleOptimizer",
+    "InverseSquareRootDecay",
     "LinearDecay",
     "check_optimizer",
     "check_resumable",

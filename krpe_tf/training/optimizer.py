@@ -1,4 +1,4 @@
-"""AdamW on the gradient of the global batch, and the learning-rate schedule that Keras lacks."""
+"""AdamW on the gradient of the global batch, and the learning-rate schedules that Keras lacks."""
 
 import inspect
 
@@ -26,7 +26,7 @@ def check_optimizer(**arguments) -> None:
 
 def _check(learning_rate, steps, warmup_fraction, weight_decay, clip_norm, decay, beta_1, beta_2, epsilon) -> None:
     check_at_least(1, steps=steps)
-    check_one_of(("cosine", "linear"), decay=decay)
+    check_one_of(("cosine", "linear", "inverse_sqrt"), decay=decay)
     check_rate(warmup_fraction=warmup_fraction, beta_1=beta_1, beta_2=beta_2)
     for name, value in {"learning_rate": learning_rate, "clip_norm": clip_norm, "epsilon": epsilon}.items():
         if not isinstance(value, (int, float, np.number)) or not value > 0:
@@ -46,18 +46,19 @@ def make_optimizer(
     beta_2: float = 0.98,
     epsilon: float = 1e-7,
 ) -> keras.optimizers.Optimizer:
-    """Make an AdamW with linear warm-up, a decay to zero, and clipping of the gradient's global norm.
+    """Make an AdamW with linear warm-up, a decay, and clipping of the gradient's global norm.
 
     Weight decay leaves biases, norm scales and position biases alone. On several replicas the gradient is that of the
     global batch, see `GlobalAdamW`.
 
     Args:
         learning_rate: The peak, positive.
-        steps: Optimizer steps in all, at least 1; the rate is zero from there on.
+        steps: Optimizer steps in all, at least 1; the rate is zero from there on, except with "inverse_sqrt".
         warmup_fraction: Share of `steps` that warm up, in [0, 1).
         weight_decay: AdamW's, relative to the learning rate.
         clip_norm: The largest global norm of a step's gradient, positive.
-        decay: "cosine" or "linear", from the peak to zero.
+        decay: "cosine" or "linear", from the peak to zero; or "inverse_sqrt": the peak divided by the square root of
+            the step over the steps of the warm-up.
         beta_1: Adam's, in [0, 1).
         beta_2: Adam's, in [0, 1).
         epsilon: Adam's, positive.
@@ -69,6 +70,8 @@ def make_optimizer(
     warmup = max(1, int(warmup_fraction * steps))
     if decay == "linear":
         schedule = LinearDecay(learning_rate, steps, warmup)
+    elif decay == "inverse_sqrt":
+        schedule = InverseSquareRootDecay(learning_rate, warmup)
     else:
         schedule = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0,
@@ -110,6 +113,28 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         return {"learning_rate": self.learning_rate, "steps": self.steps, "warmup_steps": self.warmup_steps}
+
+
+@keras.saving.register_keras_serializable("krpe_tf")
+class InverseSquareRootDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up from zero, then a decay by the inverse square root of the step: the paper's section 4.2.
+
+    Args:
+        learning_rate: The peak, reached after `warmup_steps`.
+        warmup_steps: Steps of the warm-up, at least 1.
+    """
+
+    def __init__(self, learning_rate: float, warmup_steps: int):
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        share = ops.cast(step, "float32") / self.warmup_steps
+        return self.learning_rate * ops.minimum(share, ops.rsqrt(ops.maximum(share, 1.0)))
+
+    def get_config(self):
+        return {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
 
 
 # Decay would not simplify these: a position bias of zero drops positions, a scale of zero drops the signal.
