@@ -21,6 +21,13 @@ def recipes(monkeypatch):
 
 
 @pytest.fixture
+def causal(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    monkeypatch.syspath_prepend(RECIPES.parent)
+    return pytest.importorskip("_causal_lm")
+
+
+@pytest.fixture
 def page(monkeypatch):
     monkeypatch.syspath_prepend(RECIPES)
     return importlib.import_module("page")
@@ -113,8 +120,80 @@ def test_quick_run_and_its_page(tmp_path, recipes, page):
     assert (docs / "figures" / "recipes" / "small_masked_lm.png").stat().st_size > 10_000
 
 
+CAUSAL = {**SIZES, "num_layers": 2, "length": 16, "multiples": [1, 2, 4], "held_out_windows": 3, "batch_size": 4}
+
+
+def test_held_out_bytes_are_the_same_at_every_length(causal):
+    texts = [chr(97 + i) * 20 for i in range(3)], ["".join(map(chr, range(33, 33 + 90))), "short", "xyz" * 50]
+    training, held_out = causal.encode(texts, longest=64, count=3)
+    assert [len(document) for document in training] == [22] * 3
+    assert [len(window) for window in held_out] == [65] * 3
+    expected = sorted(np.concatenate([window[1:] for window in held_out]))
+    for length in (16, 32, 64):
+        labels = [y[w > 0] for _, y, w in causal.batches(held_out, length, 4, seed=None)]
+        assert sorted(np.concatenate(labels)) == expected
+
+
+def test_no_causal_model_sees_what_it_predicts(causal):
+    ids = np.random.default_rng(0).integers(3, 259, (1, 16)).astype("int32")
+    changed = np.where(np.arange(16) < 9, ids, 258 - ids % 200)
+    for name in causal.BASELINES:
+        model = causal.make_model({**CAUSAL, "model": name})
+        here, there = (
+            keras.ops.convert_to_numpy(model({"token_ids": x, "padding_mask": np.ones_like(x)})) for x in (ids, changed)
+        )
+        np.testing.assert_allclose(here[:, :9], there[:, :9], atol=1e-6)
+        assert np.abs(here[:, 9:] - there[:, 9:]).max() > 1e-4
+        # The order of what came before matters.
+        swapped = ids[:, [1, 0, *range(2, 16)]]
+        there = keras.ops.convert_to_numpy(model({"token_ids": swapped, "padding_mask": np.ones_like(ids)}))
+        assert np.abs(here[:, 9:] - there[:, 9:]).max() > 1e-7
+
+
+def test_causal_runs_start_anew_and_do_not_depend_on_the_runs_before(causal):
+    settings = {
+        **{**CAUSAL, "model": "orthogonal, m = 16", "steps": 4, "validate_every": 2, "learning_rate": 0.01},
+        **{"warmup_fraction": 0.1, "weight_decay": 0.01, "clip_norm": 1.0},
+    }
+    documents = causal.encode((["abcd " * 60, "efgh " * 60], ["abcd " * 60]), longest=64, count=3)
+    first, other, again = (causal.train({**settings, "seed": seed}, documents) for seed in (0, 1, 0))
+    assert first["final"] == pytest.approx(again["final"])
+    assert first["final"] != other["final"]
+    assert list(first["final"]) == ["16", "32", "64"]
+    assert [step for step, *_ in first["curve"]] == [2, 4]
+    assert 0 < first["final"]["16"] < 9
+
+
+def causal_run(model, seed, bits, **changes):
+    final = {"256": bits, "512": bits + 0.1}
+    sizes = {"num_layers": 2, "hidden_dim": 96, "num_heads": 4, "length": 256, "multiples": [1, 2]}
+    run = {"suite": "small", "model": model, "seed": seed, "learning_rate": 0.01, "steps": 2, "batch_size": 4, **sizes}
+    run.update(held_out_windows=3, curve=[[1, 5.0, 5.0], [2, 4.0, bits]], final=final, cpu_seconds=9.0)
+    return {**run, "versions": {"tensorflow": "1", "keras": "2"}, **changes}
+
+
+def test_causal_page_pairs_the_seeds(tmp_path, page):
+    runs = [causal_run("softmax, same bias", seed, 2.0 + seed) for seed in (0, 1)]
+    runs += [causal_run("orthogonal, m = 16", seed, 2.01 + 1.02 * seed) for seed in (0, 1)]
+    runs.append(causal_run("softmax, rotary positions", 0, None, suite="sweep", final={"256": None, "512": None}))
+    (tmp_path / "causal_lm.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    page.main(["--output", str(tmp_path)])
+    text = (tmp_path / "recipes-lm.md").read_text()
+    assert "| orthogonal, m = 16 | 0.01 | 2 | 2.520 ± 0.721 | 2.620 ± 0.721 | +0.020 (+0.010 to +0.030) |" in text
+    assert "| softmax, same bias | 0.01 | 2 | 2.500 ± 0.707 | 2.600 ± 0.707 |  |  |" in text
+    assert "| softmax, rotary positions | 0.01 | 1 | not finite | not finite |  |  |" in text
+    assert (tmp_path / "small_causal_lm.png").stat().st_size > 10_000
+
+
+def test_every_model_of_the_causal_config_is_known(causal):
+    script = importlib.import_module("causal_lm")
+    config = json.loads(script.CONFIG.read_text())
+    for suite in script.SUITES:
+        assert {run["model"] for run in script.runs(suite, config)} <= {*causal.ENCODERS, *causal.BASELINES}
+
+
 def test_page_without_runs_says_so(tmp_path, page):
-    with pytest.raises(SystemExit, match=r"--output must hold masked_lm\.jsonl"):
+    with pytest.raises(SystemExit, match=r"--output must hold masked_lm\.jsonl or causal_lm\.jsonl"):
         page.main(["--output", str(tmp_path)])
 
 

@@ -31,10 +31,6 @@ ENCODERS = {
     f"{SOFTMAX}, not normalised": {"feature_map": "softmax", "normalize": False},
     "orthogonal, m = 32, gate": {"use_gate": True},
     **{f"{name}, m = 32": {"feature_map": name} for name in ("positive", "spherical", "trigonometric")},
-    "positive, m = 32, not normalised": {"feature_map": "positive", "normalize": False},
-    # What was tried to close the gap to softmax.
-    "orthogonal, m = 32, a bias a layer": {"share_position_bias": False},
-    f"{SOFTMAX}, a bias a layer": {"feature_map": "softmax", "share_position_bias": False},
 }
 
 

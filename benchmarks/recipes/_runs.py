@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -30,6 +31,12 @@ def is_done(settings: dict, finished: list[dict]) -> bool:
 def finite(loss: float) -> float | None:
     """Round a loss; None if it is not finite."""
     return round(float(loss), 5) if math.isfinite(loss) else None
+
+
+def difference(pairs: Sequence[tuple[float | None, float | None]]) -> str:
+    """Describe how much larger the first ones are: mean, and the least and the most; of pairs that are finite."""
+    gaps = [mine - other for mine, other in pairs if mine is not None and other is not None]
+    return f"{fmean(gaps):+.3f} ({min(gaps):+.3f} to {max(gaps):+.3f})" if gaps else ""
 
 
 def parse(arguments: Sequence[str] | None, description: str, name: str, suites: Sequence[str]) -> argparse.Namespace:

@@ -2,10 +2,9 @@
 
     python benchmarks/recipes/causal_lm.py --suite small
 
-Suites: "small", the recipe of small_causal_lm.json, each model with each seed; "sweep", learning rates and starts of
-the baselines, one seed; "gap", what was tried to close the gap to softmax, each with each seed. Without `--suite` all
-of them, in this order. A run that is finished is a line of causal_lm.jsonl and is not run again, so an interruption
-costs one run.
+Suites: "small", the recipe of small_causal_lm.json, each model with each seed; "sweep", other learning rates of
+baselines; "short", fewer steps of more bytes at a lower rate. Without `--suite` all of them, in this order. A run that
+is finished is a line of causal_lm.jsonl and is not run again, so an interruption costs one run.
 """
 
 import json
@@ -22,13 +21,17 @@ from _messages import load_texts
 
 NAME = "causal_lm.jsonl"
 CONFIG = Path(__file__).with_name("small_causal_lm.json")
-SUITES = ("small", "sweep", "gap")
-ROTARY = "softmax, rotary positions"
+SUITES = ("small", "sweep", "short")
+# Model, learning rate, and how many seeds: the rates that a baseline was tried with before the recipe took its best.
 SWEEP = [
-    {"model": ROTARY, "learning_rate": 0.002},
-    {"model": ROTARY, "learning_rate": 0.008},
+    ("softmax, rotary positions", 0.01, 3),
+    ("softmax, rotary positions", 0.0025, 1),
+    ("softmax, rotary positions", 0.02, 1),
+    ("linear transformer", 0.003, 1),
+    ("trigonometric, m = 32", 0.003, 1),
 ]
-GAP = []
+# The first six models of the recipe.
+SHORT = {"batch_size": 8, "steps": 300, "validate_every": 50, "learning_rate": 0.004}
 QUICK = {
     **{"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 16, "length": 32, "batch_size": 4},
     **{"steps": 4, "validate_every": 2, "held_out_windows": 4},
@@ -38,9 +41,14 @@ QUICK = {
 def runs(suite: str, config: dict) -> list[dict]:
     """Return the settings of every run of a suite, in order: all seeds of a model, then the next model."""
     base = {"suite": suite, **{name: value for name, value in config.items() if name not in ("seeds", "models")}}
-    models = {"small": config["models"], "sweep": SWEEP, "gap": GAP}[suite]
-    seeds = config["seeds"][:1] if suite == "sweep" else config["seeds"]
-    return [{**base, **model, "seed": seed} for model in models for seed in seeds]
+    seeds, models = config["seeds"], config["models"]
+    if suite == "sweep":
+        cells = [({"model": model, "learning_rate": rate}, seeds[:count]) for model, rate, count in SWEEP]
+    elif suite == "short":
+        cells = [({**model, **SHORT}, seeds) for model in models[:6]]
+    else:
+        cells = [(model, seeds) for model in models]
+    return [{**base, **model, "seed": seed} for model, chosen in cells for seed in chosen]
 
 
 def quick_runs(suite: str, config: dict) -> list[dict]:

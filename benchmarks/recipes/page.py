@@ -1,22 +1,25 @@
-"""Make the tables and the plot of docs/recipes.md from the finished runs of masked_lm.py.
+"""Make the tables and the plots of docs/recipes.md from the finished runs of masked_lm.py and causal_lm.py.
 
     python benchmarks/recipes/page.py --output build/recipes --publish docs
 
-Reads masked_lm.jsonl in the folder and writes tables.md and small_masked_lm.png there. With `--publish` the tables go
-between the markers of recipes.md, and the plot and the runs, from which this can be run again, to figures/recipes/.
+Reads masked_lm.jsonl and causal_lm.jsonl in the folder, whichever are there, and writes tables and a plot of each
+there. With `--publish` the tables go between the markers of recipes.md, and the plots and the runs, from which this can
+be run again, to figures/recipes/.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from _runs import read_lines
+from _runs import difference, read_lines
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all benchmarks share
 
+from _causal_page import causal_plot, causal_tables
 from _pages import keep_files, replace_marked, save_figure
 from _tables import markdown_table
 
@@ -69,8 +72,7 @@ def small_table(runs: list[dict]) -> str:
         mean = f"{np.mean(known):.3f}" if known else ""
         spread = f"{max(known) - min(known):.3f}" if len(known) > 1 else ""
         pairs = [(final.get((model, seed)), final.get((twin, seed))) for seed in seeds]
-        gaps = [mine - other for mine, other in pairs if mine is not None and other is not None]
-        gap = f"{np.mean(gaps):+.3f} ({min(gaps):+.3f} to {max(gaps):+.3f})" if gaps and model != twin else ""
+        gap = difference(pairs) if model != twin else ""
         rows.append([label(*model[1:]), *cells, mean, spread, gap])
     header = [
         "model",
@@ -185,25 +187,44 @@ def plot(runs: list[dict]):
     return figure
 
 
+class Kind(NamedTuple):
+    """What the runs of one script become: their tables between markers of the page, and a plot of its recipe."""
+
+    runs: str
+    marker: str
+    figure: str
+    tables: Callable[[list[dict]], str]
+    plot: Callable[[list[dict]], Figure]
+
+
+KINDS = (
+    Kind(RUNS, "recipes", PLOT, tables, plot),
+    Kind("causal_lm.jsonl", "recipes-lm", "small_causal_lm.png", causal_tables, causal_plot),
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the runs and write tables and plot."""
+    """Read the runs and write tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("build/recipes"), help=f"the folder that holds {RUNS}")
+    folder = f"the folder that holds {', '.join(kind.runs for kind in KINDS)}"
+    parser.add_argument("--output", type=Path, default=Path("build/recipes"), help=folder)
     parser.add_argument("--publish", type=Path, metavar="DOCS", help="the docs folder to write to as well")
     options = parser.parse_args(arguments)
-    runs = read_lines(options.output / RUNS)
-    if not runs:
-        raise SystemExit(f"--output must hold {RUNS} of masked_lm.py, run it first. Received: {options.output}")
-    text = tables(runs)
-    if options.publish is None:
-        (options.output / "tables.md").write_text(text, encoding="utf-8")
-    small = [run for run in runs if run["suite"] == "small"]
-    if small:
-        save_figure(plot(small), options.output / PLOT)
-    if options.publish is not None:
-        replace_marked("recipes", {options.publish / "recipes.md": text})
-        keep_files((RUNS, PLOT), options.output, options.publish / "figures" / "recipes")
-    print(text)
+    found = {kind: runs for kind in KINDS if (runs := read_lines(options.output / kind.runs))}
+    if not found:
+        names = " or ".join(kind.runs for kind in KINDS)
+        raise SystemExit(f"--output must hold {names}, run the recipe first. Received: {options.output}")
+    for kind, runs in found.items():
+        text = kind.tables(runs)
+        if options.publish is None:
+            (options.output / f"{kind.marker}.md").write_text(text, encoding="utf-8")
+        small = [run for run in runs if run["suite"] == "small"]
+        if small:
+            save_figure(kind.plot(small), options.output / kind.figure)
+        if options.publish is not None:
+            replace_marked(kind.marker, {options.publish / "recipes.md": text})
+            keep_files((kind.runs, kind.figure), options.output, options.publish / "figures" / "recipes")
+        print(text)
 
 
 if __name__ == "__main__":
