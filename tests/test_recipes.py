@@ -120,7 +120,7 @@ def test_quick_run_and_its_page(tmp_path, recipes, page):
     assert (docs / "figures" / "recipes" / "small_masked_lm.png").stat().st_size > 10_000
 
 
-CAUSAL = {**SIZES, "num_layers": 2, "length": 16, "multiples": [1, 2, 4], "held_out_windows": 3, "batch_size": 4}
+CAUSAL = {**SIZES, "length": 16, "multiples": [1, 4], "held_out_windows": 3, "batch_size": 4}
 
 
 def test_held_out_bytes_are_the_same_at_every_length(causal):
@@ -130,7 +130,8 @@ def test_held_out_bytes_are_the_same_at_every_length(causal):
     assert [len(window) for window in held_out] == [65] * 3
     expected = sorted(np.concatenate([window[1:] for window in held_out]))
     for length in (16, 32, 64):
-        labels = [y[w > 0] for _, y, w in causal.batches(held_out, length, 4, seed=None)]
+        batches = causal.batches(held_out, length, 4, seed=None)
+        labels = [y[w > 0] for _, y, w in (batches[step] for step in range(batches.steps_per_epoch))]
         assert sorted(np.concatenate(labels)) == expected
 
 
@@ -159,7 +160,7 @@ def test_causal_runs_start_anew_and_do_not_depend_on_the_runs_before(causal):
     first, other, again = (causal.train({**settings, "seed": seed}, documents) for seed in (0, 1, 0))
     assert first["final"] == pytest.approx(again["final"])
     assert first["final"] != other["final"]
-    assert list(first["final"]) == ["16", "32", "64"]
+    assert list(first["final"]) == ["16", "64"]
     assert [step for step, *_ in first["curve"]] == [2, 4]
     assert 0 < first["final"]["16"] < 9
 
@@ -175,7 +176,7 @@ def causal_run(model, seed, bits, **changes):
 def test_causal_page_pairs_the_seeds(tmp_path, page):
     runs = [causal_run("softmax, same bias", seed, 2.0 + seed) for seed in (0, 1)]
     runs += [causal_run("orthogonal, m = 16", seed, 2.01 + 1.02 * seed) for seed in (0, 1)]
-    runs.append(causal_run("softmax, rotary positions", 0, None, suite="sweep", final={"256": None, "512": None}))
+    runs.append(causal_run("softmax, rotary positions", 0, 9.0, suite="sweep", final={"256": None, "512": None}))
     (tmp_path / "causal_lm.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
     page.main(["--output", str(tmp_path)])
     text = (tmp_path / "recipes-lm.md").read_text()
