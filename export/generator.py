@@ -84,7 +84,7 @@ def export_generator(
     written = ("report.json", "report.md", *plan.vocabulary)
     beside = (each for each in GENERATOR_COMPANIONS if each in written or companion(path, "report.json").exists())
     with staged(path, overwrite, beside) as target:
-        content = make_generator(plan, working_folder(target))
+        content = _make(plan, working_folder(target))
         target.write_bytes(content)
         for suffix, each in plan.vocabulary.items():
             companion(target, suffix).write_bytes(each)
@@ -94,7 +94,7 @@ def export_generator(
 
 
 @dataclass(frozen=True)
-class Plan:
+class _Plan:
     """The checked arguments of `export_generator`.
 
     Attributes: `model`, in float32; `model_dtypes`, what the layers of the one that was given compute in; `vocabulary`,
@@ -110,7 +110,7 @@ class Plan:
     measure: bool
 
 
-def _check(model, prefill, tokenizer, quantization, tolerance, measure) -> Plan:
+def _check(model, prefill, tokenizer, quantization, tolerance, measure) -> _Plan:
     check_backend()
     if not isinstance(model, CausalLM):
         raise ValueError(f"`model` must be a CausalLM. Received: model={model!r}")
@@ -134,10 +134,10 @@ def _check(model, prefill, tokenizer, quantization, tolerance, measure) -> Plan:
     dtypes, exported = compute_dtypes(model), in_float32(model)
     if exported is not model:
         logger.info("the model computes in %s; the file gets its weights and computes in float32", ", ".join(dtypes))
-    return Plan(exported, dtypes, prefill, vocabulary_files(tokenizer), quantization, tolerance, measure)
+    return _Plan(exported, dtypes, prefill, vocabulary_files(tokenizer), quantization, tolerance, measure)
 
 
-def make_generator(plan: Plan, working_folder: Path) -> bytes:
+def _make(plan: _Plan, working_folder: Path) -> bytes:
     """Convert the model, and check that any LiteRT runs the file; return its bytes."""
     functions = generator_functions(plan.model, plan.prefill)
     content = convert(functions, working_folder)
@@ -170,7 +170,7 @@ def make_readings(prefill: Sequence[int], vocabulary_size: int) -> dict[str, dic
     return readings
 
 
-def _verify(plan: Plan, file: Path, content: bytes, path: str) -> GeneratorReport:
+def _verify(plan: _Plan, file: Path, content: bytes, path: str) -> GeneratorReport:
     readings = make_readings(plan.prefill, plan.model.encoder.vocabulary_size)
     logits, costs = run_generator(file, readings, plan.measure)
     errors = {}

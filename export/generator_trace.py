@@ -49,7 +49,9 @@ def generator_functions(model: "keras.Model", prefill: Sequence[int]) -> dict[st
     """
     import tensorflow as tf
 
-    state = {name: tf.TensorSpec(x.shape, tf.float32, name=runtime_name(name)) for name, x in _state(model).items()}
+    state = {
+        name: tf.TensorSpec(x.shape, tf.float32, name=runtime_name(name)) for name, x in model.initial_state(1).items()
+    }
 
     def trace(function: Callable, length: int):
         specs = {
@@ -67,10 +69,6 @@ def generator_functions(model: "keras.Model", prefill: Sequence[int]) -> dict[st
     with override(evaluate=_evaluate):
         functions = {prefill_name(length): trace(_read_piece, length) for length in prefill}
         return {**functions, "decode": trace(_read_token, 1)}
-
-
-def _state(model) -> dict:
-    return model.initial_state(1)
 
 
 def _evaluate(compute: Callable):

@@ -243,7 +243,8 @@ def make_sampler(sampler: str, temperature: float = 1.0, top_k: int | None = Non
         mass = np.exp(logits[ids])
         if top_p is not None:
             wanted = np.float32(top_p) * np.exp(logits).sum()
-            mass = mass[np.cumsum(mass) - mass < wanted]
+            before = np.concatenate([[0], np.cumsum(mass)[:-1]])
+            mass = mass[before < wanted]
         cumulative = np.cumsum(mass)
         return int(ids[np.searchsorted(cumulative, np.float32(uniform) * cumulative[-1], side="right")])
 

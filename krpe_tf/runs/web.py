@@ -8,15 +8,16 @@ from pathlib import Path
 
 from ..export import PAGE_CONTENTS, classifier_files, generator_files, litertjs_files
 from ..files import staged
+from ..tasks import TASKS
 from ..text import load_tokenizer
 from .folder import check_run, load_labels, load_task
 
 logger = logging.getLogger(__name__)
 
-# By task, the files of its page, from the exported file, the tokenizer and the labels.
+# By `Task.page`, the files of a page, from the exported file, the tokenizer and the labels.
 PAGES = {
-    "text_classification": classifier_files,
-    "causal_lm": lambda content, tokenizer, labels: generator_files(content, tokenizer),
+    "classifier": classifier_files,
+    "generator": lambda content, tokenizer, labels: generator_files(content, tokenizer),
 }
 
 
@@ -40,10 +41,9 @@ def web_run(
     """
     run = Path(run)
     task = load_task(run)
-    if task.name not in PAGES:
-        raise ValueError(
-            f"`run` must be of a task that has a page: {', '.join(PAGES)}. Received: {task.name!r} in {str(run)!r}"
-        )
+    if task.page is None:
+        names = ", ".join(each.name for each in TASKS.values() if each.page is not None)
+        raise ValueError(f"`run` must be of a task that has a page: {names}. Received: {task.name!r} in {str(run)!r}")
     check_run(run, "tokenizer.json")
     if not (run / "model.tflite").is_file():
         raise ValueError(
@@ -52,7 +52,7 @@ def web_run(
     labels = load_labels(run, task)
     with staged(path, overwrite=True, contents=PAGE_CONTENTS) as target:
         tokenizer = load_tokenizer(run / "tokenizer.json")
-        files = PAGES[task.name]((run / "model.tflite").read_bytes(), tokenizer, labels)
+        files = PAGES[task.page]((run / "model.tflite").read_bytes(), tokenizer, labels)
         files |= {f"litertjs/{name}": content for name, content in litertjs_files(litertjs).items()}
         for name, content in files.items():
             place = target / name

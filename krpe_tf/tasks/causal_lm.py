@@ -57,8 +57,7 @@ def _budget(settings, batches):
 def _scores(model, batches, corpus) -> dict[str, float]:
     """Return the bits that a byte of the validation documents takes, whatever the tokens are."""
     compile_model(model, "sgd", weighted_metrics=CAUSAL_LM.metrics(corpus))
-    found = model.evaluate(batches.validation_data(), verbose=0, return_dict=True)
-    return {"bits_per_byte": found["bits_per_byte"]}
+    return {"bits_per_byte": model.evaluate(batches.validation_data(), verbose=0, return_dict=True)["bits_per_byte"]}
 
 
 CAUSAL_LM = Task(
@@ -77,4 +76,5 @@ CAUSAL_LM = Task(
     budget=_budget,
     metrics=lambda corpus: [BitsPerByte(corpus.tokenizer.token_bytes)],
     scores=_scores,
+    page="generator",
 )

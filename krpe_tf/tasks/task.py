@@ -44,6 +44,7 @@ class Task:
         metrics: `(corpus)` -> what is measured beside loss and accuracy while it trains and validates.
         scores: `(model, batches, corpus)` -> scores by name of the trained model on the validation batches. They are
             logged and kept in training.json. None: losses and metrics of the history say it all.
+        page: The page in which a browser runs an exported model, of `krpe_tf.runs.web`; None: there is none.
         pretraining: The task that may train the encoder first.
     """
 
@@ -65,6 +66,7 @@ class Task:
     show: Callable[[Any], str] = str
     metrics: Callable[[Corpus], list[keras.metrics.Metric]] = lambda corpus: []
     scores: Callable[[keras.Model, Batches, Corpus], dict[str, float]] | None = None
+    page: str | None = None
     pretraining: "Task | None" = None
 
     def learns(self, settings: Settings) -> str:

@@ -28,5 +28,6 @@ TEXT_CLASSIFICATION = Task(
     budget=document_budget,
     answer=_answer,
     show=lambda answer: "  ".join(f"{label} {probability:.3f}" for label, probability in answer.items()),
+    page="classifier",
     pretraining=MASKED_LM,
 )
