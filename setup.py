@@ -30,6 +30,7 @@ TPU = ['jax[tpu]>=0.6,<0.11; sys_platform == "linux" and platform_machine == "x8
 # For krpe_tf.garden, and the peer of benchmarks/layers.py. It brings tf_keras, and TensorFlow 2.20.
 # tensorflow_hub, which it imports, needs the pkg_resources of setuptools.
 GARDEN = ["tf-models-official>=2.20,<2.21", "setuptools>=77,<81"]
+KERAS_HUB = ["keras-hub>=0.32,<0.33"]
 # The site of `make docs`. Griffe reads docstrings from the sources: building needs no TensorFlow.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"]
 # F1 by entity, of the task token_classification.
@@ -56,6 +57,8 @@ setup(
         # Tokens of pieces where there is no TensorFlow.
         "text": TEXT,
         "tagging": TENSORFLOW + TAGGING,
+        # For `Encoder.from_keras_hub`.
+        "keras-hub": KERAS_HUB,
         "demo": TENSORFLOW + DEMO,
         "garden": TENSORFLOW + DEMO + GARDEN,
         "docs": DOCS,
@@ -71,8 +74,8 @@ setup(
         + ["torch==2.13.*"]
         # Runs what `export_litertlm` packs.
         + ["litert-lm-api>=0.18,<0.19"]
-        # Its samplers generate with our models, and ours with its.
-        + ["keras-hub>=0.32,<0.33"]
+        # Its samplers generate with our models, and ours with its; its T5 becomes our encoder.
+        + KERAS_HUB
         # Drives Debian's chromium, for the pages of export/web.
         + ["playwright>=1.55,<2"]
         # Runs the notebooks.

@@ -3,19 +3,20 @@
 The layers get the names that saved weights and layout maps know: `layer_0_attention`, `layer_0_feed_forward_in`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import keras
 from keras import layers
 
 from ..attention import KernelizedRPEAttention
-from ..checks import check_at_least, check_rate
+from ..checks import check_at_least, check_one_of, check_rate
 from ..finite import finite
 from ..position_bias import make_position_bias
 
-Dense, LayerNormalization = finite(layers.Dense), finite(layers.LayerNormalization)
-ReversibleEmbedding = finite(layers.ReversibleEmbedding)
+Dense, ReversibleEmbedding = finite(layers.Dense), finite(layers.ReversibleEmbedding)
+LayerNormalization, RMSNormalization = finite(layers.LayerNormalization), finite(layers.RMSNormalization)
+NORMS = {"layer": LayerNormalization, "rms": RMSNormalization}
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,14 @@ class BlockOptions:
     Attributes: `num_heads`; `hidden_dim`, the width of a position's vector; `intermediate_dim`, the width inside the
     feed-forward block; `dropout`, the rate on what attention and feed-forward add to the vectors; `seed`, which draws
     it and, plus a block's index, the block's random features; `dtype`, the policy of all layers but norms; `attention`,
-    further arguments of `KernelizedRPEAttention`; `initializer`, cloned for every kernel and embedding.
+    further arguments of `KernelizedRPEAttention`; `initializer`, cloned for every kernel and embedding; `key_dim`, the
+    width of a head, None for `hidden_dim / num_heads`; `activation` of the feed-forward block, and whether it is gated
+    (`use_gated_activation`); `norm`, "layer" or "rms", and its `norm_epsilon`; `use_bias`, whether attention and
+    feed-forward add biases.
 
     Raises:
-        ValueError: For sizes below 1, a rate outside of [0, 1), or heads that do not divide `hidden_dim`.
+        ValueError: For sizes below 1, a rate outside of [0, 1), heads that do not divide `hidden_dim` where there is no
+            `key_dim`, an unknown norm or activation, or an epsilon that is not above 0.
     """
 
     num_heads: int
@@ -41,13 +46,24 @@ class BlockOptions:
     initializer: keras.initializers.Initializer = field(
         default_factory=lambda: keras.initializers.TruncatedNormal(stddev=0.02)
     )
+    key_dim: int | None = None
+    activation: Callable | str = "gelu"
+    use_gated_activation: bool = False
+    norm: str = "layer"
+    norm_epsilon: float = 1e-6
+    use_bias: bool = True
 
     def __post_init__(self):
         """Check sizes and rates."""
         sizes = {name: getattr(self, name) for name in ("num_heads", "hidden_dim", "intermediate_dim")}
         check_at_least(1, **sizes)
         check_rate(dropout=self.dropout)
-        if self.hidden_dim % self.num_heads:
+        check_one_of(tuple(NORMS), norm=self.norm)
+        if not self.norm_epsilon > 0:
+            raise ValueError(f"`norm_epsilon` must be above 0. Received: norm_epsilon={self.norm_epsilon}")
+        if self.key_dim is not None:
+            check_at_least(1, key_dim=self.key_dim)
+        elif self.hidden_dim % self.num_heads:
             raise ValueError(
                 "`num_heads` must divide `hidden_dim`. "
                 f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
@@ -71,7 +87,7 @@ def pre_norm_stack(x, mask, position_biases: Sequence, options: BlockOptions, na
     for index, position_bias in enumerate(position_biases):
         seed = None if options.seed is None else options.seed + index
         x = pre_norm_block(x, mask, f"{name}_{index}", position_bias, seed, options)
-    return make_norm(norm)(x)
+    return make_norm(norm, options.norm, options.norm_epsilon)(x)
 
 
 def pre_norm_block(x, mask, prefix: str, position_bias, attention_seed: int | None, options: BlockOptions):
@@ -90,16 +106,17 @@ def pre_norm_block(x, mask, prefix: str, position_bias, attention_seed: int | No
     """
     attention = KernelizedRPEAttention(
         options.num_heads,
-        options.hidden_dim // options.num_heads,
+        options.key_dim or options.hidden_dim // options.num_heads,
         position_bias=position_bias,
         dropout=options.dropout,
+        use_bias=options.use_bias,
         seed=attention_seed,
         kernel_initializer=options.initializer.clone(),
         dtype=options.dtype,
         name=f"{prefix}_attention",
         **options.attention,
     )
-    y = make_norm(f"{prefix}_attention_norm")(x)
+    y = make_norm(f"{prefix}_attention_norm", options.norm, options.norm_epsilon)(x)
     y = attention(y, y, query_mask=mask, value_mask=mask)
     x = layers.Add(dtype=options.dtype, name=f"{prefix}_attention_residual")([x, y])
     return feed_forward_block(x, f"{prefix}_feed_forward", options)
@@ -109,7 +126,7 @@ def step_stack(model: keras.Model, x, state: dict, count=None, name: str = "laye
     """Apply the stack that `pre_norm_stack` made in a causal model to the next positions of streams.
 
     Args:
-        model: Holds the layers, by their names, and says `num_layers`.
+        model: Holds the layers, by their names, and says `num_layers` and `use_gated_activation`.
         x: `(batch, k, hidden_dim)`.
         state: From `initial_stack_state`, or from the call before.
         count: As in `KernelizedRPEAttention.step`.
@@ -127,7 +144,11 @@ def step_stack(model: keras.Model, x, state: dict, count=None, name: str = "laye
         after.update({f"{prefix}_{key}": part for key, part in parts.items()})
         x = model.get_layer(f"{prefix}_attention_residual")([x, y])
         y = model.get_layer(f"{prefix}_feed_forward_norm")(x)
-        y = model.get_layer(f"{prefix}_feed_forward_out")(model.get_layer(f"{prefix}_feed_forward_in")(y))
+        inner = model.get_layer(f"{prefix}_feed_forward_in")(y)
+        if model.use_gated_activation:
+            gate = model.get_layer(f"{prefix}_feed_forward_gate")(y)
+            inner = model.get_layer(f"{prefix}_feed_forward_gated")([inner, gate])
+        y = model.get_layer(f"{prefix}_feed_forward_out")(inner)
         x = model.get_layer(f"{prefix}_feed_forward_residual")([x, y])
     return model.get_layer(norm)(x), after
 
@@ -143,15 +164,27 @@ def initial_stack_state(model: keras.Model, batch_size: int, name: str = "layer"
 
 
 def feed_forward_block(x, prefix: str, options: BlockOptions):
-    """Apply x + dropout(dense(gelu(dense(norm(x))))) to a symbolic tensor `(batch, n, hidden_dim)`."""
+    """Apply x + dropout(out(activation(in(norm(x))))) to a symbolic tensor `(batch, n, hidden_dim)`.
+
+    With `use_gated_activation` a third product, `gate(norm(x))`, multiplies the activation (arXiv 2002.05202).
+    """
 
     def dense(units, name, activation=None):
-        initializer = options.initializer.clone()
-        return Dense(units, activation, kernel_initializer=initializer, dtype=options.dtype, name=f"{prefix}_{name}")
+        return Dense(
+            units,
+            activation,
+            options.use_bias,
+            kernel_initializer=options.initializer.clone(),
+            dtype=options.dtype,
+            name=f"{prefix}_{name}",
+        )
 
-    y = make_norm(f"{prefix}_norm")(x)
-    y = dense(options.intermediate_dim, "in", "gelu")(y)
-    y = dense(options.hidden_dim, "out")(y)
+    y = make_norm(f"{prefix}_norm", options.norm, options.norm_epsilon)(x)
+    inner = dense(options.intermediate_dim, "in", options.activation)(y)
+    if options.use_gated_activation:
+        gate = dense(options.intermediate_dim, "gate")(y)
+        inner = layers.Multiply(dtype=options.dtype, name=f"{prefix}_gated")([inner, gate])
+    y = dense(options.hidden_dim, "out")(inner)
     y = apply_dropout(y, f"{prefix}_dropout", options)
     return layers.Add(dtype=options.dtype, name=f"{prefix}_residual")([x, y])
 
@@ -163,9 +196,9 @@ def apply_dropout(x, name: str, options: BlockOptions):
     return layers.Dropout(options.dropout, dtype=options.dtype, seed=options.seed, name=name)(x)
 
 
-def make_norm(name: str) -> LayerNormalization:
-    """Make a layer norm in float32: statistics over a half-precision vector lose what the norm is for."""
-    return LayerNormalization(epsilon=1e-6, dtype="float32", name=name)
+def make_norm(name: str, norm: str = "layer", epsilon: float = 1e-6) -> layers.Layer:
+    """Make a norm in float32: statistics over a half-precision vector lose what the norm is for."""
+    return NORMS[norm](epsilon=epsilon, dtype="float32", name=name)
 
 
 def take_dtype_policy(arguments: dict) -> keras.DTypePolicy:

@@ -16,6 +16,7 @@ from .blocks import (
     step_stack,
     take_dtype_policy,
 )
+from .keras_hub import copy_weights, encoder_arguments
 from .layout import make_layout_map
 from .presets import preset_arguments
 from .token_model import TokenModel
@@ -26,8 +27,8 @@ SHARDED_WEIGHTS = {
     r"(.*/)?layer_\d+_attention/(query|key|value|gate)/kernel": (None, "model", None),
     r"(.*/)?layer_\d+_attention/(query|key|value|gate)/bias": ("model", None),
     r"(.*/)?layer_\d+_attention/attention_output/kernel": ("model", None, None),
-    r"(.*/)?layer_\d+_feed_forward_in/kernel": (None, "model"),
-    r"(.*/)?layer_\d+_feed_forward_in/bias": ("model",),
+    r"(.*/)?layer_\d+_feed_forward_(in|gate)/kernel": (None, "model"),
+    r"(.*/)?layer_\d+_feed_forward_(in|gate)/bias": ("model",),
     r"(.*/)?layer_\d+_feed_forward_out/kernel": ("model", None),
     r"(.*/)?token_embedding/embeddings": (None, "model"),
 }
@@ -64,9 +65,16 @@ class Encoder(TokenModel):
         length: A fixed n, or None for any.
         seed: Draws the random features and, layer by layer, dropout; weights follow Keras' own seed.
         use_gate: As for `KernelizedRPEAttention`: whether each layer's attention output is gated.
+        key_dim: Width of a head; None for `hidden_dim / num_heads`.
+        activation: Of the feed-forward block: a name or function, as for `keras.layers.Dense`.
+        use_gated_activation: Whether a third product gates the feed-forward block (arXiv 2002.05202).
+        norm: "layer" (LayerNorm) or "rms" (RMSNorm, arXiv 1910.07467).
+        norm_epsilon: What norms add to the variance, above 0.
+        use_bias: Whether the products of attention and feed-forward add biases.
 
     Raises:
-        ValueError: For sizes below 1, or a `hidden_dim` that the heads do not divide.
+        ValueError: For sizes below 1, a `hidden_dim` that the heads do not divide where there is no `key_dim`, or an
+            unknown norm or activation.
     """
 
     # Long: the arguments of a backbone, as in Keras.
@@ -88,6 +96,12 @@ class Encoder(TokenModel):
         length: int | None = None,
         seed: int | None = None,
         use_gate: bool = False,
+        key_dim: int | None = None,
+        activation="gelu",
+        use_gated_activation: bool = False,
+        norm: str = "layer",
+        norm_epsilon: float = 1e-6,
+        use_bias: bool = True,
         **kwargs,
     ):
         check_at_least(1, vocabulary_size=vocabulary_size, num_layers=num_layers)
@@ -106,6 +120,12 @@ class Encoder(TokenModel):
                 "route": route,
                 "use_gate": use_gate,
             },
+            key_dim=key_dim,
+            activation=activation,
+            use_gated_activation=use_gated_activation,
+            norm=norm,
+            norm_epsilon=norm_epsilon,
+            use_bias=use_bias,
         )
         inputs = make_token_inputs(length)
         embedding = make_token_embedding(vocabulary_size, options)
@@ -129,6 +149,12 @@ class Encoder(TokenModel):
         self.length = length
         self.seed = seed
         self.use_gate = use_gate
+        self.key_dim = key_dim
+        self.activation = keras.activations.serialize(keras.activations.get(activation))
+        self.use_gated_activation = use_gated_activation
+        self.norm = norm
+        self.norm_epsilon = norm_epsilon
+        self.use_bias = use_bias
         self.token_embedding = embedding
         self.dtype_policy = options.dtype
         # Hidden from Keras' tracking: with a bias a layer the argument is a pattern, whose weights are not the model's.
@@ -202,6 +228,33 @@ class Encoder(TokenModel):
         """
         return cls(**{**preset_arguments(preset), **overrides})
 
+    @classmethod
+    def from_keras_hub(cls, backbone, **overrides) -> "Encoder":
+        """Convert the encoder of a KerasHub T5 backbone, weights included; needs the package keras-hub.
+
+        Its position bias is one table of buckets for all layers, a Toeplitz matrix, and there are no absolute
+        positions: so it computes what `backbone` computes, at any length. Other arguments turn it into the linear
+        encoder that estimates it, to be trained on:
+
+            exact = Encoder.from_keras_hub(T5Backbone.from_preset("t5_small_multi"))
+            linear = Encoder.from_keras_hub(backbone, feature_map="orthogonal", num_features=64)
+
+        T5 multiplies queries and keys without a scale; the query projections take it up. Where a row is padded, vectors
+        at padded positions mean nothing in either.
+
+        Args:
+            backbone: A `keras_hub.models.T5Backbone`.
+            **overrides: `feature_map` (by default "softmax", the exact kernel), `num_features`, `normalize` (False),
+                `route`, `dropout` (the backbone's), `length`, `seed`, `dtype`, `name`.
+
+        Raises:
+            ValueError: For another model, such as BERT with its absolute positions or RoFormer with its rotary ones, or
+                for an argument that the weights determine.
+        """
+        encoder = cls(**encoder_arguments(backbone, overrides))
+        copy_weights(backbone, encoder)
+        return encoder
+
     def get_config(self):
         return {
             "name": self.name,
@@ -223,6 +276,12 @@ class Encoder(TokenModel):
             "length": self.length,
             "seed": self.seed,
             "use_gate": self.use_gate,
+            "key_dim": self.key_dim,
+            "activation": self.activation,
+            "use_gated_activation": self.use_gated_activation,
+            "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
+            "use_bias": self.use_bias,
         }
 
     @classmethod

@@ -24,6 +24,8 @@ CONFIGURATIONS = {
     "banded": {"route": "banded", "causal": True, "dropout": 0.0},
     "half precision": {"dtype": "mixed_bfloat16"},
     "gate": {"use_gate": True},
+    "RMS norm": {"norm": "rms", "norm_epsilon": 1e-3, "use_bias": False},
+    "gated activation": {"activation": "relu", "use_gated_activation": True, "key_dim": 3},
 }
 EVERY_CONFIGURATION = pytest.mark.parametrize("name", CONFIGURATIONS)
 

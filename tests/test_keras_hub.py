@@ -1,0 +1,97 @@
+"""Encoders converted from KerasHub's T5 against KerasHub."""
+
+import keras
+import numpy as np
+import pytest
+from definition import to_numpy
+from keras_hub.models import BertBackbone, T5Backbone
+
+from krpe_tf.models import CausalLM, Encoder
+
+# KerasHub's own layers warn of masks and of state while they are built.
+pytestmark = pytest.mark.filterwarnings("ignore:Layer '.*' (.*|\n)*:UserWarning")
+
+SIZES = {"vocabulary_size": 50, "num_layers": 3, "num_heads": 4, "hidden_dim": 32, "intermediate_dim": 48}
+
+BACKBONES = {
+    "t5": {"activation": "relu", "use_gated_activation": False},
+    "t5.1.1, whose heads have a width of their own": {"activation": "gelu", "key_value_dim": 16},
+    "one layer of one head": {"num_layers": 1, "num_heads": 1, "layer_norm_epsilon": 1e-3},
+    "an embedding of its own for the output": {"tie_embedding_weights": False, "key_value_dim": 5},
+}
+
+
+def backbone(**arguments):
+    keras.utils.set_random_seed(3)
+    made = T5Backbone(**{**SIZES, **arguments})
+    for weight in made.weights:  # Off their start: norms that do something, and buckets that differ.
+        weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=len(weight.path)))
+    return made
+
+
+def rows(n):
+    """Return ids and a mask of three rows: full, half and one token long."""
+    ids = np.random.default_rng(n).integers(0, 50, (3, n)).astype("int32")
+    return ids, (np.arange(n) < np.array([[n], [n // 2], [1]])).astype("int32")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_exact_kernel_computes_what_keras_hub_computes(name):
+    source = backbone(**BACKBONES[name])
+    encoder = Encoder.from_keras_hub(source)
+    for n in (2, 7, 300):  # Past the distance of 128, from which on the bias is constant.
+        ids, mask = rows(n)
+        expected = source(
+            {
+                "encoder_token_ids": ids,
+                "encoder_padding_mask": mask,
+                "decoder_token_ids": ids[:, :2],
+                "decoder_padding_mask": mask[:, :2],
+            }
+        )["encoder_sequence_output"]
+        found = encoder({"token_ids": ids, "padding_mask": mask})
+        scale = np.abs(to_numpy(expected)).max()
+        np.testing.assert_allclose(to_numpy(found)[mask == 1], to_numpy(expected)[mask == 1], atol=1e-5 * scale)
+
+
+def test_what_is_converted_is_saved_and_becomes_linear(tmp_path):
+    source = backbone()
+    ids, mask = rows(7)
+    inputs = {"token_ids": ids, "padding_mask": mask}
+    exact = Encoder.from_keras_hub(source, length=7, seed=1)
+    exact.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(to_numpy(loaded(inputs)), to_numpy(exact(inputs)))
+    linear = Encoder.from_keras_hub(source, feature_map="orthogonal", num_features=32, length=7, seed=1)
+    for ours, theirs in zip(linear.weights, exact.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+    # With `normalize` the norms of queries matter no more.
+    for weight in source.weights:
+        if "query_projector" in weight.path:
+            weight.assign(weight * 3)
+    before, after = (Encoder.from_keras_hub(each, normalize=True, seed=1)(inputs) for each in (backbone(), source))
+    np.testing.assert_allclose(to_numpy(before)[mask == 1], to_numpy(after)[mask == 1], atol=1e-4)
+
+
+def test_a_step_writes_what_the_converted_block_computes():
+    arguments = {"norm": "rms", "use_gated_activation": True, "use_bias": False, "key_dim": 3, "activation": "relu"}
+    encoder = Encoder(**SIZES, **arguments, causal=True, dropout=0.0)
+    model = CausalLM(encoder)
+    ids, mask = rows(7)
+    expected = to_numpy(model({"token_ids": ids, "padding_mask": np.ones_like(mask)}))
+    state, found = model.initial_state(3), []
+    for place in range(7):
+        logits, state = model.step(ids[:, place : place + 1], state)
+        found.append(to_numpy(logits))
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, atol=1e-5)
+
+
+def test_what_cannot_be_converted_is_refused():
+    bert = BertBackbone(50, 1, 2, 8, 8)
+    with pytest.raises(ValueError, match=r"`backbone` must be a .*T5Backbone.* Received: BertBackbone"):
+        Encoder.from_keras_hub(bert)
+    with pytest.raises(ValueError, match=r"leave these arguments free: feature_map, .* Received: num_heads=2"):
+        Encoder.from_keras_hub(backbone(), num_heads=2)
+    for name, value in (("norm", "batch"), ("norm_epsilon", 0), ("key_dim", 0)):
+        with pytest.raises(ValueError, match=f"`{name}`.* Received: {name}="):
+            Encoder(**SIZES, **{name: value})
