@@ -19,6 +19,8 @@ import numpy as np
 # `top_k` and `top_p` where a sampler needs them and none is given.
 TOP_K, TOP_P = 40, 0.9
 SAMPLERS = ("greedy", "random", "top_k", "top_p")
+# How far below the largest logit a sampler looks for tokens, until it has found enough.
+LOGITS_BELOW = (5.0, 10.0, 20.0, np.inf)
 
 
 class LiteRTGenerator:
@@ -239,16 +241,29 @@ def make_sampler(sampler: str, temperature: float = 1.0, top_k: int | None = Non
 
     def choose(logits: np.ndarray, uniform: float) -> int:
         logits = (logits - logits.max()) / np.float32(temperature)
-        ids = np.argsort(-logits, kind="stable")[:top_k]
-        mass = np.exp(logits[ids])
-        if top_p is not None:
-            wanted = np.float32(top_p) * np.exp(logits).sum()
-            before = np.concatenate([[0], np.cumsum(mass)[:-1]])
-            mass = mass[before < wanted]
-        cumulative = np.cumsum(mass)
-        return int(ids[np.searchsorted(cumulative, np.float32(uniform) * cumulative[-1], side="right")])
+        wanted = np.float32(np.inf) if top_p is None else np.float32(top_p) * np.exp(logits).sum()
+        kept, cumulative = _most_probable(logits, top_k, wanted)
+        # A token is kept if those before it have less than is wanted.
+        cumulative = cumulative[: 1 + np.searchsorted(cumulative[:-1], wanted)]
+        place = np.searchsorted(cumulative, np.float32(uniform) * cumulative[-1], side="right")
+        same = np.searchsorted(-kept, -kept[place])  # The place of the first that is as probable.
+        return int(np.flatnonzero(logits == kept[place])[place - same])
 
     return choose
+
+
+def _most_probable(logits: np.ndarray, top_k: int | None, wanted: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest logits, 0 first, and their cumulative mass: `top_k` of them, or as many as have `wanted`."""
+    # Most tokens are improbable, and to sort them would take longer than the model does.
+    for below in LOGITS_BELOW if top_k is not None or wanted < np.inf else LOGITS_BELOW[-1:]:
+        kept = logits[logits >= -below]
+        if top_k is not None and len(kept) > top_k:
+            kept = np.partition(kept, -top_k)[-top_k:]
+        kept = -np.sort(-kept)
+        cumulative = np.cumsum(np.exp(kept))
+        if len(kept) == top_k or cumulative[-1] >= wanted:
+            break
+    return kept, cumulative
 
 
 def _is_number(x) -> bool:

@@ -15,6 +15,7 @@ from definition import randomize
 
 from krpe_tf import DecayBias, LearnedBias2D
 from krpe_tf.export import LiteRTGenerator, export_generator, export_litertlm, export_tflite, generator_summary
+from krpe_tf.export.litert_generator import make_sampler
 from krpe_tf.export.samples import SAMPLE_TEXTS
 from krpe_tf.models import CausalLM, Encoder, TextEmbedder, samplers
 from krpe_tf.text import ByteTokenizer, PieceTokenizer, train_pieces
@@ -102,6 +103,31 @@ def test_it_writes_what_keras_writes(exported, model, tokenizer):
         prompt_of_words = tokenizer.encode([PROMPT])[0][:-1]
         expected = model.generate(prompt_of_words[None], 60, sampler, seed=3)[0, len(prompt_of_words) :].tolist()
         assert list(generator.stream(prompt_of_words, 60 - len(prompt_of_words), seed=3, **arguments)) == expected
+
+
+@pytest.mark.parametrize("size", [1, 5, 3000])
+def test_a_draw_is_that_of_all_tokens_in_order(size):
+    """Whatever is not sorted: many equal logits, flat and steep ones, impossible tokens."""
+    random = np.random.default_rng(size)
+    choices = [
+        {"sampler": "random", "temperature": 0.5},
+        *({"sampler": "top_k", "top_k": k} for k in (1, 4, 40, 10_000)),
+        *({"sampler": "top_p", "top_p": p, "temperature": 2.0} for p in (1e-6, 0.5, 0.95, 1.0)),
+        {"sampler": "top_p", "top_p": 0.9, "top_k": 7},
+    ]
+    for scale in (0, 0.1, 3, 30):
+        logits = np.round(scale * random.standard_normal(size, np.float32), 1)
+        logits[1:][random.random(size - 1) < 0.2] = -np.inf
+        for options in choices:
+            scaled = (logits - logits.max()) / np.float32(options.get("temperature", 1))
+            ids = np.argsort(-scaled, kind="stable")[: options.get("top_k")]
+            shares = np.cumsum(np.exp(scaled[ids]))
+            wanted = np.float32(options.get("top_p", np.inf)) * np.exp(scaled).sum()
+            shares = shares[np.append(0, shares[:-1]) < wanted]
+            choose = make_sampler(**options)
+            for uniform in (np.float32(0), np.nextafter(np.float32(1), np.float32(0)), *random.random(5, "float32")):
+                expected = ids[np.searchsorted(shares, uniform * shares[-1], side="right")]
+                assert choose(logits, uniform) == expected, (scale, options, uniform)
 
 
 def test_a_long_prompt_is_read_in_pieces_of_any_size(exported, model):
