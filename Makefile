@@ -8,7 +8,8 @@ ON_JAX := toeplitz toeplitz_range segments cells streaming grid masks position_b
 ON_TORCH := tests/test_position_bias.py tests/test_feature_maps.py tests/test_conversion.py tests/test_attention.py \
 	tests/test_toeplitz.py::test_route_computes_the_definition \
 	tests/test_streaming.py::test_entries_of_a_batch_start_and_reset_by_themselves tests/test_samplers.py tests/test_generation.py
-BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device threads memory compile_time routes
+BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device generation threads memory \
+	compile_time routes
 
 .PHONY: demo test browser test-arm lint format docs bench bench-quick tpu-compile figures recipes recipes-lm mutations clean
 
@@ -43,8 +44,8 @@ docs: .venv/docs.installed
 	$(BIN)/python docs/site.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Everything beside its peers, one to two hours on two cores by estimate: docs/speed.md, its plots, and the table of the README.
-bench: .venv/garden.installed
+# Everything beside its peers, two hours on two cores by estimate: docs/speed.md, its plots, and the table of the README.
+bench: .venv/garden.installed .venv/jax.installed
 	for name in $(BENCHMARKS); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/$$name.py --output build/bench || exit 1; done
 	$(BIN)/python benchmarks/summary.py --output build/bench --publish docs
 

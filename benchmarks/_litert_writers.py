@@ -1,23 +1,27 @@
-"""Runs the files of generation.py where there is LiteRT and no TensorFlow: `python _litert_writers.py TASK REQUEST`.
+"""Runs the files of generation.py where there is LiteRT and no TensorFlow: `python _litert_writers.py REQUESTS`.
 
-A script, never imported. REQUEST is JSON, the arguments of the task; it prints the answer as JSON. The softmax twin's
-files keep to the names of `export_generator`, so that `LiteRTGenerator` runs them too.
+REQUESTS is JSON, see `answer` of _turns.py. The softmax twin's files keep to the names of `export_generator`, so that
+`LiteRTGenerator` runs them too.
 """
 
-import json
 import runpy
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
-from _turns import memory_mib, time_in_turns
+from _turns import answer, memory_mib, time_in_turns
 
 GENERATOR = Path(__file__).parent.parent / "export" / "litert_generator.py"
 
 
+def open_file(path: str):
+    """Return a generator, of the one file that an app copies."""
+    return runpy.run_path(str(GENERATOR))["LiteRTGenerator"](path)
+
+
 def open_session(path: str, mode: str):
     """Return a session; "in place": what goes in and what comes out is one buffer."""
-    session = runpy.run_path(str(GENERATOR))["LiteRTGenerator"](path).session()
+    session = open_file(path).session()
     if mode == "in place":
         session._states[1] = session._states[0]
     return session
@@ -37,39 +41,37 @@ def time_files(contestants: list, n: int, check: str, rounds: int, seconds: floa
     """Time files in turn, and compare each with the parallel form of its model.
 
     Args:
-        contestants: [name, mode, path] of each.
+        contestants: Dicts of `contestant`, `mode`, `weights` and `path`.
         n: The context.
-        check: An .npz file that holds ids, and under each name the logits behind them.
+        check: An .npz file that holds ids, and under each contestant's name the logits behind them.
         rounds, seconds: As in `time_in_turns`.
     """
-    sessions = {(name, mode): open_session(path, mode) for name, mode, path in contestants}
-    expected = np.load(check)
-    errors, calls = {}, {}
-    for (name, mode), session in sessions.items():
-        errors[name, mode] = error_of(session, expected["ids"], expected[name])
+    expected, cases, calls = np.load(check), {}, {}
+    for case in contestants:
+        session = open_session(case.pop("path"), case["mode"])
+        case["max_error"] = error_of(session, expected["ids"], expected[case["contestant"]])
         fill(session, n)
-
-        def write(session=session):
-            session.position = n - 1
-            session.decode(7)
-
-        calls[name, mode, "decode", 1] = (write, 1)
-        for size in session._generator.prefill:
-            if size > n:
-                continue
-
-            def read(session=session, size=size):
-                session.position = n - size
-                session.read([7] * size)
-
-            calls[name, mode, "prefill", size] = (read, size)
+        for size in (1, *session._generator.prefill):
+            kind, name = "decode" if size == 1 else "prefill", len(calls)
+            cases[name] = {**case, "kind": kind, "n": n, "piece": size}
+            calls[name] = (call_of(session, n, size), size)
     for call, _ in calls.values():
         call()
-    rows = []
-    for (name, mode, kind, size), result in time_in_turns(calls, rounds, seconds).items():
-        row = {"contestant": name, "mode": mode, "kind": kind, "n": n, "piece": size, **result}
-        rows.append({**row, "max_error": errors[name, mode]})
-    return rows
+    return [{**cases[name], **result} for name, result in time_in_turns(calls, rounds, seconds).items()]
+
+
+def call_of(session, n: int, size: int):
+    """Return a call that reads the last tokens of a context: one with logits, or a piece of a prompt."""
+
+    def decode():
+        session.position = n - 1
+        session.decode(7)
+
+    def prefill():
+        session.position = n - size
+        session.read([7] * size)
+
+    return decode if size == 1 else prefill
 
 
 def error_of(session, ids, expected) -> float:
@@ -89,16 +91,39 @@ def peak(path: str, mode: str, n: int) -> dict:
     return {"peak_mib": memory_mib()}
 
 
-def long_text(path: str, lengths: list) -> list:
-    """Write one text of greedy tokens; return the memory at each of the lengths."""
-    session, token, seen = open_session(path, "swapped"), 7, []
-    while len(seen) < len(lengths):
-        token = int(np.argmax(session.decode(token)))
-        if session.position == lengths[len(seen)]:
-            seen.append({"tokens": session.position, "rss_mib": memory_mib("VmRSS"), "peak_mib": memory_mib()})
-    return seen
+def write_long_text(path: str, marks: list, rounds: int, seconds: float) -> list:
+    """Write one text of greedy tokens, and say at each of the marks what memory the process holds.
+
+    The text as it was at each mark is kept, and goes on from there when it is done: the times of the tokens behind the
+    marks are taken in turn.
+
+    Returns:
+        For each mark the memory, `written_ms`, the mean of all tokens since the mark before, and what `time_in_turns`
+        gives for those behind it.
+    """
+    generator = open_file(path)
+    text, kept = generator.session(), {mark: generator.session() for mark in marks}
+    token, rows, start, last = 7, {}, time.perf_counter(), 0
+    while text.position < marks[-1]:
+        token = int(np.argmax(text.decode(token)))
+        if text.position in kept:
+            mark, now = text.position, time.perf_counter()
+            memory = {"rss_mib": memory_mib("VmRSS"), "peak_mib": memory_mib()}
+            rows[mark] = {"n": mark, **memory, "written_ms": 1000 * (now - start) / (mark - last)}
+            copy(text, kept[mark])
+            start, last = time.perf_counter(), mark
+    calls = {mark: (lambda session=session: session.decode(7), 1) for mark, session in kept.items()}
+    for mark, result in time_in_turns(calls, rounds, seconds).items():
+        rows[mark] |= result
+    return list(rows.values())
+
+
+def copy(session, other) -> None:
+    """Bring another session to where this one is."""
+    for name, shape in session._generator._shapes.items():
+        other._states[0][name].write(session._states[0][name].read(int(np.prod(shape)), np.float32).reshape(shape))
+    other.position = session.position
 
 
 if __name__ == "__main__":
-    task = {"time": time_files, "peak": peak, "long": long_text}[sys.argv[1]]
-    print(json.dumps(task(**json.loads(sys.argv[2]))))
+    answer({"time": time_files, "peak": peak, "long": write_long_text})

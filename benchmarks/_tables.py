@@ -52,6 +52,7 @@ def target_rows(results: dict) -> list[list[str]]:
         "training_step": _step_targets,
         "layers": _layer_targets,
         "on_device": _litert_targets,
+        "generation": _generation_targets,
         "compile_time": _build_targets,
     }
     table = [row for name, make in makers.items() if name in rows for row in make(rows[name])]
@@ -161,6 +162,33 @@ def _litert_targets(rows):
     return table
 
 
+def _generation_targets(rows):
+    table = []
+    lengths = sorted({row["n"] for row in rows if row["kind"] == "decode"} | {2048, 8192, 32_768})
+    for runtime, weights, wanted in (
+        ("LiteRT", "float32", {2048: 7, 8192: 45, 32_768: 200}),
+        ("LiteRT", "int8", {}),
+        ("TensorFlow", "float32", {}),
+        ("JAX", "float32", {}),
+    ):
+        for n in lengths:
+            where = {"kind": "decode", "runtime": runtime, "weights": weights, "n": n}
+            measured = ratio(best(rows, "softmax cache", **where), best(rows, "ours", **where))
+            if n in wanted or measured is not None:
+                case = f"a token, {runtime}, {weights} weights: softmax cache / ours"
+                table.append(judged(case, n, measured, at_least=wanted.get(n)))
+    text = {row["n"]: row for row in rows if row["kind"] == "long text"}
+    if text:
+        # Right at its beginning a process still fills its caches.
+        (first, second), last = sorted(text)[:2], max(text)
+        case = f"LiteRT, ours: a token behind the last / behind token {first:,}"
+        table.append(judged(case, last, ratio(text[last]["ms"], text[first]["ms"]), at_most=1.1))
+        grown = text[last]["rss_mib"] - text[second]["rss_mib"]
+        case = f"LiteRT, ours: memory that the process grows by, behind token {second:,}"
+        table.append(judged(case, last, grown, at_most=1, unit="MiB"))
+    return table
+
+
 def _build_targets(rows):
     table = []
     for kind in ("forward", "training step"):
@@ -219,4 +247,4 @@ def named_columns(rows: list[dict], columns: dict) -> str:
 def _number(value) -> str:
     if value is None:
         return ""
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -1,5 +1,7 @@
 """Times calls in turn, in processes that import neither TensorFlow nor JAX, and says what memory a process holds."""
 
+import json
+import sys
 import time
 from pathlib import Path
 
@@ -51,3 +53,8 @@ def memory_mib(name: str = "VmHWM") -> float:
     """Return the most memory that this process has held, or "VmRSS", what it holds."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return round(int(status.partition(f"{name}:")[2].split()[0]) / 1024, 1)
+
+
+def answer(tasks: dict) -> None:
+    """Print, as JSON, what the tasks answer to the requests of the command line: JSON, [task, arguments] of each."""
+    print(json.dumps([tasks[task](**arguments) for task, arguments in json.loads(sys.argv[1])]))

@@ -25,11 +25,19 @@ SCRIPTS = (
     "input_pipeline",
     "packing",
     "on_device",
+    "generation",
     "memory",
     "compile_time",
     "routes",
 )
 PLOTS = ("attention_speed.png", "litert_speed.png", "paper_figure_1a.png")
+# Of each runtime: a table's title, the rows that it shows, and what of them.
+GENERATION = (
+    ("Writing a token at the end of a context of n, ms", "decode", "ms"),
+    ("Writing a token at the end of a context of n, CPU ms of all threads", "decode", "cpu_ms"),
+    ("Reading a prompt at the end of a context of n, tokens a second", "prefill", "tokens_per_s"),
+    ("Writing at the end of a context of n, peak MiB of the process", "decode", "peak_mib"),
+)
 ATTENTION = {
     "banded": "o-",
     "linear, no positions": "o--",
@@ -118,6 +126,18 @@ def tables(results: dict) -> str:
                 value,
                 chosen=lambda row, model=model: row["model"] == model,
             )
+    for runtimes, where in ((("LiteRT",), "LiteRT, 1 thread"), (("TensorFlow", "JAX"), "TensorFlow and JAX")):
+        for title, kind, value in GENERATION:
+            section(
+                f"{title}, {where}",
+                "generation",
+                generation_column,
+                value,
+                chosen=lambda row, runtimes=runtimes, kind=kind: row["runtime"] in runtimes and row["kind"] == kind,
+            )
+    if "generation" in rows:
+        text = [row for row in rows["generation"] if row["kind"] == "long text"]
+        parts.extend(["## A long text of ours in LiteRT, 1 thread: a token behind n tokens\n", long_text_table(text)])
     section(
         "Peak memory of one attention, forward with backward, MiB of the process",
         "memory",
@@ -138,10 +158,11 @@ def tables(results: dict) -> str:
 
 
 def readme_tables(results: dict) -> str:
-    """Return the tables of the README: one attention, and an encoder in LiteRT."""
+    """Return the tables of the README: one attention, an encoder in LiteRT, and a token of a language model."""
     bias, m = NAMED[0]
     forward, training = ({"bias": bias, "kind": kind} for kind in ("forward", "forward+backward"))
     encoder = {"model": "encoder", "threads": 2}
+    token = {"kind": "decode", "weights": "float32"}
     shown = {
         "attention": {
             "ours": ("banded", {"m": m, **forward}),
@@ -156,10 +177,30 @@ def readme_tables(results: dict) -> str:
             "its softmax twin": ("softmax twin", encoder),
             "`MultiHeadAttention`, no positions": ("MultiHeadAttention", encoder),
         },
+        "generation": {
+            f"a token in {runtime}, {contestant}": (contestant, {**token, "runtime": runtime})
+            for runtime in ("LiteRT", "JAX")
+            for contestant in ("ours", "softmax cache")
+        },
     }
     return "\n".join(
         named_columns(results[name]["rows"], columns) for name, columns in shown.items() if name in results
     )
+
+
+def generation_column(row: dict) -> str:
+    """Return the column of a language model."""
+    name = row["contestant"] if row["runtime"] == "LiteRT" else f"{row['runtime']}, {row['contestant']}"
+    name += f", {row['mode']}" * (row["mode"] == "in place") + f", {row['weights']}" * (row["weights"] != "float32")
+    return name + f", pieces of {row['piece']}" * (row["piece"] > 1)
+
+
+def long_text_table(rows: list[dict]) -> str:
+    """Return the table of a long text."""
+    times = ("ms", "cpu_ms", "written_ms")
+    header = ["n", "ms", "CPU ms", "ms, mean of all since the row above", "MiB of the process"]
+    cells = [[f"{row['n']:,}", *(f"{row[name]:.3f}" for name in times), f"{row['rss_mib']:.1f}"] for row in rows]
+    return markdown_table(header, cells)
 
 
 def routes_table(cells: list[dict]) -> tuple[list[str], list[list[str]]]:

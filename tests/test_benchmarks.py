@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from calls import QUICK_TO_COMPILE
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TIMED = (
@@ -21,6 +22,7 @@ TIMED = (
     "input_pipeline",
     "packing",
     "on_device",
+    "generation",
     "routes",
     "threads",
 )
@@ -41,8 +43,19 @@ print(json.dumps(failures))
 """
 
 
-def run_python(code, *arguments, folders=(BENCHMARKS,)):
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+# What a run on JAX has beside them.
+RUN_ON_JAX = """
+import json, sys
+import gpu_attention
+import _keras_writers, _writers
+
+gpu_attention.main(["--quick", "--rounds", "1", "--output", sys.argv[1]])
+print(json.dumps(_keras_writers.time_models(128, [64], _writers.QUICK_SIZES, 1, 0.01)))
+"""
+
+
+def run_python(code, *arguments, folders=(BENCHMARKS,), **environment):
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2", **environment}
     environment["PYTHONPATH"] = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
@@ -88,6 +101,15 @@ def test_summary_of_quick_runs(quick_runs, summary):
         assert (folder / name).stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_quick_run_on_jax(tmp_path):
+    rows = run_python(RUN_ON_JAX, tmp_path, KERAS_BACKEND="jax", **QUICK_TO_COMPILE)
+    rows += json.loads((tmp_path / "gpu_attention.json").read_text())["rows"]
+    kinds = {"decode": 2, "prefill": 2, "forward": 3, "forward+backward": 3, "training step": 3}
+    assert {kind: sum(row["kind"] == kind for row in rows) for kind in kinds} == kinds
+    assert all(row["ms"] > 0 and row.get("max_error", 0) < 1e-5 for row in rows)
+
+
 def attention_row(contestant, n, ms, mode="graph", **more):
     row = {"contestant": contestant, "kind": "forward", "mode": mode, "n": n, "m": 16, "bias": "DecayBias(16, 2)"}
     return {**row, "ms": ms, **more}
@@ -121,6 +143,41 @@ def test_summary_takes_the_better_mode_of_each_side(tmp_path, summary, capsys):
     assert f"{linear} **missed** |" in lines
     growth = "| forward: banded, n to 2n at worst, DecayBias(16, 2), m = 16 | 8,192 to 16,384 | 2.05x |"
     assert f"{growth} at most 2.1x | ok |" in lines
+
+
+def test_summary_of_generation(tmp_path, summary):
+    def row(contestant, n, ms, mode="swapped", kind="decode", runtime="LiteRT", piece=1, **more):
+        row = {"contestant": contestant, "n": n, "kind": kind, "mode": mode, "runtime": runtime, "weights": "float32"}
+        return {**row, "piece": piece, "ms": ms, "cpu_ms": ms, "tokens_per_s": 1000 / ms, "peak_mib": 40.0, **more}
+
+    rows = [
+        row("ours", 2048, 0.25),
+        row("softmax cache", 2048, 2.5),
+        row("softmax cache", 2048, 2.0, "in place"),
+        row("softmax cache", 2048, 0.02, "in place", kind="prefill", piece=64),
+        row("ours", 2048, 0.5, "jit", runtime="JAX"),
+        row("softmax cache", 2048, 0.4, "jit", runtime="JAX"),
+        *(row("ours", n, 0.25, kind="long text", written_ms=0.3, rss_mib=40.0) for n in (10, 1000)),
+        row("ours", 1_000_000, 0.26, kind="long text", written_ms=0.3, rss_mib=42.5),
+    ]
+    write_attention(tmp_path, rows)
+    (tmp_path / "attention.json").rename(tmp_path / "generation.json")
+    summary.main(["--output", str(tmp_path)])
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    for line in (
+        "| a token, LiteRT, float32 weights: softmax cache / ours | 2,048 | 8.00x | at least 7x | ok |",
+        "| a token, JAX, float32 weights: softmax cache / ours | 2,048 | 0.80x | - | - |",
+        "| LiteRT, ours: a token behind the last / behind token 10 | 1,000,000 | 1.04x | at most 1.1x | ok |",
+        "| LiteRT, ours: memory that the process grows by, behind token 1,000 | 1,000,000 | 2.5 MiB | at most 1 MiB | "
+        "**missed** |",
+        "| n | ours | softmax cache | softmax cache, in place |",
+        "| 2,048 | 0.25 | 2.5 | 2.0 |",
+        "| n | softmax cache, in place, pieces of 64 |",
+        "| 2,048 | 50,000 |",
+        "| n | JAX, ours | JAX, softmax cache |",
+        "| 1,000,000 | 0.260 | 0.260 | 0.300 | 42.5 |",
+    ):
+        assert line in lines, line
 
 
 def test_summary_publishes_the_same_text_twice(tmp_path, summary):
