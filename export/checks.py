@@ -153,8 +153,8 @@ def check_tokenizer(tokenizer: "Tokenizer | None", model: "keras.Model", reversi
 
     Args:
         tokenizer, model: What is checked.
-        reversible: Whether it must give texts back, as a language model needs it, or run inside a graph, as the
-            signatures do that take text.
+        reversible: Whether it must give texts back, every id that the model writes, as a language model needs it; or
+            run inside a graph, as the signatures do that take text.
     """
     if tokenizer is None:
         return
@@ -162,9 +162,11 @@ def check_tokenizer(tokenizer: "Tokenizer | None", model: "keras.Model", reversi
         kinds = "ByteTokenizer, a PieceTokenizer" if reversible else "WordPieceTokenizer, a SentencePieceTokenizer"
         raise ValueError(f"`tokenizer` must be a {kinds} or None. Received: tokenizer={tokenizer!r}")
     embedded = vocabulary_size(model)
-    if embedded is not None and tokenizer.vocabulary_size > embedded:
+    if embedded is None or tokenizer.vocabulary_size == embedded:
+        return
+    if reversible or tokenizer.vocabulary_size > embedded:
         raise ValueError(
-            f"`tokenizer` must have at most the {embedded} tokens that the model embeds. "
+            f"`tokenizer` must have {'' if reversible else 'at most '}the {embedded} tokens that the model embeds. "
             f"Received: tokenizer with {tokenizer.vocabulary_size} tokens"
         )
 

@@ -77,9 +77,9 @@ def _state_names(file: Path, tokenizer: "PieceTokenizer") -> list[str]:
             "`model` must be a CausalLM, or the path of a file that `export_generator` wrote. "
             f"Received: model={str(file)!r} ({type(error).__name__}: {error})"
         ) from error
-    if size < tokenizer.vocabulary_size:
+    if size != tokenizer.vocabulary_size:
         raise ValueError(
-            f"`tokenizer` must have at most the {size} tokens that the model embeds. "
+            f"`tokenizer` must have the {size} tokens that the model writes. "
             f"Received: tokenizer with {tokenizer.vocabulary_size} tokens"
         )
     return [name for name in inputs if name.startswith(STATE)]

@@ -20,6 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # Who read the output, `head` for one, has enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -262,7 +266,8 @@ def _add_train(commands):
     train.set_defaults(distribution="none", coordinator=None, processes=None, process=None)
     train.add_argument(
         "data",
-        help="a .csv, .jsonl or .conll file, a folder with a subfolder of .txt files per label, or what prepare wrote",
+        help="a .csv, .jsonl or .conll file, a folder of .txt files (for labels with a subfolder for each), or what "
+        "prepare wrote",
     )
     train.add_argument("--output", required=True, help="run folder to write")
     train.add_argument(

@@ -52,8 +52,12 @@ def write_json(path: str | os.PathLike, content) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def make_directory(path: str | os.PathLike) -> Path:
+def make_directory(path: str | os.PathLike, argument: str = "output") -> Path:
     """Make a folder that can be written to.
+
+    Args:
+        path: The folder.
+        argument: What messages call it.
 
     Raises:
         ValueError: If that is not possible.
@@ -65,7 +69,7 @@ def make_directory(path: str | os.PathLike) -> Path:
             pass
     except OSError as error:
         raise ValueError(
-            f"`output` must be a writable folder ({error.strerror}). Received: output={str(path)!r}"
+            f"`{argument}` must be a writable folder ({error.strerror}). Received: {argument}={str(path)!r}"
         ) from error
     return path
 

@@ -135,6 +135,8 @@ def step_stack(model: keras.Model, x, state: dict, count=None, name: str = "laye
     Returns:
         `(batch, k, hidden_dim)`, float32, and the new state.
     """
+    if not isinstance(state, dict):
+        raise ValueError(f"`state` must come from `initial_state`, or from a step. Received: state={state!r:.80}")
     after = {}
     for index in range(model.num_layers):
         prefix = f"{name}_{index}"

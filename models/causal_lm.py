@@ -49,10 +49,15 @@ class CausalLM(Head):
         super().__init__(encoder, inputs=inputs, outputs=logits, **kwargs)
 
     @property
+    def can_decode(self) -> bool:
+        """Whether `initial_state`, `step`, `generate` and `stream` serve this model: its attention decides."""
+        attention = (self.encoder.get_layer(f"layer_{i}_attention") for i in range(self.encoder.num_layers))
+        return all(layer.can_decode for layer in attention)
+
+    @property
     def interface(self) -> Interface:
         """What the model takes and gives; `state`, what a step of decoding carries, where the model can decode."""
-        attention = [self.encoder.get_layer(f"layer_{i}_attention") for i in range(self.encoder.num_layers)]
-        if not all(layer.can_decode for layer in attention):
+        if not self.can_decode:
             return super().interface
         state = (Array(name, "float32", ("batch", *x.shape[1:])) for name, x in self.initial_state(1).items())
         return replace(super().interface, state=tuple(state))
@@ -145,13 +150,13 @@ class CausalLM(Head):
             The sum of a row is the log-likelihood of its text, given its first token.
 
         Raises:
-            ValueError: For ids outside of the vocabulary, or a mask of another shape.
+            ValueError: For rows without a token, ids outside of the vocabulary, or a mask of another shape.
         """
         token_ids = np.asarray(token_ids)
         mask = np.ones(token_ids.shape, "int32") if padding_mask is None else np.asarray(padding_mask)
-        if token_ids.ndim != 2 or mask.shape != token_ids.shape:
+        if token_ids.ndim != 2 or not token_ids.size or mask.shape != token_ids.shape:
             raise ValueError(
-                "`token_ids` and `padding_mask` must have one shape (batch, n). "
+                "`token_ids` and `padding_mask` must have one shape (batch, n), with a token at least. "
                 f"Received: token_ids.shape={token_ids.shape}, padding_mask.shape={mask.shape}"
             )
         inputs = {"token_ids": token_ids.astype("int32"), "padding_mask": mask.astype("int32")}

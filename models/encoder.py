@@ -209,7 +209,13 @@ class Encoder(TokenModel):
             ValueError: For ids outside of the vocabulary, or a state or count that does not fit.
         """
         self._check_ids({"token_ids": token_ids})
-        return self.step_vectors(self.token_embedding(ops.convert_to_tensor(token_ids, "int32")), state, count)
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
+        if len(token_ids.shape) != 2 or not token_ids.shape[1]:
+            raise ValueError(
+                "`token_ids` must have shape (batch, k), k known and at least 1. "
+                f"Received: token_ids.shape={tuple(token_ids.shape)}"
+            )
+        return self.step_vectors(self.token_embedding(token_ids), state, count)
 
     def step_vectors(self, vectors, state: dict, count=None):
         """Read the next tokens as `step` does, from their embeddings `(batch, k, hidden_dim)`."""

@@ -182,3 +182,11 @@ def test_bad_input_raises(model):
         make(position_bias=LearnedBias2D(2, 3, 3)).initial_state(1)
     with pytest.raises(ValueError, match=r"must have one shape.*Received: token_ids.shape=\(1, 3\)"):
         model.score(ids(1, 3), np.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"with a token at least. Received: token_ids.shape=\(1, 0\)"):
+        model.score(np.zeros((1, 0), int))
+    with pytest.raises(ValueError, match=r"`token_ids` must have shape \(batch, k\), k known and at least 1"):
+        model.step(np.zeros((1, 0), int), model.initial_state(1))
+    with pytest.raises(ValueError, match=r"`state` must come from `initial_state`.*Received: state=None"):
+        model.step(np.array([[1]]), None)
+    assert model.can_decode
+    assert not make(feature_map="softmax").can_decode

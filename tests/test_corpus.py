@@ -245,7 +245,7 @@ def test_fingerprints_tell_corpora_apart(words_tokenizer, prepared):
 @pytest.mark.parametrize(
     ("data", "arguments", "message"),
     [
-        ([], {}, "`data` must hold documents"),
+        ([], {}, "`data` must hold documents with a visible text. Received: none in data"),
         (LabelledTexts(["alpha", "beta"], ["a", "a"]), {}, "two labels or more.*'a'"),
         ([{"text": " ", "label": "a"}, {"text": "beta", "label": "b"}], {}, "`data` .*empty text. Received: row 1"),
         (

@@ -1,8 +1,11 @@
 """`generate`: text as it comes, the same with a seed, what is refused before a model is loaded, and from the export."""
 
 import functools
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from krpe_tf.cli import main
 from krpe_tf.data import open_source
 from krpe_tf.models import CausalLM
 from krpe_tf.models.samplers import get_sampler
+from krpe_tf.runs import export as export_module
 from krpe_tf.runs import export_run, generate_run, load_run, predict_run, train_run
 from krpe_tf.runs import generate as module
 
@@ -86,6 +90,7 @@ def test_a_seed_gives_the_same_text_again(run):
 def test_what_is_given_reaches_the_sampler(run, monkeypatch, name, options, config):
     found = []
     monkeypatch.setattr("krpe_tf.models.CausalLM.stream", lambda model, ids, count, sampler, **_: found.append(sampler))
+    monkeypatch.setattr("krpe_tf.models.CausalLM.can_decode", True)
     monkeypatch.setattr(module, "load_run", lambda run: [CausalLM.__new__(CausalLM)])
     generate_run(run, sampler=name, **options)
     assert type(found[0]) is type(get_sampler(name))
@@ -114,10 +119,10 @@ def test_the_command_line(run, capsys, tmp_path):
         ({"prompt": 3}, r"`prompt` must be a text. Received: prompt=3"),
         ({"sampler": "best"}, r"`sampler` must be one of 'greedy', .*Received: sampler='best'"),
         ({"sampler": "beam"}, r"`sampler` must choose token by token; .*Received: sampler='beam'"),
-        ({"sampler": "greedy", "temperature": 0.8}, r"`temperature` must be None with sampler='greedy'"),
-        ({"sampler": "top_k", "top_p": 0.8}, r"`top_p` must be None with sampler='top_k'. Received: top_p=0.8"),
-        ({"temperature": 0.0}, r"`temperature` must be a number above 0. Received: temperature=0.0"),
-        ({"temperature": float("nan")}, r"`temperature` must be a number above 0. Received: temperature=nan"),
+        ({"sampler": "greedy", "temperature": 0.8}, r"`temperature` must be left out with sampler='greedy'"),
+        ({"sampler": "top_k", "top_p": 0.8}, r"`top_p` must be left out with sampler='top_k'. Received: top_p=0.8"),
+        ({"temperature": 0.0}, r"`temperature` must be a number above 0, and finite; .*Received: temperature=0.0"),
+        ({"temperature": float("nan")}, r"`temperature` must be a number above 0, .*Received: temperature=nan"),
         ({"top_p": 1.5}, r"`top_p` must be a number above 0 and at most 1. Received: top_p=1.5"),
         ({"top_k": 0}, r"`top_k` must be an integer of at least 1. Received: top_k=0"),
         ({"max_tokens": 0}, r"`max_tokens` must be an integer of at least 1. Received: max_tokens=0"),
@@ -134,6 +139,18 @@ def test_an_exported_run_writes_the_same_text_without_the_keras_model(run, loade
     assert main(["export", str(exported), "--no-measure"]) == 0
     assert f"{exported}: model.tflite, model.litertlm" in capsys.readouterr().out
     assert (exported / "model.litertlm").stat().st_size > (exported / "model.tflite").stat().st_size
+    # A later export that fails leaves both files, and one that does not removes what LiteRT-LM kept of the old one.
+    (exported / "model.litertlm_1.xnnpack_cache").write_text("of the old file")
+    before = {path.name: path.read_bytes() for path in exported.glob("model.litert*")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "export_litertlm", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            export_run(exported, measure=False)
+    assert {path.name: path.read_bytes() for path in exported.glob("model.litert*")} == before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "export_generator", lambda *_, **__: None)
+        export_run(exported, measure=False)
+    assert sorted(path.name for path in exported.glob("model.litert*")) == ["model.litertlm"]
     for name in ("model.keras", "training.json"):
         (exported / name).unlink()
     for options in ({"sampler": "greedy"}, {"temperature": 0.7, "top_k": 30, "seed": 5}):
@@ -145,7 +162,31 @@ def test_an_exported_run_writes_the_same_text_without_the_keras_model(run, loade
         export_run(run, lengths=[64])
 
 
+def full_disk(*arguments, **options):
+    raise OSError("no space")
+
+
+def test_who_closes_the_pipe_has_enough(run, loaded):
+    command = [sys.executable, "-m", "krpe_tf", "generate", str(run), "the", "--max-tokens", "3000"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout.read(3) == b"the"
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0
+    assert b"error" not in said
+
+
+def test_a_model_that_cannot_decode_is_refused(run, loaded, monkeypatch):
+    monkeypatch.setattr(CausalLM, "can_decode", False)
+    with pytest.raises(ValueError, match=r"`run` must hold a model that decodes: .*with feature_map='orthogonal'"):
+        generate_run(run)
+
+
 def test_runs_of_other_kinds_are_refused(run, never_loaded, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"`run` must be a folder that `train` wrote, it does not exist"):
+        generate_run(tmp_path / "nowhere")
     assert main(["generate", str(tmp_path), "a"]) == 2
     assert "`run` must be a folder that `train` wrote" in capsys.readouterr().err
     other = shutil.copytree(run, tmp_path / "run")

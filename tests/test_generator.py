@@ -272,7 +272,7 @@ def test_bad_arguments_are_refused_before_any_work(model, tokenizer, exported, t
         (r"`tolerance` must be a number above 0", {"tolerance": 0}),
         (r"`measure` must be True or False", {"measure": 1}),
         (r"`tokenizer` must be a ByteTokenizer, a PieceTokenizer or None", {"tokenizer": object()}),
-        (r"`tokenizer` must have at most the 50 tokens", {"model": make(50), "tokenizer": tokenizer}),
+        (r"`tokenizer` must have the 50 tokens", {"model": make(50), "tokenizer": tokenizer}),
     ]
     for message, arguments in wrong:
         with pytest.raises(ValueError, match=message):

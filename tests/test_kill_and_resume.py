@@ -314,7 +314,7 @@ def test_a_run_of_another_task_starts_from_what_it_is_given(folder, whole, monke
     assert summary["max_length"] == 32
     right = summary["histories"]["fine_tuning"]["val_accuracy"][-1]
     assert summary["scores"] == {"documents": 8, "right": pytest.approx(right)}
-    assert f"validation: documents 8.0000, right {right:.4f}" in caplog.text
+    assert f"the whole validation set: documents 8.0000, right {right:.4f}" in caplog.text
     assert json.loads((run / "training.json").read_text()) == summary
     assert load_task(run).name == "scored"
     twin, same_tokenizer, _ = load_run(run)

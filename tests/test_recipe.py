@@ -25,6 +25,11 @@ def test_pretraining_comes_first_where_it_has_steps():
         make_recipe(MASKED_LM, RunSettings(pretrain_steps=0))
 
 
+def test_a_model_that_writes_is_causal():
+    with pytest.raises(ValueError, match=r"`encoder` must leave `causal` on .*Received: encoder={'causal': False}"):
+        make_recipe(TASKS["causal_lm"], RunSettings(encoder={"causal": False}))
+
+
 def test_a_task_is_chosen_by_name_or_by_what_a_corpus_holds():
     assert choose_task(None) is TEXT_CLASSIFICATION
     assert choose_task(None, LabelledTexts(["a"], ["b"])) is TEXT_CLASSIFICATION

@@ -237,7 +237,9 @@ def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
         )
 
 
-def load_labelled_texts(path: str | Path, text_column: str = "text", label_column: str = "label") -> LabelledTexts:
+def load_labelled_texts(
+    path: str | Path, text_column: str = "text", label_column: str = "label", *, argument: str = "path"
+) -> LabelledTexts:
     """Read labelled documents.
 
     Args:
@@ -245,6 +247,7 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
             files per label (hidden ones are skipped). All UTF-8; the order is the file's, or the sorted paths'.
         text_column: The column or key that holds the text; no matter for a folder.
         label_column: The column or key that holds the label, a string or an integer; no matter for a folder.
+        argument: What messages call the path.
 
     Returns:
         The texts as they are, the labels without white space around them.
@@ -254,23 +257,24 @@ def load_labelled_texts(path: str | Path, text_column: str = "text", label_colum
             column, no rows, a row with an empty text or label (rows count from 1, header and blank lines aside), or
             fewer than two labels.
     """
-    source = open_source(path, ("text", "label"), {"text": text_column, "label": label_column})
+    source = open_source(path, ("text", "label"), {"text": text_column, "label": label_column}, argument=argument)
+    received = f"Received: {argument}={str(path)!r}"
     texts, labels = [], []
     for row in source.rows():
         if not is_visible(row.values["text"]):
-            raise ValueError(f"`path` must hold no row with an empty text. Received: {row.place}")
+            raise ValueError(f"`{argument}` must hold no row with an empty text. Received: {row.place}")
         texts.append(row.values["text"])
         labels.append(row.values["label"])
     if not texts:
         if source.path.is_file():
-            raise ValueError(f"`path` must hold texts, it has no rows. Received: path={str(path)!r}")
+            raise ValueError(f"`{argument}` must hold texts, it has no rows. {received}")
         raise ValueError(
-            f"`path` must hold texts, it has no .txt files in subfolders, one for each label. {WITHOUT_LABELS} "
-            f"Received: path={str(path)!r}"
+            f"`{argument}` must hold texts, it has no .txt files in subfolders, one for each label. {WITHOUT_LABELS} "
+            f"{received}"
         )
     labelled = LabelledTexts(texts, labels)
     if len(labelled.classes) < 2:
         raise ValueError(
-            f"`path` must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} Received: path={str(path)!r}"
+            f"`{argument}` must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} {received}"
         )
     return labelled

@@ -206,7 +206,7 @@ def deal_in_memory(
     dealt = [(row, SPLITS[split]) for row, split in zip(rows, splits, strict=True) if split != LEFT_OUT]
     found = {split: [row for row, of in dealt if of == split] for split in SPLITS}
     if not found["train"]:
-        raise ValueError("`data` must hold documents. Received: none")
+        raise ValueError(f"`data` must hold documents with a visible text. Received: none in {source}")
     survey.classes("data")
     survey.log(splits, source)
     if share and not found["validation"]:

@@ -13,9 +13,10 @@ from ..export import (
     export_saved_model,
     export_tflite,
 )
+from ..files import make_directory
 from ..models import CausalLM
 from ..text import PieceTokenizer, Tokenizer
-from .folder import load_run, load_task, read_json
+from .folder import check_run, load_run, load_task, read_json, remove_caches
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,14 @@ def export_run(
     """
     run = Path(run)
     options = {"lengths": lengths, "sample_texts": sample_texts, "bias_tolerance": bias_tolerance}
+    check_run(run, "model.keras", "tokenizer.json", "training.json")
     task = load_task(run)
     if task.causal and (given := [name for name, value in options.items() if value is not None]):
         raise ValueError(
             f"`{given[0]}` must be left out for the task {task.name!r}: a generator writes at any length, and exactly. "
             f"Received: {given[0]}={options[given[0]]!r}"
         )
+    make_directory(run, argument="run")  # It can be written to: that is known before the work is done.
     trained, tokenizer, _ = load_run(run)
     if task.causal:
         return _export_generator(run, trained, tokenizer, quantization, measure)
@@ -90,11 +93,11 @@ def _export_generator(
 ) -> GeneratorReport:
     logger.info("exporting a generator to LiteRT, and comparing it with the Keras model")
     file, packed = run / "model.tflite", run / "model.litertlm"
-    packed.unlink(missing_ok=True)
     report = export_generator(
         model, file, tokenizer=tokenizer, quantization=quantization, measure=measure, overwrite=True
     )
     if isinstance(tokenizer, PieceTokenizer):
         logger.info("packing it with its tokenizer for LiteRT-LM")
-        export_litertlm(file, packed, tokenizer)
+        export_litertlm(file, packed, tokenizer, overwrite=True)
+        remove_caches(run)
     return report

@@ -42,6 +42,7 @@ def save_run(
         What training.json holds.
     """
     output = Path(output)
+    remove_caches(output)
     if any((output / name).exists() for name in ("model.tflite", "model.litertlm", "saved_model")):
         logger.info("%s: removing exports of an earlier model", output)
     for name in ("model.tflite", "model.litertlm", "model_float16.tflite", "model_int8.tflite"):
@@ -63,6 +64,12 @@ def save_run(
         summary["settings"] = settings
     write_json(output / "training.json", summary)
     return summary
+
+
+def remove_caches(run: Path) -> None:
+    """Remove what LiteRT-LM keeps of an earlier model.litertlm beside it."""
+    for path in run.glob("model.litertlm_*.xnnpack_cache"):
+        path.unlink(missing_ok=True)
 
 
 def load_run(run: str | os.PathLike) -> tuple[keras.Model, Tokenizer, list[str] | None]:
@@ -128,6 +135,8 @@ def read_json(path: Path) -> Any:
 
 def check_run(run: Path, *names: str) -> None:
     """Raise a ValueError unless a folder holds all of these files."""
+    if not run.is_dir():
+        raise ValueError(f"`run` must be a folder that `train` wrote, it does not exist. Received: run={str(run)!r}")
     missing = [name for name in names if not (run / name).is_file()]
     if missing:
         raise ValueError(

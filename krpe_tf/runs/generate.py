@@ -23,7 +23,10 @@ SAMPLERS = {
 TEMPERATURE = 0.8
 
 HIGHEST = {"temperature": sys.float_info.max, "top_p": 1}
-RULES = {"temperature": "above 0", "top_p": "above 0 and at most 1"}
+RULES = {
+    "temperature": "above 0, and finite; sampler 'greedy' takes the likeliest token",
+    "top_p": "above 0 and at most 1",
+}
 
 
 # Long: what the command line offers.
@@ -65,14 +68,23 @@ def generate_run(
     check_run(run, *(["tokenizer.json"] if exported.is_file() else ["model.keras", "tokenizer.json", "training.json"]))
     task = load_task(run)
     if not task.causal:
-        raise ValueError(f"`run` must be of a task that writes, {task.name!r} does not. Received: run={str(run)!r}")
+        hint = "" if task.answer is None else "; take `predict`, which answers with it"
+        raise ValueError(
+            f"`run` must be of a task that writes, {task.name!r} does not{hint}. Received: run={str(run)!r}"
+        )
     tokenizer = load_tokenizer(run / "tokenizer.json")
     ids = tokenizer.encode([prompt])[0][:-1]
     shared = {"stop_token_ids": [tokenizer.end_id], "seed": seed}
     if exported.is_file():
         stream = LiteRTGenerator(exported).stream(ids, max_tokens, sampler, **options, **shared)
     else:
-        stream = load_run(run)[0].stream(ids, max_tokens, _sampler(sampler, options), **shared)
+        model = load_run(run)[0]
+        if not model.can_decode:
+            raise ValueError(
+                '`run` must hold a model that decodes: of a feature map other than "softmax", and a bias with a near '
+                f"band and tails. Received: run={str(run)!r} with feature_map={model.encoder.feature_map!r}"
+            )
+        stream = model.stream(ids, max_tokens, _sampler(sampler, options), **shared)
     return GeneratedText(stream, tokenizer)
 
 
@@ -135,7 +147,7 @@ def _options(sampler: str, options: dict) -> dict:
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
         if name not in SAMPLERS[sampler]:
-            raise ValueError(f"`{name}` must be None with sampler={sampler!r}. Received: {name}={value!r}")
+            raise ValueError(f"`{name}` must be left out with sampler={sampler!r}. Received: {name}={value!r}")
         if name == "top_k":
             check_at_least(1, top_k=value)
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= HIGHEST[name]:

@@ -13,8 +13,13 @@ def make_recipe(task: Task, settings: RunSettings) -> tuple[Task, ...]:
     """Return the phases of a run: pretraining, where `pretrain_steps` is not 0, and then the task.
 
     Raises:
-        ValueError: If nothing is to be trained.
+        ValueError: If nothing is to be trained, or an encoder that is not causal is to write.
     """
+    if task.causal and settings.encoder.get("causal", True) is not True:
+        raise ValueError(
+            f"`encoder` must leave `causal` on for the task {task.name!r}, or each token sees those that it is to "
+            f"predict. Received: encoder={settings.encoder!r}"
+        )
     if task is MASKED_LM and not settings.pretrain_steps:
         raise ValueError(
             f"`pretrain_steps` must be at least 1 for the task {task.name!r}, which trains nothing else. "

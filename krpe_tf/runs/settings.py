@@ -17,7 +17,7 @@ class CommonSettings(Settings):
 
     preset: str = setting("small", "size of the encoder: tiny, small or base")
     encoder: dict = setting({}, "encoder options that override the preset's: dropout=0 ...")  # noqa: RUF009
-    vocabulary_size: int = setting(8192, "tokens to learn at most")
+    vocabulary_size: int = setting(8192, "tokens to learn at most; sentencepiece needs 320")
     cased: bool = setting(False, "keep upper case and accents in the vocabulary to learn")
     validation_fraction: float = setting(0.2, "share of the documents to hold out for validation")
     checkpoint_every: int = setting(100, "steps from one checkpoint to the next")

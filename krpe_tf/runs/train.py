@@ -132,6 +132,8 @@ def train_run(
             logger.info("%s holds a finished run; training starts over and replaces it at the end", output)
         with distribution.scope():
             models = _models(budgets, corpus, settings, initial_encoder)
+            if task.causal and not models[task].can_decode:
+                logger.warning("this model will not write: `generate` and `export` need another `feature_map` or bias")
             histories = _fit(models, batches, budgets, state, distribution)
             model = models[task].in_float32()
         with distribution.chief_first():
@@ -143,7 +145,8 @@ def train_run(
             )
             if task.scores is not None and batches[task][1] is not None:
                 summary["scores"] = task.scores(load_run(output)[0], batches[task][1], corpus)
-                logger.info("validation: %s", ", ".join(f"{name} {v:.4f}" for name, v in summary["scores"].items()))
+                scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["scores"].items())
+                logger.info("the whole validation set: %s", scores)
                 write_json(output / "training.json", summary)
             state.finish()
         return summary
@@ -164,8 +167,8 @@ def open_data(path: str | os.PathLike, task: Task, names: Mapping[str, str] | No
         return load_corpus(path)
     if task.encoding is TEXT_CLASSIFICATION.encoding:  # Split as in 0.1, whose unfinished runs resume.
         names = names or {}
-        return load_labelled_texts(path, names.get("text", "text"), names.get("label", "label"))
-    return open_source(path, task.encoding.columns, names)
+        return load_labelled_texts(path, names.get("text", "text"), names.get("label", "label"), argument="data")
+    return open_source(path, task.encoding.columns, names, argument="data")
 
 
 def _identity(data, validation, tokenizer, initial_encoder, task: Task) -> Iterable[str]:

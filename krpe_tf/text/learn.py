@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Sequence
 
-from ..checks import check_one_of
+from ..checks import check_at_least, check_one_of
 from .byte_tokenizer import ByteTokenizer
-from .pieces import PieceTokenizer, train_pieces
+from .pieces import FEWEST_TOKENS, PieceTokenizer, train_pieces
 from .tokenizer import Tokenizer
 from .wordpiece import WordPieceTokenizer, train_wordpiece
 
@@ -35,6 +35,8 @@ def learn_tokenizer(
         tokenizer = ByteTokenizer()
         logger.info("the tokens are bytes: %s, with start, end and padding", tokenizer.vocabulary_size)
         return tokenizer
+    if kind == "sentencepiece":
+        check_at_least(FEWEST_TOKENS, vocabulary_size=vocabulary_size)
     logger.info("learning a vocabulary of up to %s tokens from %s texts", f"{vocabulary_size:,}", f"{len(texts):,}")
     if kind == "sentencepiece":
         tokenizer = PieceTokenizer(train_pieces(texts, vocabulary_size))
