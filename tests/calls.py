@@ -10,11 +10,21 @@ XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_spli
 # The environment of a process on JAX that compiles as the tests do, see conftest.py.
 QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": XLA_FLAGS}
 
+# The same of a process on TensorFlow, where XLA compiles.
+QUICK_XLA = {
+    "XLA_FLAGS": f"{XLA_FLAGS} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+}
+
 
 def shared_programs(folder):
     """The environment of processes on JAX that compile the same programs: the first keeps them in a folder for all."""
+    return {**QUICK_TO_COMPILE, **kept_programs(folder)}
+
+
+def kept_programs(folder):
+    """The environment of processes on JAX that keep every program in a folder, however soon it is compiled."""
     always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    return {**QUICK_TO_COMPILE, "JAX_COMPILATION_CACHE_DIR": str(folder), **always}
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder), **always}
 
 
 # XLA's defaults, which `XLA_FLAGS` replaces.

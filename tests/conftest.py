@@ -1,10 +1,12 @@
 """Set-up shared by all tests: exact matmuls, fixed seeds, few examples, and their order."""
 
+import gc
 import os
+import tempfile
 
 import keras
 import pytest
-from calls import XLA_FLAGS
+from calls import XLA_FLAGS, kept_programs
 from hypothesis import Phase, settings
 
 # On JAX every example compiles anew.
@@ -22,6 +24,13 @@ if keras.backend.backend() == "jax":
     # Nearly all of the time goes into compiling, for one call each: see `optimized`. Flags are read at the first op.
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
+    # Tests that train or load the same model compile the same programs: what one worker has compiled, all load.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        programs = tempfile.TemporaryDirectory(prefix="krpe_tf_programs_")
+        os.environ.update(kept_programs(programs.name))
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 elif keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -69,6 +78,13 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     else:
         items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_collection_finish():
+    # What is imported by now stays: half a million objects that Python would walk over again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from calls import QUICK_TO_COMPILE
+from calls import QUICK_TO_COMPILE, QUICK_XLA
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TIMED = (
@@ -55,7 +55,8 @@ print(json.dumps(_keras_writers.time_models(128, [64], _writers.QUICK_SIZES, 1, 
 
 
 def run_python(code, *arguments, folders=(BENCHMARKS,), **environment):
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2", **environment}
+    quick = {**QUICK_XLA, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {**os.environ, **quick, **environment}
     environment["PYTHONPATH"] = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)

@@ -10,6 +10,7 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
+from calls import QUICK_TO_COMPILE
 
 from krpe_tf.demo import load_messages
 from krpe_tf.demo.messages import Messages
@@ -102,7 +103,8 @@ def test_all_training_resumes_after_a_disconnect_and_a_finished_run_is_not_train
 
 @pytest.mark.slow
 def test_train_on_tpu(tmp_path):
-    outputs = run_notebook("train_on_tpu", tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    flags = f"{QUICK_TO_COMPILE['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    outputs = run_notebook("train_on_tpu", tmp_path, **{**QUICK_TO_COMPILE, "XLA_FLAGS": flags})
     assert printed(outputs, r"\['cpu:0', 'cpu:1'\]")
     match = printed(outputs, r"(\d+) documents, \d+ right; the file differs by (\S+) of")
     assert int(match[1]) > 50

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from batch_checks import joined, real_rows, same, taken
+from calls import QUICK_TO_COMPILE
 from prepared_texts import CLS, SEP, SIZES, UNK, ids_of, make_documents, stored, windows_of, write_folder, write_jsonl
 
 from krpe_tf.data import (
@@ -374,7 +375,7 @@ print(*(int(sum(np.asarray(x, "int64").sum() for x in keras.tree.flatten(batches
 
 
 def test_a_prepared_corpus_trains_on_jax_where_tensorflow_is_not_installed(prepared):
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    environment = {**os.environ, **QUICK_TO_COMPILE, "KERAS_BACKEND": "jax"}
     command = [sys.executable, "-c", textwrap.dedent(WITHOUT_TENSORFLOW), str(prepared.path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

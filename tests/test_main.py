@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from calls import QUICK_TO_COMPILE
 from trained_run import write_csv
 
 from krpe_tf.cli import main
@@ -185,7 +186,7 @@ def test_saved_models_load_in_a_process_that_imports_nothing_else(run_folder, tm
     """Also that no module of ours registers a class with Keras that `import krpe_tf` does not."""
     saved = [run_folder / "model.keras", *sorted((Path(__file__).parent / "saved_by_0_1").glob("*.keras"))]
     command = [sys.executable, "-P", "-W", "ignore", "-c", LOAD, *map(str, saved)]
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {**os.environ, **QUICK_TO_COMPILE, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = dict(zip((path.stem for path in saved), done.stdout.splitlines(), strict=True))

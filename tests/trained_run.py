@@ -33,7 +33,7 @@ def train_and_export(folder: Path) -> Path:
     data, run = write_csv(folder / "documents.csv", 60, ("body", "kind")), folder / "run"
     sizes = ["--preset", "tiny", "--vocabulary-size", "200", "--max-length", "64", "--pretrain-steps", "2"]
     columns = ["--text-column", "body", "--label-column", "kind"]
-    assert main(["train", str(data), "--output", str(run), "--epochs", "30", *columns, *sizes]) == 0
+    assert main(["train", str(data), "--output", str(run), "--epochs", "8", *columns, *sizes]) == 0
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main(["export", str(run), "--lengths", *map(str, EXPORT_LENGTHS)]) == 0
