@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
-ON_JAX := toeplitz toeplitz_range segments cells streaming grid masks position_bias conversion feature_maps attention \
-	encoder masked_lm causal_lm samplers generation text_classifier token_classifier checkpoints resumable \
-	training_logs
+ON_JAX := $(patsubst %,tests/test_%.py,streaming masks position_bias conversion feature_maps attention encoder masked_lm \
+	causal_lm samplers generation text_classifier token_classifier checkpoints resumable training_logs) \
+	tests/test_toeplitz.py::test_route_computes_the_definition tests/test_toeplitz.py::test_half_precision_is_computed_in_float32 \
+	tests/test_toeplitz.py::test_prefix_is_seen_by_every_query tests/test_segments.py::test_random_borders \
+	tests/test_segments.py::test_models_take_segments_and_keep_their_interface tests/test_grid.py::test_route_computes_the_definition
 ON_TORCH := tests/test_position_bias.py tests/test_feature_maps.py tests/test_conversion.py tests/test_attention.py \
 	tests/test_toeplitz.py::test_route_computes_the_definition \
 	tests/test_streaming.py::test_entries_of_a_batch_start_and_reset_by_themselves tests/test_samplers.py tests/test_generation.py
@@ -20,7 +22,7 @@ demo: .venv/demo.installed
 # two cores, in the order of tests/conftest.py.
 test: .venv/test.installed browser lint
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(TWO_WORKERS)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_JAX:%=tests/test_%.py)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_JAX)
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(TWO_WORKERS) -m "not slow" $(ON_TORCH)
 
 # Debian's chromium, in which tests/test_web.py runs pages. CI installs it; elsewhere these tests are skipped without it.
