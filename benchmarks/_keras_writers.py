@@ -5,7 +5,7 @@ REQUESTS is JSON, see `answer` of _turns.py.
 
 import keras
 import numpy as np
-from _turns import answer, memory_mib, time_in_turns
+from _turns import answer, forget_peak, memory_mib, time_in_turns
 from _writers import OURS, SOFTMAX, CachedWriter, make_model
 from keras import ops
 
@@ -117,6 +117,7 @@ def peak(name: str, n: int, sizes: dict) -> dict:
     """Write tokens up to the end of a context; return the memory of the process, and what it grew by since it began."""
     before = memory_mib()
     call, _ = writer_of(name, n, sizes).write()
+    forget_peak()
     call()
     return {"peak_mib": memory_mib(), "grown_mib": round(memory_mib() - before, 1)}
 

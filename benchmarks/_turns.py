@@ -55,6 +55,11 @@ def memory_mib(name: str = "VmHWM") -> float:
     return round(int(status.partition(f"{name}:")[2].split()[0]) / 1024, 1)
 
 
+def forget_peak() -> None:
+    """Begin `VmHWM` anew: what was held before, to make ready, is not counted."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
 def answer(tasks: dict) -> None:
     """Print, as JSON, what the tasks answer to the requests of the command line: JSON, [task, arguments] of each."""
     print(json.dumps([tasks[task](**arguments) for task, arguments in json.loads(sys.argv[1])]))

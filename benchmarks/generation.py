@@ -115,7 +115,7 @@ def measure_litert(lengths: Sequence[int], quick: bool, **turns) -> list[dict]:
             requests = [("time", request), *(("peak", {"path": x["path"], "mode": x["mode"], "n": n}) for x in files)]
             times, *peaks = ask(LITERT, requests, "", quick)
             rows += report("LiteRT", times, [{**_case(x), "n": n, **y} for x, y in zip(files, peaks, strict=True)])
-        ((long_text),) = ask(LITERT, [("long", {"path": ours[0]["path"], "marks": marks, **turns})], "", quick)
+        (long_text,) = ask(LITERT, [("long", {"path": ours[0]["path"], "marks": marks, **turns})], "", quick)
     for row in long_text:
         rows.append({"runtime": "LiteRT", **_case(ours[0]), "kind": "long text", "piece": 1, **row})
         print_row(rows[-1], "runtime", "n", "kind", "rss_mib")

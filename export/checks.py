@@ -171,13 +171,16 @@ def check_tokenizer(tokenizer: "Tokenizer | None", model: "keras.Model", reversi
         )
 
 
-def check_lengths(lengths: Sequence[int | None], only_length: int | None, name: str = "lengths") -> list[int | None]:
+def check_lengths(
+    lengths: Sequence[int | None], only_length: int | None, name: str = "lengths", any_length: bool = True
+) -> list[int | None]:
     """Check the lengths of a .tflite file's signatures.
 
     Args:
         lengths: Distinct integers of 1 or more; None for any length.
         only_length: The one that the model takes, None for any.
         name: What the argument is called.
+        any_length: Whether None, for any length, may be among them.
 
     Returns:
         The lengths as a list.
@@ -186,12 +189,11 @@ def check_lengths(lengths: Sequence[int | None], only_length: int | None, name: 
         ValueError: For anything else.
     """
     values = list(lengths) if isinstance(lengths, Iterable) and not isinstance(lengths, (str, bytes)) else []
-    fixed = [n for n in values if n is not None]
+    fixed = [n for n in values if n is not None or not any_length]
     wrong = [n for n in fixed if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1]
     if not values or wrong or len(set(values)) < len(values):
-        raise ValueError(
-            f"`{name}` must hold distinct integers of 1 or more, or None for any length. Received: {name}={lengths!r}"
-        )
+        others = ", or None for any length" if any_length else ""
+        raise ValueError(f"`{name}` must hold distinct integers of 1 or more{others}. Received: {name}={lengths!r}")
     if only_length is not None and values != [only_length]:
         raise ValueError(
             f"`lengths` must be ({only_length},), the one length that the model takes. Received: lengths={lengths!r}"

@@ -115,9 +115,9 @@ def _check(model, prefill, tokenizer, quantization, tolerance, measure) -> _Plan
     if not isinstance(model, CausalLM):
         raise ValueError(f"`model` must be a CausalLM. Received: model={model!r}")
     model.initial_state(1)  # Says why a model cannot decode.
-    prefill = check_lengths(prefill, None, "prefill")
-    if None in prefill:
-        raise ValueError(f"`prefill` must hold integers of 1 or more. Received: prefill={prefill!r}")
+    if model.encoder.length is not None:
+        raise ValueError(f"`model` must take any length. Received: an Encoder with length={model.encoder.length}")
+    prefill = check_lengths(prefill, None, "prefill", any_length=False)
     if tokenizer is not None:
         check_tokenizer(tokenizer, model, reversible=True)
     check_quantization(quantization)
@@ -163,9 +163,9 @@ def make_readings(prefill: Sequence[int], vocabulary_size: int) -> dict[str, dic
 
     readings = {"decode": {"text": text(40), "pieces": [], "begin": "garbage", "nothing": True}}
     for n in prefill:
-        part = max(1, n // 2)
-        reading = {"text": text(2 * n + part + 40), "pieces": [n, n, part], "nothing": True, "begin": "before"}
-        readings[prefill_name(n)] = {**reading, "pieces": [[prefill_name(n), count] for count in reading["pieces"]]}
+        name, part = prefill_name(n), max(1, n // 2)
+        pieces = [[name, count] for count in (n, n, part)]
+        readings[name] = {"text": text(2 * n + part + 40), "pieces": pieces, "nothing": True, "begin": "before"}
     readings[f"{COMPARED} tokens"] = {"text": text(COMPARED), "pieces": [], "begin": "before", "nothing": False}
     return readings
 

@@ -18,7 +18,13 @@ import numpy as np
 
 # `top_k` and `top_p` where a sampler needs them and none is given.
 TOP_K, TOP_P = 40, 0.9
-SAMPLERS = ("greedy", "random", "top_k", "top_p")
+# By sampler, the arguments that it takes.
+USES = {
+    "greedy": (),
+    "random": ("temperature",),
+    "top_k": ("temperature", "top_k"),
+    "top_p": ("temperature", "top_k", "top_p"),
+}
 # How far below the largest logit a sampler looks for tokens, until it has found enough.
 LOGITS_BELOW = (5.0, 10.0, 20.0, np.inf)
 
@@ -46,6 +52,8 @@ class LiteRTGenerator:
 
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise ValueError(f"`num_threads` must be an integer of 1 or more. Received: num_threads={num_threads!r}")
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"`path` must be the path of a .tflite file. Received: path={path!r}")
         path = os.fspath(path)
         try:
             interpreter = Interpreter(model_path=path)  # Knows the shapes, and never runs.
@@ -92,7 +100,7 @@ class LiteRTGenerator:
             token_ids: The prompt, one id or more; the first is not 0.
             max_tokens: How many tokens to write at most.
             sampler: "greedy"; "random", by the model's probabilities; "top_k" or "top_p", among the most probable ones.
-            temperature: Divides the logits before a token is drawn.
+            temperature: Divides the logits before a token is drawn, from 1e-6 to 1e6.
             top_k: How many tokens "top_k" keeps, 40 by default; "top_p" keeps no more than these, if it is given.
             top_p: Which share of the probability "top_p" keeps, 0.9 by default.
             stop_token_ids: The text ends with the first of these.
@@ -105,12 +113,12 @@ class LiteRTGenerator:
             ValueError: For arguments out of range; before anything runs.
         """
         choose = make_sampler(sampler, temperature, top_k, top_p)
-        prompt = self._check_ids(token_ids=token_ids)
+        prompt = self._check_ids("token_ids", token_ids, starts=True)
         if not len(prompt):
             raise ValueError("`token_ids` must hold at least one token. Received: none")
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
             raise ValueError(f"`max_tokens` must be an integer of at least 1. Received: max_tokens={max_tokens!r}")
-        stops = set(self._check_ids(stop_token_ids=() if stop_token_ids is None else stop_token_ids).tolist())
+        stops = set(self._check_ids("stop_token_ids", () if stop_token_ids is None else stop_token_ids).tolist())
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
             raise ValueError(f"`seed` must be None or an integer of at least 0. Received: seed={seed!r}")
         return self._stream(prompt, max_tokens, choose, stops, np.random.default_rng(seed))
@@ -127,9 +135,12 @@ class LiteRTGenerator:
             if token in stops:
                 return
 
-    def _check_ids(self, **argument) -> np.ndarray:
-        ((name, values),) = argument.items()
-        ids = np.asarray(values)
+    def _check_ids(self, name: str, values, starts: bool = False) -> np.ndarray:
+        """Check ids; `starts` says whether a text begins with them."""
+        try:
+            ids = np.asarray(values)
+        except ValueError as error:  # Lists of different lengths.
+            raise ValueError(f"`{name}` must be a list of integers. Received: {name}={values!r:.80}") from error
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
             raise ValueError(f"`{name}` must be a list of integers. Received: {name}={values!r:.80}")
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocabulary_size):
@@ -137,6 +148,8 @@ class LiteRTGenerator:
                 f"`{name}` must lie in the vocabulary, from 0 to {self.vocabulary_size - 1}. "
                 f"Received: ids from {ids.min()} to {ids.max()}"
             )
+        if starts and ids.size and ids[0] == 0:
+            raise ValueError(f"`{name}` must not start a text with 0, which is padding there. Received: 0 first")
         return ids.astype(np.int32)
 
 
@@ -186,10 +199,7 @@ class Session:
         return self._logits.read(self._generator.vocabulary_size, np.float32)
 
     def _check(self, token_ids) -> np.ndarray:
-        ids = self._generator._check_ids(token_ids=token_ids)
-        if not self.position and len(ids) and ids[0] == 0:
-            raise ValueError("`token_ids` must not start a text with 0, which is padding there. Received: 0 first")
-        return ids
+        return self._generator._check_ids("token_ids", token_ids, starts=not self.position)
 
     def _run(self, signature: str, size: int, ids: np.ndarray, outputs: dict) -> None:
         tokens, positions = np.zeros((1, size), np.int32), np.zeros(size, np.int32)
@@ -216,22 +226,21 @@ def make_sampler(sampler: str, temperature: float = 1.0, top_k: int | None = Non
     Raises:
         ValueError: For an unknown sampler, or numbers out of range.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"`sampler` must be one of {', '.join(map(repr, SAMPLERS))}. Received: sampler={sampler!r}")
-    if not _is_number(temperature) or not 0 < temperature < np.inf:
-        raise ValueError(f"`temperature` must be a number above 0. Received: temperature={temperature!r}")
+    if sampler not in USES:
+        raise ValueError(f"`sampler` must be one of {', '.join(map(repr, USES))}. Received: sampler={sampler!r}")
+    if not _is_number(temperature) or not 1e-6 <= temperature <= 1e6:
+        raise ValueError(f"`temperature` must be a number from 1e-6 to 1e6. Received: temperature={temperature!r}")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
         raise ValueError(f"`top_k` must be an integer of at least 1. Received: top_k={top_k!r}")
     if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(f"`top_p` must be a number above 0 and at most 1. Received: top_p={top_p!r}")
-    unused = {
-        "temperature": sampler == "greedy" and temperature != 1,
-        "top_k": sampler in ("greedy", "random") and top_k is not None,
-        "top_p": sampler != "top_p" and top_p is not None,
-    }
-    if any(unused.values()):
-        names = " and ".join(f"`{name}`" for name, is_unused in unused.items() if is_unused)
-        raise ValueError(f"{names} must be left out, {sampler!r} does not use it. Received: sampler={sampler!r}")
+    given = {"temperature": None if temperature == 1 else temperature, "top_k": top_k, "top_p": top_p}
+    unused = {name: x for name, x in given.items() if x is not None and name not in USES[sampler]}
+    if unused:
+        raise ValueError(
+            f"{' and '.join(f'`{name}`' for name in unused)} must be left out with sampler={sampler!r}. "
+            f"Received: {', '.join(f'{name}={x!r}' for name, x in unused.items())}"
+        )
     if sampler == "greedy":
         return lambda logits, uniform: int(np.argmax(logits))
     if sampler == "top_k":

@@ -1,5 +1,6 @@
 """Pack an exported language model for LiteRT-LM, Google's runtime of language models on phones."""
 
+import importlib.util
 import os
 import struct
 import tempfile
@@ -26,7 +27,7 @@ def export_litertlm(
     model: "CausalLM | str | os.PathLike",
     path: str | os.PathLike,
     tokenizer: "PieceTokenizer",
-    prefill: Sequence[int] = (64,),
+    prefill: Sequence[int] | None = None,
     quantization: str | None = None,
     *,
     max_tokens: int = MOST_TOKENS,
@@ -34,16 +35,16 @@ def export_litertlm(
 ) -> None:
     """Write a .litertlm file: a language model and its tokenizer, for LiteRT-LM.
 
-    LiteRT-LM decodes in constant memory with it, from 0.15 on. Where a session does not say how tokens are chosen, it
-    takes the most probable one. The model continues texts; the file has no template for conversations.
+    LiteRT-LM decodes in constant memory with it (tried with 0.18). Where a session does not say how tokens are chosen,
+    it takes the most probable one. The model continues texts; the file has no template for conversations.
 
     Args:
         model: A `CausalLM`, which is exported as `export_generator` does; or the path of a .tflite file that
             `export_generator` wrote with the same tokenizer.
         path: The file to make.
         tokenizer: A `PieceTokenizer`: LiteRT-LM reads its SentencePiece model. `ByteTokenizer` has none.
-        prefill, quantization: See `export_generator`; for a `CausalLM` alone.
-        max_tokens: What a session of LiteRT-LM may read and write in all.
+        prefill, quantization: See `export_generator`; of a `CausalLM`, and left out for a file, which has its own.
+        max_tokens: What a session of LiteRT-LM may read and write in all, at most 2**31 - 1.
         overwrite: Replace a file that lies at `path`.
 
     Raises:
@@ -56,15 +57,35 @@ def export_litertlm(
             f"`--tokenizer sentencepiece`. Received: tokenizer={tokenizer!r}"
         )
     check_at_least(1, max_tokens=max_tokens)
+    if max_tokens > 2**31 - 1:
+        raise ValueError(f"`max_tokens` must be at most 2**31 - 1. Received: max_tokens={max_tokens}")
+    if not isinstance(model, (CausalLM, str, os.PathLike)):
+        raise ValueError(
+            f"`model` must be a CausalLM, or the path of a file that `export_generator` wrote. Received: {model!r}"
+        )
+    given = {name: x for name, x in (("prefill", prefill), ("quantization", quantization)) if x is not None}
+    if given and not isinstance(model, CausalLM):
+        raise ValueError(
+            f"`{next(iter(given))}` must be left out for a file, which has its own. "
+            f"Received: {', '.join(f'{name}={x!r}' for name, x in given.items())}"
+        )
+    _check_builder()
     if isinstance(model, CausalLM):
         check_tokenizer(tokenizer, model, reversible=True)
     with staged(path, overwrite) as target, tempfile.TemporaryDirectory(dir=target.parent.parent) as folder:
         if isinstance(model, CausalLM):
             file = Path(folder, "model.tflite")
-            export_generator(model, file, prefill, tokenizer, quantization, measure=False)
+            export_generator(model, file, prefill or (64,), tokenizer, quantization, measure=False)
         else:
             file = Path(model)
         _pack(file, Path(folder), target, tokenizer, _state_names(file, tokenizer), max_tokens)
+
+
+def _check_builder() -> None:
+    if importlib.util.find_spec("litert_lm_builder") is None:
+        raise ValueError(
+            "a .litertlm file needs the package litert-lm-builder, of the extra `tensorflow`. Received: none installed"
+        )
 
 
 def _state_names(file: Path, tokenizer: "PieceTokenizer") -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,7 @@ def generator_files(content: bytes, tokenizer: "Tokenizer") -> dict[str, bytes]:
 def web_model(content: bytes) -> bytes:
     """Keep of a .tflite file the signatures that LiteRT.js can run: `ids_n`.
 
-    Of a file that holds a string, or a signature for any length, LiteRT.js runs nothing, or not that signature.
+    LiteRT.js refuses every file that holds a string, and every signature for any length.
 
     Args:
         content: A file that `export_tflite` made.
@@ -94,18 +95,25 @@ def web_model(content: bytes) -> bytes:
     Raises:
         ValueError: If there is no signature for a fixed length.
     """
-    hint = "for fixed lengths, the browser takes no others: export with `lengths=(512, 2048)` (--lengths 512 2048)"
+    hint = "for fixed lengths, the browser takes no others: export with --lengths 512 2048"
     return _keep(content, ("ids",), hint)
 
 
 def _keep(content: bytes, kinds: Sequence[str], hint: str) -> bytes:
     """Keep the signatures of some kinds: those called so, or so with a number, by which they are ordered."""
-    matches = [re.fullmatch(rf"({'|'.join(kinds)})(?:_(\d+))?", name) for name in inspect(content).signature_ops]
+    try:
+        names = inspect(content).signature_ops
+    except (LookupError, TypeError, ValueError, struct.error) as error:
+        raise ValueError(
+            "`run` must hold a model.tflite that can be read: export it again. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
+    matches = [re.fullmatch(rf"({'|'.join(kinds)})(?:_(\d+))?", name) for name in names]
     found = sorted(filter(None, matches), key=lambda match: int(match[2] or 0))
     missing = set(kinds) - {match[1] for match in found}
     if missing:
         raise ValueError(
-            f"`content` must hold signatures {hint}. Received: a file without {', '.join(sorted(missing))}"
+            f"`run` must be exported with signatures {hint}. Received: a file without {', '.join(sorted(missing))}"
         )
     return keep_signatures(content, [match[0] for match in found])
 
@@ -120,7 +128,8 @@ def _pieces(tokenizer: "Tokenizer") -> dict:
     if unlike or model.trainer_spec.model_type != model.trainer_spec.UNIGRAM:
         raise ValueError(
             "`tokenizer` must be of a unigram model without user-defined or unused pieces, which the page can follow "
-            "to the id, as `train_pieces` makes it. Received: another"
+            "to the id, as `train_pieces` makes it. "
+            f"Received: model type {model.trainer_spec.model_type}, pieces of kinds {sorted(unlike)} among them"
         )
     ids = {each.piece: index for index, each in enumerate(model.pieces)}
     return {

@@ -169,7 +169,7 @@ def _predict(options):
 
 def _read_file(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             return file.read()
     except OSError as error:
         raise ValueError(f"`--file` must be a readable file ({error.strerror}). Received: {path!r}") from error

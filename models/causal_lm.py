@@ -7,8 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..attention import check_mask_values
 from .encoder import Encoder
-from .generation import generate, stream
+from .generation import check_integers, generate, stream
 from .head import Head
 from .interface import Array, Interface
 
@@ -152,14 +153,16 @@ class CausalLM(Head):
         Raises:
             ValueError: For rows without a token, ids outside of the vocabulary, or a mask of another shape.
         """
-        token_ids = np.asarray(token_ids)
+        token_ids = check_integers(token_ids, "token_ids", 2)
         mask = np.ones(token_ids.shape, "int32") if padding_mask is None else np.asarray(padding_mask)
-        if token_ids.ndim != 2 or not token_ids.size or mask.shape != token_ids.shape:
+        check_mask_values(padding_mask=mask)
+        mask = (mask != 0).astype("int32")
+        if not token_ids.size or mask.shape != token_ids.shape:
             raise ValueError(
                 "`token_ids` and `padding_mask` must have one shape (batch, n), with a token at least. "
                 f"Received: token_ids.shape={token_ids.shape}, padding_mask.shape={mask.shape}"
             )
-        inputs = {"token_ids": token_ids.astype("int32"), "padding_mask": mask.astype("int32")}
+        inputs = {"token_ids": token_ids.astype("int32"), "padding_mask": mask}
         vectors = self.encoder(inputs, training=False)
         scores = np.zeros(token_ids.shape, "float32")
         for start in range(0, token_ids.shape[1] - 1, SCORED):

@@ -67,7 +67,10 @@ def generate(
         state = _read(model, texts[:, : shortest - 1], state)
         is_prompt = np.arange(max_length) < lengths[:, None]
         texts = _write(model, texts, is_prompt, shortest, state, sampler, stops, seed)
-    return _pad_after_stop(texts, lengths, stops, pad_id)
+    texts = _pad_after_stop(texts, lengths, stops, pad_id)
+    if (texts == NOTHING).any():
+        raise ValueError("the model must give numbers as logits. Received: NaN, of which no token is the largest")
+    return texts
 
 
 def stream(
@@ -87,7 +90,7 @@ def stream(
         ValueError: As `CausalLM.stream`.
     """
     size = _vocabulary_size(model)
-    ids = _integers(token_ids, "token_ids", 1)
+    ids = check_integers(token_ids, "token_ids", 1)
     prompt, _ = _left_aligned(ids[None], None, size)
     check_at_least(1, max_tokens=max_tokens)
     stops = _check_stops(stop_token_ids, size)
@@ -205,7 +208,7 @@ def _vocabulary_size(model) -> int:
 
 def _left_aligned(token_ids, padding_mask, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return checked prompts, each from the first position on with `NOTHING` behind it, and their lengths."""
-    ids = _integers(token_ids, "token_ids", 2)
+    ids = check_integers(token_ids, "token_ids", 2)
     if not ids.size:
         raise ValueError(f"`token_ids` must hold at least one token a row. Received: shape {ids.shape}")
     if padding_mask is None:
@@ -252,7 +255,7 @@ def _check_stops(stop_token_ids, size: int) -> tuple[int, ...] | None:
     """Return the stop ids as a tuple, None for none."""
     if stop_token_ids is None:
         return None
-    ids = _integers(stop_token_ids, "stop_token_ids", 1)
+    ids = check_integers(stop_token_ids, "stop_token_ids", 1)
     _check_range("stop_token_ids", ids, size)
     return tuple(sorted({int(x) for x in ids})) or None
 
@@ -271,17 +274,20 @@ def _check_sampler(sampler, seed):
     return sampler
 
 
-def _integers(values, name: str, rank: int) -> np.ndarray:
-    """Return an array of integers of this rank, from a tensor of any backend, an array or lists."""
+def check_integers(values, name: str, rank: int) -> np.ndarray:
+    """Return an array of integers of this rank, 1 or 2, from a tensor of any backend, an array or lists.
+
+    Raises:
+        ValueError: For anything else; names the argument.
+    """
+    rule = f"`{name}` must be integers of shape {'(batch, n): put one text into [[...]]' if rank == 2 else '(n,)'}"
     try:
         array = _array(values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be integers with {rank} axes. Received: {values!r}") from error
+        raise ValueError(f"{rule}. Received: {name}={values!r:.80}") from error
     is_empty = array.ndim == rank and not array.size
     if array.ndim != rank or not (is_empty or np.issubdtype(array.dtype, np.integer)):
-        raise ValueError(
-            f"`{name}` must be integers with {rank} axes. Received: {array.dtype.name}, shape {array.shape}"
-        )
+        raise ValueError(f"{rule}. Received: {array.dtype.name}, shape {array.shape}")
     return array
 
 

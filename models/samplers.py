@@ -114,7 +114,7 @@ class Random(Sampler):
     cumulative share of the mass exceeds the uniform. Subclasses set `k` and `p`, which keep a part of the tokens.
 
     Args:
-        temperature: Divides the logits: below 1 the probable becomes more probable. A number above 0.
+        temperature: Divides the logits: below 1 the probable becomes more probable. A number from 1e-6 to 1e6.
         seed: Integer or None: draws the uniforms where none are given, as in keras-hub's models. `CausalLM.generate`
             gives them, from its own `seed`.
 
@@ -127,7 +127,7 @@ class Random(Sampler):
     p: float | None = None
 
     def __init__(self, temperature: float = 1.0, seed: int | None = None):
-        _check_number("above 0", lambda x: x > 0, temperature=temperature)
+        _check_number("from 1e-6 to 1e6", lambda x: 1e-6 <= x <= 1e6, temperature=temperature)
         if seed is not None:
             check_at_least(0, seed=seed)
         self.temperature = temperature

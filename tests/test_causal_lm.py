@@ -182,6 +182,10 @@ def test_bad_input_raises(model):
         make(position_bias=LearnedBias2D(2, 3, 3)).initial_state(1)
     with pytest.raises(ValueError, match=r"must have one shape.*Received: token_ids.shape=\(1, 3\)"):
         model.score(ids(1, 3), np.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"`token_ids` must be integers of shape \(batch, n\)"):
+        model.score([[1.9, 2.9]])
+    with pytest.raises(ValueError, match="`padding_mask`"):
+        model.score(ids(1, 3), [[1, 0.5, 1]])
     with pytest.raises(ValueError, match=r"with a token at least. Received: token_ids.shape=\(1, 0\)"):
         model.score(np.zeros((1, 0), int))
     with pytest.raises(ValueError, match=r"`token_ids` must have shape \(batch, k\), k known and at least 1"):

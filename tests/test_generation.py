@@ -102,6 +102,12 @@ def test_a_stream_gives_the_same_ids(toy, sampler):
     assert stopped == whole[: whole.tolist().index(stops[0]) + 1].tolist()
 
 
+def test_logits_that_are_no_numbers_give_no_text(toy, monkeypatch):
+    monkeypatch.setattr(toy, "step", lambda ids, state, count=None: (keras.ops.full((5, 1, 11), np.nan), state))
+    with pytest.raises(ValueError, match="must give numbers as logits. Received: NaN"):
+        generate(toy, [[1, 4]], 6, Beam(5))
+
+
 def test_a_state_may_come_from_elsewhere(toy):
     """As that of an encoder and decoder does."""
     start, prompt = [3, 9, 9], [1, 4]
@@ -220,12 +226,13 @@ def test_our_samplers_fit_into_models_of_keras_hub():
 
 
 IDS, MASK = padded(PROMPTS)
+TEXTS_OF_IDS = "`token_ids` must be integers of shape (batch, n): put one text into [[...]]"
 REFUSED = [
     ({"token_ids": np.zeros((2, 0), int)}, "`token_ids` must hold at least one token a row. Received: shape (2, 0)"),
     ({"token_ids": [[], []]}, "`token_ids` must hold at least one token a row. Received: shape (2, 0)"),
-    ({"token_ids": [1, 2]}, "`token_ids` must be integers with 2 axes. Received: int64, shape (2,)"),
-    ({"token_ids": [[1.5]]}, "`token_ids` must be integers with 2 axes. Received: float64, shape (1, 1)"),
-    ({"token_ids": [[1], [1, 2]]}, "`token_ids` must be integers with 2 axes. Received: [[1], [1, 2]]"),
+    ({"token_ids": [1, 2]}, f"{TEXTS_OF_IDS}. Received: int64, shape (2,)"),
+    ({"token_ids": [[1.5]]}, f"{TEXTS_OF_IDS}. Received: float64, shape (1, 1)"),
+    ({"token_ids": [[1], [1, 2]]}, f"{TEXTS_OF_IDS}. Received: token_ids=[[1], [1, 2]]"),
     ({"token_ids": [[1, 11]]}, "`token_ids` must lie in the vocabulary, from 0 to 10. Received: ids from 1 to 11"),
     ({"token_ids": [[-1, 2]]}, "`token_ids` must lie in the vocabulary, from 0 to 10. Received: ids from -1 to 2"),
     ({"max_length": 6}, "`max_length` must be at least the length of the longest prompt, 7. Received: max_length=6"),
@@ -234,7 +241,7 @@ REFUSED = [
         {"stop_token_ids": [1, 11]},
         "`stop_token_ids` must lie in the vocabulary, from 0 to 10. Received: ids from 1 to 11",
     ),
-    ({"stop_token_ids": 4}, "`stop_token_ids` must be integers with 1 axes. Received: int64, shape ()"),
+    ({"stop_token_ids": 4}, "`stop_token_ids` must be integers of shape (n,). Received: int64, shape ()"),
     ({"seed": 1.0}, "`seed` must be an integer of at least 0. Received: seed=1.0"),
     ({"seed": -1}, "`seed` must be an integer of at least 0. Received: seed=-1"),
     (
@@ -282,7 +289,9 @@ def test_bad_samplers_are_refused(toy):
         stream(toy, [1], 0)
     with pytest.raises(ValueError, match="`token_ids` must hold at least one token"):
         stream(toy, [], 3)
-    with pytest.raises(ValueError, match=r"`token_ids` must be integers with 1 axes. Received: int64, shape \(1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"`token_ids` must be integers of shape \(n,\). Received: int64, shape \(1, 1\)"
+    ):
         stream(toy, [[1]], 3)
 
 

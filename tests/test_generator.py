@@ -267,7 +267,8 @@ def test_bad_arguments_are_refused_before_any_work(model, tokenizer, exported, t
         (r"`model` must be a CausalLM.*Received: model=", {"model": TextEmbedder(model.encoder)}),
         (r"decoding needs `causal=True`", {"model": plane}),
         (r"`prefill` must hold distinct integers.*Received: prefill=\(0,\)", {"prefill": (0,)}),
-        (r"`prefill` must hold integers.*Received: prefill=\[None\]", {"prefill": (None,)}),
+        (r"`prefill` must hold distinct integers of 1 or more. Received: prefill=\(None,\)", {"prefill": (None,)}),
+        (r"`model` must take any length. Received: an Encoder with length=64", {"model": make(50, length=64)}),
         (r"`quantization` of a language model must be None, 'float16' or 'int8'", {"quantization": "int8_static"}),
         (r"`tolerance` must be a number above 0", {"tolerance": 0}),
         (r"`measure` must be True or False", {"measure": 1}),
@@ -286,6 +287,9 @@ def test_bad_arguments_are_refused_before_any_work(model, tokenizer, exported, t
             export_litertlm(other, tmp_path / "model.litertlm", tokenizer)
     with pytest.raises(ValueError, match=r"`max_tokens` must be an integer of at least 1"):
         export_litertlm(exported[0], tmp_path / "model.litertlm", tokenizer, max_tokens=0)
+    for wrong in ({"max_tokens": 2**31}, {"quantization": "int8"}, {"prefill": (16,)}, {"model": None}):
+        with pytest.raises(ValueError, match=rf"`{next(iter(wrong))}` must be"):
+            export_litertlm(**{"model": exported[0], "path": tmp_path / "m", "tokenizer": tokenizer, **wrong})
     assert not list(tmp_path.iterdir())
 
 
@@ -296,12 +300,14 @@ def test_bad_input_of_a_generator_raises(exported):
         (r"`token_ids` must hold at least one token", {"token_ids": []}),
         (rf"`token_ids` must lie in the vocabulary, from 0 to {size - 1}", {"token_ids": [size]}),
         (r"`token_ids` must be a list of integers", {"token_ids": [[1]]}),
+        (r"`token_ids` must be a list of integers", {"token_ids": [[1], [2, 3]]}),
+        (r"must not start a text with 0", {"token_ids": [0, 1]}),
         (r"`max_tokens` must be an integer of at least 1", {"max_tokens": 0}),
         (r"`sampler` must be one of 'greedy', 'random', 'top_k', 'top_p'", {"sampler": "beam"}),
-        (r"`temperature` must be a number above 0", {"sampler": "random", "temperature": 0}),
+        (r"`temperature` must be a number from 1e-6 to 1e6", {"sampler": "random", "temperature": 0}),
         (r"`top_k` must be an integer of at least 1", {"sampler": "top_k", "top_k": 0}),
         (r"`top_p` must be a number above 0 and at most 1", {"sampler": "top_p", "top_p": 1.1}),
-        (r"`top_p` must be left out, 'random' does not use it", {"sampler": "random", "top_p": 0.9}),
+        (r"`top_p` must be left out with sampler='random'. Received: top_p=0.9", {"sampler": "random", "top_p": 0.9}),
         (r"`stop_token_ids` must lie in the vocabulary", {"stop_token_ids": [-1]}),
         (r"`seed` must be None or an integer of at least 0", {"seed": -1}),
     ]
@@ -309,7 +315,9 @@ def test_bad_input_of_a_generator_raises(exported):
         with pytest.raises(ValueError, match=message):
             generator.stream(**{"token_ids": [1], "max_tokens": 3, **arguments})
     with pytest.raises(ValueError, match=r"must not start a text with 0"):
-        next(generator.stream([0], 3))
+        generator.session().read([0])
+    with pytest.raises(ValueError, match=r"`path` must be the path of a .tflite file. Received: path=None"):
+        LiteRTGenerator(None)
     with pytest.raises(ValueError, match=r"`num_threads` must be an integer of 1 or more"):
         LiteRTGenerator(exported[0], num_threads=0)
     with pytest.raises(ValueError, match=r"`path` must be a .tflite file"):

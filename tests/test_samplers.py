@@ -242,9 +242,9 @@ def test_what_is_no_sampler_is_refused(sampler):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Random(0), "`temperature` must be a number above 0. Received: temperature=0"),
-        (lambda: Random(float("inf")), "`temperature` must be a number above 0. Received: temperature=inf"),
-        (lambda: Random("1"), "`temperature` must be a number above 0. Received: temperature='1'"),
+        (lambda: Random(0), "`temperature` must be a number from 1e-6 to 1e6. Received: temperature=0"),
+        (lambda: Random(float("inf")), "`temperature` must be a number from 1e-6 to 1e6. Received: temperature=inf"),
+        (lambda: Random("1"), "`temperature` must be a number from 1e-6 to 1e6. Received: temperature='1'"),
         (lambda: Random(seed=-1), "`seed` must be an integer of at least 0. Received: seed=-1"),
         (lambda: TopK(0), "`k` must be an integer of at least 1. Received: k=0"),
         (lambda: TopP(0.0), "`p` must be a number above 0 and at most 1. Received: p=0.0"),

@@ -205,6 +205,14 @@ def test_what_has_no_page_is_refused(run, litertjs, tmp_path, capsys):
     (page / "mine.txt").write_text("mine")
     assert main(["web", str(run), str(page), "--litertjs", str(litertjs)]) == 2
     assert [each.name for each in page.iterdir()] == ["mine.txt"]
+    (page / "mine.txt").rename(page / "index.html")  # As a page has it, but no page.
+    for taken in (page, run / "model.keras"):
+        assert main(["web", str(run), str(taken), "--litertjs", str(litertjs)]) == 2
+        assert "`path` must be free, an empty folder or an earlier page" in capsys.readouterr().err
+    assert (page / "index.html").read_text() == "mine"
+    page = tmp_path / "page of a damaged file"
+    (other / "model.tflite").write_bytes((run / "model.tflite").read_bytes()[:1000])
+    assert "`run` must hold a model.tflite that can be read" in refusal(other, page, "--litertjs", litertjs)
 
 
 def test_sentencepiece_has_no_page_yet(run, tmp_path, litertjs):

@@ -42,25 +42,26 @@ export class Generator {
   async *write(prompt, { maxTokens = 200, temperature = 0, uniform = Math.random, signal, ...kept } = {}) {
     if (this.busy) throw new Error("The model is writing already.");
     this.busy = true;
-    const ids = this.tokenizer.encode(prompt);
-    const decoder = this.tokenizer.decoder();
     // The same tensors come out of one step and go into the next: they never leave WebAssembly.
-    let state = this.#initialState();
+    let state = {};
     const started = performance.now();
     let promptMs = 0;
     let tokens = 0;
     try {
+      const ids = this.tokenizer.encode(prompt);
+      const decoder = this.tokenizer.decoder();
+      state = this.#initialState();
       let position = 0;
       let painted = started;
       const last = ids.length - 1;
       while (position < last && !signal?.aborted) {
         const count = Math.min(last - position, this.pieces.at(-1));
-        ({ state } = await this.#step(ids, position, count, state));
+        ({ state } = await this.#step(ids.slice(position, position + count), position, state));
         position += count;
         painted = await paint(painted);
       }
       for (let id = ids[last]; tokens < maxTokens && !signal?.aborted; ) {
-        const result = await this.#step([id], position, 1, state, "decode");
+        const result = await this.#step([id], position, state, "decode");
         state = result.state;
         promptMs ||= performance.now() - started;
         position++;
@@ -83,15 +84,14 @@ export class Generator {
     return Object.fromEntries(this.states.map(({ name, shape }) => [name, zeros(shape)]));
   }
 
-  /** Read `count` ids, the first at `position`; returns the new state, and the logits where the signature has some. */
-  async #step(ids, position, count, state, signature = `prefill_${this.pieces.find((each) => each >= count)}`) {
+  /** Read ids, the first at `position`; returns the new state, and the logits where the signature has some. */
+  async #step(ids, position, state, signature = `prefill_${this.pieces.find((each) => each >= ids.length)}`) {
     const length = signature === "decode" ? 1 : Number(signature.slice("prefill_".length));
-    const first = signature === "decode" ? 0 : position;
     // What follows the piece is padding: token 0 at position 0.
     const tokens = new Int32Array(length);
     const positions = new Int32Array(length);
-    for (let place = 0; place < count; place++) {
-      tokens[place] = ids[first + place];
+    for (let place = 0; place < ids.length; place++) {
+      tokens[place] = ids[place];
       positions[place] = Math.min(position + place, 2 ** 31 - 1); // Only whether it is 0 counts.
     }
     const inputs = { tokens: new Tensor(tokens, [1, length]), input_pos: new Tensor(positions, [length]) };

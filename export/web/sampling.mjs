@@ -15,6 +15,8 @@ export function greedy(logits) {
  * @param {{temperature?: number, topK?: ?number, topP?: ?number}} options
  */
 export function draw(logits, uniform, { temperature = 1, topK = null, topP = null } = {}) {
+  if (topK !== null && !(topK >= 1)) throw new RangeError(`topK must be at least 1. Received: ${topK}`);
+  if (topP !== null && !(topP > 0)) throw new RangeError(`topP must be above 0. Received: ${topP}`);
   const largest = logits[greedy(logits)];
   const mass = Float64Array.from(logits, (each) => Math.exp((each - largest) / temperature));
   const total = mass.reduce((a, b) => a + b);

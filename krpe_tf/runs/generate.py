@@ -1,7 +1,6 @@
 """Continue texts with a finished run."""
 
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,9 +21,9 @@ SAMPLERS = {
 
 TEMPERATURE = 0.8
 
-HIGHEST = {"temperature": sys.float_info.max, "top_p": 1}
+WITHIN = {"temperature": lambda x: 1e-6 <= x <= 1e6, "top_p": lambda x: 0 < x <= 1}
 RULES = {
-    "temperature": "above 0, and finite; sampler 'greedy' takes the likeliest token",
+    "temperature": "from 1e-6 to 1e6; sampler 'greedy' takes the likeliest token",
     "top_p": "above 0 and at most 1",
 }
 
@@ -113,10 +112,13 @@ class GeneratedText:
         return (self.tokens - 1) / (self.seconds - self.first_seconds) if self.tokens > 1 else None
 
     def _decode(self, ids: Iterable[int], tokenizer: ReversibleTokenizer) -> Iterator[str]:
-        decoder, start = tokenizer.decoder(), time.perf_counter()
-        for each in ids:
+        decoder, ids, ended = tokenizer.decoder(), iter(ids), object()
+        while True:
+            start = time.perf_counter()
+            if (each := next(ids, ended)) is ended:
+                break
             self.tokens += 1
-            self.seconds = time.perf_counter() - start
+            self.seconds += time.perf_counter() - start  # What the reader of the text takes is not counted.
             if self.tokens == 1:
                 self.first_seconds = self.seconds
             if part := decoder.push(each):
@@ -150,12 +152,10 @@ def _options(sampler: str, options: dict) -> dict:
             raise ValueError(f"`{name}` must be left out with sampler={sampler!r}. Received: {name}={value!r}")
         if name == "top_k":
             check_at_least(1, top_k=value)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= HIGHEST[name]:
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not WITHIN[name](value):
             raise ValueError(f"`{name}` must be a number {RULES[name]}. Received: {name}={value!r}")
     return {"temperature": TEMPERATURE, **given} if "temperature" in SAMPLERS[sampler] else given
 
 
 def _sampler(name: str, options: dict) -> models.samplers.Sampler:
-    classes = models.samplers
-    kind = {"greedy": classes.Greedy, "random": classes.Random, "top_k": classes.TopK, "top_p": classes.TopP}[name]
-    return kind(**{name.removeprefix("top_"): value for name, value in options.items()})
+    return models.samplers.SAMPLERS[name](**{name.removeprefix("top_"): value for name, value in options.items()})

@@ -50,6 +50,7 @@ def web_run(
             f"`run` must be exported first: python -m krpe_tf export {run}. Received: {str(run)!r} without model.tflite"
         )
     labels = load_labels(run, task)
+    _check_folder(Path(path))
     with staged(path, overwrite=True, contents=PAGE_CONTENTS) as target:
         tokenizer = load_tokenizer(run / "tokenizer.json")
         files = PAGES[task.page]((run / "model.tflite").read_bytes(), tokenizer, labels)
@@ -59,6 +60,12 @@ def web_run(
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
     return {name: len(content) for name, content in files.items()}
+
+
+def _check_folder(path: Path) -> None:
+    """Raise a ValueError unless nothing of the user's lies at `path`."""
+    if os.path.lexists(path) and (not path.is_dir() or (any(path.iterdir()) and not (path / "web.json").is_file())):
+        raise ValueError(f"`path` must be free, an empty folder or an earlier page. Received: path={str(path)!r}")
 
 
 class _Handler(SimpleHTTPRequestHandler):

@@ -29,8 +29,8 @@ TRIED = (" a  b\n\n\tC\r\n ", "e\u0301 \ufb01 \uff21 \u00a0\u2003\u200b\ufeff", 
 def train_pieces(texts: Iterable[str | bytes], vocabulary_size: int) -> bytes:
     """Learn a SentencePiece model for `PieceTokenizer`: unigram, with bytes for all that has no piece.
 
-    The same texts give the same model. Of more than 16 million characters, as many are taken, spread evenly. Characters
-    have at most half of the places that the bytes leave, the commonest first.
+    The same texts give the same model. Of more than 16 million characters, at least half as many are taken, spread
+    evenly. Characters have at most half of the places that the bytes leave, the commonest first.
 
     Args:
         texts: Texts to learn from, `str` or UTF-8 `bytes`.

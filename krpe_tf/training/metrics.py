@@ -14,15 +14,15 @@ class BitsPerByte(keras.metrics.Metric):
 
         sum(weight * -log2 softmax(logits)[label]) / sum(weight * token_bytes[label])
 
-    Both sums run over all batches, so that however targets are distributed over them the result is exact. A token that
-    stands for no text, such as the end, takes bits and has no bytes.
+    Both sums run over all batches, in float32: how targets are distributed over them changes nothing but the rounding.
+    A token that stands for no text, such as the end, takes bits and has no bytes.
 
     Args:
         token_bytes: How many bytes of text each id stands for, see `ReversibleTokenizer.token_bytes`.
     """
 
     def __init__(self, token_bytes: Sequence[int] | np.ndarray, name: str = "bits_per_byte", dtype=None):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=name, dtype=dtype or "float32")
         self.token_bytes = np.asarray(token_bytes, "float32")
         self.nats = self.add_variable(shape=(), initializer="zeros", name="nats")
         self.bytes = self.add_variable(shape=(), initializer="zeros", name="bytes")
