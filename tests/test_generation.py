@@ -104,7 +104,7 @@ def test_a_stream_gives_the_same_ids(toy, sampler):
 
 def test_logits_that_are_no_numbers_give_no_text(toy, monkeypatch):
     monkeypatch.setattr(toy, "step", lambda ids, state, count=None: (keras.ops.full((5, 1, 11), np.nan), state))
-    with pytest.raises(ValueError, match="must give numbers as logits. Received: NaN"):
+    with pytest.raises(ValueError, match=r"must give numbers as logits. Received: NaN"):
         generate(toy, [[1, 4]], 6, Beam(5))
 
 
