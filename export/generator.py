@@ -14,10 +14,10 @@ from ..models import CausalLM, compute_dtypes, in_float32
 from .checks import check_backend, check_lengths, check_tokenizer
 from .compare import check_errors
 from .convert import convert, working_folder
+from .delegates import outside_xnnpack
 from .generator_report import GeneratorCosts, GeneratorReport, write_generator_report
 from .generator_trace import generator_functions, prefill_name
 from .inspection import check_contents, drop_names, inspect
-from .measuring import outside_xnnpack
 from .process import run_generator
 from .quantization import check_quantization, quantize
 from .vocabulary import vocabulary_files

@@ -16,8 +16,9 @@ from .checks import Source, check_any_length, check_lengths, check_source
 from .compare import check_errors, relative_errors
 from .compression import certificates_by_name, check_bound, compress_biases
 from .convert import convert, working_folder
+from .delegates import check_gpu, outside_xnnpack
 from .inspection import Contents, check_contents, drop_names, inspect
-from .measuring import Measurement, check_gpu, measure_signatures, outside_xnnpack
+from .measuring import Measurement, measure_signatures
 from .process import run_in_own_process
 from .quantization import check_quantization, quantize
 from .report import LiteRTReport, write_report

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..files import companion
 from .compression import Certificate
-from .measuring import GpuCheck, Measurement
+from .delegates import GpuCheck
+from .measuring import Measurement
 
 
 @dataclass(frozen=True)

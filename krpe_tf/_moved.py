@@ -10,13 +10,14 @@ import warnings
 # warning names the package. A module that still exists is here if some of its names are elsewhere.
 MOVED = {
     "attention": ("attention.projections",),
-    "batches": ("data.batches", "data.in_memory"),
+    "batches": ("data.batches", "data.text_batches"),
     "checkpoints": ("training.checkpoints",),
     "data": ("data.sources",),
     "demo": ("demo.settings", "demo.messages", "demo.baselines", "demo.timing"),
     "demo_report": ("demo.report",),
     "distribution": ("training.distribution",),
     "export.litert": ("export.checks",),
+    "export.measuring": ("export.delegates",),
     "export.parity": ("export.samples", "export.compare", "export.process"),
     "export.signatures": ("export.checks", "export.layers", "export.trace"),
     "global_batch": ("training.losses", "training.optimizer", "training.replicas"),
@@ -30,7 +31,7 @@ MOVED = {
     "sentencepiece_tokenizer": ("text.sentencepiece", "text.load"),
     "settings": ("runs.settings",),
     "shards": ("data.prepare", "data.encoding"),
-    "text": ("data.in_memory",),
+    "text": ("data.text_batches",),
     "toeplitz": ("toeplitz.dispatch",),
     "toeplitz.banded": ("toeplitz.cost_model",),
 }

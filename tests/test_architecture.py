@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "runs": PRODUCT,
     "demo": PRODUCT | {"face"},
     "cli": PRODUCT | {"face", "demo"},
-    "face": PRODUCT | {"_moved"},
+    "face": PRODUCT | {"_moved", "_quiet"},
     "_moved": set(),
+    "_quiet": set(),
     "__main__": {"cli"},
 }
 # Third parties that a room may import while it is imported itself; what needs others imports them where it uses them.

@@ -9,8 +9,9 @@ from export_models import export_tflite, make_classifier, make_encoder, make_ids
 from krpe_tf import models
 from krpe_tf.export import LiteRTModel
 from krpe_tf.export.compare import relative_errors
+from krpe_tf.export.delegates import check_gpu, outside_xnnpack
 from krpe_tf.export.inspection import inspect, keep_signatures
-from krpe_tf.export.measuring import Measurement, Worker, check_gpu, measure_signatures, outside_xnnpack
+from krpe_tf.export.measuring import Measurement, Worker, measure_signatures
 from krpe_tf.export.process import run_in_own_process
 from krpe_tf.export.report import comparison_table, markdown_table, render, summary
 from krpe_tf.export.samples import Document, Sample

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from krpe_tf.data import LabelledTexts, split_holdout
-from krpe_tf.data.splits import holdout
+from krpe_tf.data.splits import streaming_holdout
 
 
 def labelled(labels):
@@ -132,17 +132,17 @@ def test_impossible_splits_are_refused(labels, fraction, groups, message):
         split_holdout(labelled(labels), fraction, 0, groups)
 
 
-# holdout
+# streaming_holdout
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(fraction=st.floats(0.01, 0.95), count=st.integers(1, 300), seed=st.integers(0, 9))
 def test_held_out_are_a_fraction_of_every_label_and_never_its_first(fraction, count, seed):
-    held_out = holdout(fraction, seed)
+    held_out = streaming_holdout(fraction, seed)
     held = [[held_out(label) for label in "ab"] for _ in range(count)]
     for chosen in zip(*held, strict=True):
         assert not chosen[0]
         assert abs(sum(chosen) - fraction * count) <= 2
-    again = holdout(fraction, seed)
+    again = streaming_holdout(fraction, seed)
     assert held == [[again(label) for label in "ab"] for _ in range(count)]
-    assert not any(map(holdout(0, seed), "ab"))
+    assert not any(map(streaming_holdout(0, seed), "ab"))

@@ -7,7 +7,6 @@ from .batches import Array, Batches
 from .buckets import CutReport, buckets
 from .corpus import Corpus, PreparedCorpus, PreparedTexts, build_corpus, is_prepared, load_corpus, load_prepared
 from .encoding import LABELLED_TEXTS, TEXTS, Encoding
-from .in_memory import classification_batches, classification_dataset, masked_lm_batches, masked_lm_dataset
 from .masking import Masking, masking
 from .prepare import prepare
 from .ragged import Ragged
@@ -15,6 +14,7 @@ from .shifting import Shifting, shifting
 from .sources import LabelledTexts, Source, load_labelled_texts, open_source
 from .splits import split_holdout
 from .survey import has_equal_texts
+from .text_batches import classification_batches, classification_dataset, masked_lm_batches, masked_lm_dataset
 from .windows import Transform, windows
 
 __all__ = [

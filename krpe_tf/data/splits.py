@@ -129,7 +129,7 @@ def check_shared_labels(counts: Mapping[str, int], argument: str) -> None:
         )
 
 
-def holdout(fraction: float, seed: int) -> Callable[[str | None], bool]:
+def streaming_holdout(fraction: float, seed: int) -> Callable[[str | None], bool]:
     """Make a function that says of each document, one after the other, whether it is held out.
 
     Of each label it is one in each run of 1 / `fraction` documents, at random, and never the first: nothing needs to be

@@ -12,7 +12,7 @@ import numpy as np
 from ..text import is_visible
 from .encoding import Encoding
 from .sources import LabelledTexts, Source
-from .splits import SPLITS, check_shared_labels, hold_out, holdout, text_key
+from .splits import SPLITS, check_shared_labels, hold_out, streaming_holdout, text_key
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +86,11 @@ class Survey:
     def deal(self, fraction: float, seed: int, argument: str) -> np.ndarray:
         """Return the split of each document, uint8: its place in `SPLITS`, or `LEFT_OUT` for one without a text.
 
-        Of equal texts the first is dealt by `holdout`, and the others follow it. A text with two labels or more is to
-        train on: so each label has a text there.
+        Of equal texts the first is dealt by `streaming_holdout`, and the others follow it. A text with two labels or
+        more is to train on: so each label has a text there.
 
         Args:
-            fraction, seed: See `holdout`.
+            fraction, seed: See `streaming_holdout`.
             argument: What messages call the documents.
 
         Raises:
@@ -98,7 +98,7 @@ class Survey:
         """
         if fraction and self.labels and self._single:
             check_shared_labels(self.labels, argument)
-        held_out = holdout(fraction, seed)
+        held_out = streaming_holdout(fraction, seed)
         splits = np.zeros(self.documents, "uint8")
         for place in np.flatnonzero(self._first == np.arange(self.documents)):
             splits[place] = held_out(self._known[self._strata[place]])

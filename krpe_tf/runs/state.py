@@ -1,4 +1,7 @@
-"""What an unfinished run keeps beside its checkpoints: task, settings, a fingerprint of the data, the vocabulary."""
+"""What an unfinished run keeps beside its checkpoints: task, settings, a fingerprint of the data, the vocabulary.
+
+By it `train_run` knows whether a run resumes; `krpe_tf.training.fit` then restores the checkpoint.
+"""
 
 import hashlib
 import json

@@ -1,12 +1,12 @@
 """Training through `model.fit`: optimizer, loss, checkpoints, several devices. Knows Keras and no task."""
 
+from .bits_per_byte import BitsPerByte
 from .checkpoint_callback import DivergedError, check_resumable
 from .checkpoints import Checkpoint, Checkpoints
 from .compile import compile_classifier, compile_masked_lm, compile_model
 from .distribution import ONE_DEVICE, Distribution, encoder_layout, make_distribution
 from .fit import Budget, fit, fit_resumably
 from .losses import GlobalCrossEntropy, class_probabilities
-from .metrics import BitsPerByte
 from .optimizer import (
     GlobalAdamW,
     GlobalLossScaleOptimizer,

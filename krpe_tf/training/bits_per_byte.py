@@ -1,4 +1,4 @@
-"""What a model is measured by, beside loss and accuracy."""
+"""Bits per byte, by which language models of any tokens compare."""
 
 import math
 from collections.abc import Sequence
