@@ -25,8 +25,10 @@ def encode_words(rows: list[dict], tokenizer: Tokenizer, classes: list[str]) -> 
 
 def word_pieces(words: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
     """Return the ids of each word alone; the unknown token for one of which the tokenizer leaves nothing."""
-    unknown = np.array([tokenizer.unknown_id], "int32")
-    return [ids[1:-1] if len(ids) > 2 else unknown for ids in tokenizer.encode(words)]
+    unknown, different = np.array([tokenizer.unknown_id], "int32"), list(dict.fromkeys(words))
+    # Each word once: of a text most come again.
+    pieces = dict(zip(different, tokenizer.encode(different), strict=True)) if different else {}
+    return [pieces[word][1:-1] if len(pieces[word]) > 2 else unknown for word in words]
 
 
 def split_words(text: str, tokenizer: Tokenizer, num_tokens: int) -> tuple[list[str], np.ndarray]:
