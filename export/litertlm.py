@@ -75,7 +75,7 @@ def export_litertlm(
     with staged(path, overwrite) as target, tempfile.TemporaryDirectory(dir=target.parent.parent) as folder:
         if isinstance(model, CausalLM):
             file = Path(folder, "model.tflite")
-            export_generator(model, file, prefill or (64,), tokenizer, quantization, measure=False)
+            export_generator(model, file, (64,) if prefill is None else prefill, tokenizer, quantization, measure=False)
         else:
             file = Path(model)
         _pack(file, Path(folder), target, tokenizer, _state_names(file, tokenizer), max_tokens)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import select
 import sys
 
 
@@ -21,13 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.command(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # Who read the output, `head` for one, has enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 0
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -35,6 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"stopped{hint}", file=sys.stderr)
         return 130
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Return whether who read the output, `head` for one, has closed it; if so, what is left goes nowhere."""
+    poll = select.poll()
+    poll.register(1)
+    if closed := any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return closed
 
 
 class _MessageFormatter(logging.Formatter):
@@ -266,8 +275,7 @@ def _add_train(commands):
     train.set_defaults(distribution="none", coordinator=None, processes=None, process=None)
     train.add_argument(
         "data",
-        help="a .csv, .jsonl or .conll file, a folder of .txt files (for labels with a subfolder for each), or what "
-        "prepare wrote",
+        help="a .csv, .jsonl or .conll file, a folder of .txt files (a subfolder per label), or what prepare wrote",
     )
     train.add_argument("--output", required=True, help="run folder to write")
     train.add_argument(

@@ -191,6 +191,15 @@ def test_who_closes_the_pipe_has_enough(run, loaded):
     assert b"error" not in said
 
 
+def test_a_pipe_of_our_own_that_breaks_is_an_error(run, monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("krpe_tf.runs.generate_run", broken)
+    assert main(["generate", str(run), "a"]) == 1
+    assert "error: [Errno 32] Broken pipe" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_decode_is_refused(run, loaded, monkeypatch):
     monkeypatch.setattr(CausalLM, "can_decode", False)
     with pytest.raises(ValueError, match=r"`run` must hold a model that decodes: .*with feature_map='orthogonal'"):
