@@ -206,12 +206,17 @@ def test_a_full_disk_other_settings_and_a_restart(folder, whole, capsys):
     assert str(run / "checkpoints") in said
     assert Checkpoints(run / "checkpoints").restore().state["step"] > 0
 
-    for more, message in (
-        (["--seed", "1"], "seed=1 (the run has 0)"),
-        (["--pretrain-optimizer", "learning_rate=1e-4"], "pretrain_optimizer.learning_rate=0.0001 (the run has 0.002)"),
-        (["--text-column", "label", "--label-column", "text"], "other data than the run has"),
+    write_csv(folder / "fewer.csv", 78)
+    for data, more, message in (
+        ("documents.csv", ["--seed", "1"], "Received: seed=1 (the run has 0)\n"),
+        (
+            "documents.csv",
+            ["--pretrain-optimizer", "learning_rate=1e-4"],
+            "Received: pretrain_optimizer.learning_rate=0.0001 (the run has 0.002)\n",
+        ),
+        ("fewer.csv", [], "Received: other data than the run has\n"),
     ):
-        assert main(arguments(folder, "full", *more)) == 2
+        assert main(arguments(folder, "full", *more, data=data)) == 2
         said = capsys.readouterr().err
         assert "changed settings need --restart, which drops it, or --from CHECKPOINT" in said
         assert message in said

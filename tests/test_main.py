@@ -152,7 +152,7 @@ def test_few_documents_train_and_a_new_run_replaces_old_exports(tmp_path, caplog
     assert not (run / "saved_model").exists()
     assert set(predict_run(run, ["a ship"])[0]) == {"sea", "hill"}
     said = [record.getMessage() for record in caplog.records]
-    labels = said.index("data: 2 labels, and how many documents have each: 'hill' 5, 'sea' 5")
+    labels = said.index(f"{data}: 2 labels, and how many documents have each: 'hill' 5, 'sea' 5")
     assert labels < next(place for place, line in enumerate(said) if line.startswith("learning a vocabulary"))
 
 

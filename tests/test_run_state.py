@@ -6,10 +6,9 @@ import logging
 import numpy as np
 import pytest
 
-from krpe_tf.data import LabelledTexts, open_source
+from krpe_tf.data import LABELLED_TEXTS, TEXTS, LabelledTexts, deal_documents, load_labelled_texts, open_source
 from krpe_tf.models import Encoder
 from krpe_tf.runs import RunSettings, RunState, train_run
-from krpe_tf.runs.state import fingerprint
 from krpe_tf.runs.train import _identity
 from krpe_tf.tasks import MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
@@ -87,13 +86,28 @@ def test_a_missing_package_is_said_before_a_restart_drops_a_run(tmp_path, monkey
     assert path.is_file()
 
 
+def identity(data, validation=None, encoding=LABELLED_TEXTS):
+    documents = deal_documents(data, encoding, 0.2 if validation is None else validation)
+    return [*_identity(data, validation, documents, None, None)]
+
+
 def test_equal_texts_make_another_run_than_the_one_of_a_version_that_split_them():
     """One without equal texts resumes: its data have the fingerprint that 0.1 gave them."""
-    data = LabelledTexts(["x", "y"], ["a", "b"])
-    assert [*_identity(data, None, None, None, TEXT_CLASSIFICATION)] == ["x", "y", "a", "b"]
-    data = LabelledTexts(["x", "x "], ["a", "b"])
-    assert [*_identity(data, None, None, None, TEXT_CLASSIFICATION)] == ["x", "x ", "a", "b", "equal texts together"]
-    assert "equal texts together" not in _identity(data, data, None, None, TEXT_CLASSIFICATION)
+    data = LabelledTexts(["x", "y", "z"], ["a", "b", "b"])
+    assert identity(data) == ["x", "y", "z", "a", "b", "b"]
+    data = LabelledTexts(["x", "x ", "y", "z"], ["a", "b", "b", "b"])
+    assert identity(data) == ["x", "x ", "y", "z", "a", "b", "b", "b", "equal texts together"]
+    assert "equal texts together" not in identity(data, data)
+
+
+def test_a_file_makes_another_run_than_the_texts_in_it(tmp_path):
+    """0.1 read a file into labelled texts: its unfinished runs of a file, split otherwise, are refused."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nx,a\ny,b\nz,b\n")
+    for validation in (None, LabelledTexts(["v"], ["a"])):
+        same = identity(open_source(path, ("text", "label")), validation)
+        assert same == identity(open_source(path, ("text", "label")), validation)
+        assert (same == identity(load_labelled_texts(path), validation)) == (validation is not None)
 
 
 def test_changed_settings_resume_from_a_checkpoint_that_is_named(tmp_path, caplog):
@@ -144,7 +158,7 @@ def test_a_row_that_moves_to_the_validation_makes_another_run(tmp_path):
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
             parts.append(open_source(path, ("text",)))
-        found.add(fingerprint(_identity(*parts, None, None, MASKED_LM)))
+        found.add(tuple(identity(*parts, TEXTS)))
     assert len(found) == 2
 
 

@@ -137,6 +137,27 @@ def test_equal_texts_are_dealt_together(data, fraction, seed):
     )
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(pairs=st.lists(st.tuples(st.sampled_from("klmn "), st.sampled_from("ab")), max_size=6), labelled=st.booleans())
+def test_of_few_documents_one_text_is_held_out_where_one_can_be(pairs, labelled):
+    pairs = [("x", "a"), ("y ", "b"), *pairs]
+    survey = Survey(rows_of(pairs), LABELLED_TEXTS if labelled else TEXTS)
+    dealt = survey.deal(0.0, 0, "data")
+    splits = survey.hold_some_out(dealt)
+    labels_of = {}
+    for text, label in pairs:
+        labels_of.setdefault(text.strip(), set()).add(label if labelled else "any")
+    held = {text.strip() for (text, _), split in zip(pairs, splits, strict=True) if split == 1}
+    trained = {text.strip() for (text, _), split in zip(pairs, splits, strict=True) if split == 0}
+    # Other texts than the first of each label, of one label each.
+    candidates = {text for text, labels in labels_of.items() if len(labels) == 1} - {"", "x", *("y" * labelled)}
+    assert held <= candidates
+    assert len(held) == bool(candidates)
+    assert not held & trained
+    assert (splits == LEFT_OUT).tolist() == (dealt == LEFT_OUT).tolist()
+    assert survey.hold_some_out(splits) is splits
+
+
 def test_equal_texts_are_counted_and_never_on_both_sides(tmp_path, words_tokenizer, said):
     pairs = [*make_documents(20), *make_documents(6), ("alpha", "a"), (" alpha\n", "b")]
     source = write_jsonl(tmp_path / "a.jsonl", pairs)

@@ -5,15 +5,24 @@ TensorFlow is imported where it is used: importing this package needs none, nor 
 
 from .batches import Array, Batches
 from .buckets import CutReport, buckets
-from .corpus import Corpus, PreparedCorpus, PreparedTexts, build_corpus, is_prepared, load_corpus, load_prepared
+from .corpus import (
+    Corpus,
+    PreparedCorpus,
+    PreparedTexts,
+    build_corpus,
+    encode_documents,
+    is_prepared,
+    load_corpus,
+    load_prepared,
+)
 from .encoding import LABELLED_TEXTS, TEXTS, Encoding
+from .labelled import LabelledTexts, load_labelled_texts, split_holdout
 from .masking import Masking, masking
 from .prepare import prepare
 from .ragged import Ragged
 from .shifting import Shifting, shifting
-from .sources import LabelledTexts, Source, load_labelled_texts, open_source
-from .splits import split_holdout
-from .survey import has_equal_texts
+from .sources import Source, open_source
+from .survey import Documents, deal_documents
 from .text_batches import classification_batches, classification_dataset, masked_lm_batches, masked_lm_dataset
 from .windows import Transform, windows
 
@@ -24,6 +33,7 @@ __all__ = [
     "Batches",
     "Corpus",
     "CutReport",
+    "Documents",
     "Encoding",
     "LabelledTexts",
     "Masking",
@@ -37,7 +47,8 @@ __all__ = [
     "build_corpus",
     "classification_batches",
     "classification_dataset",
-    "has_equal_texts",
+    "deal_documents",
+    "encode_documents",
     "is_prepared",
     "load_corpus",
     "load_labelled_texts",

@@ -6,25 +6,21 @@ import json
 import logging
 import os
 import shlex
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ..checks import check_at_least, check_one_of
+from ..checks import check_one_of
 from ..text import Tokenizer, learn_tokenizer, load_tokenizer
-from .batches import Batches
-from .buckets import CutReport, buckets
 from .encoding import LABELLED_TEXTS, Encoding, encode_in_parallel
-from .masking import masking
+from .labelled import LabelledTexts
 from .ragged import Ragged
-from .sources import LabelledTexts, Source
+from .sources import Source
 from .splits import SPLITS
 from .store import CHECKSUMS, StoredArray, check_digest, check_size
-from .survey import deal_in_memory, log_labels
-from .unknown import log_unknown
-from .windows import windows
+from .survey import Documents, deal_documents, log_labels
+from .text_batches import CorpusBatches
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +30,16 @@ MANIFEST = "manifest.json"
 
 TOKENIZER = "tokenizer.json"
 
+# Of [UNK], text that a model never sees: the share to warn of, and how many ids are looked at, runs spread evenly.
+WARN_ABOVE, LOOKED_AT = 0.05, 2**20
 
-class Corpus:
+REMEDY = (
+    "a larger --vocabulary-size may keep it, or a SentencePieceTokenizer, whose model the package sentencepiece trains "
+    "(docs/data.md, Text that becomes [UNK])"
+)
+
+
+class Corpus(CorpusBatches):
     """Documents as arrays, in the splits "train" and "validation"; `corpus["train"]` holds the fields of a split.
 
     A field is a `Ragged` of an array for each document, or an int32 array of a number for each: "token_ids", "label".
@@ -67,6 +71,11 @@ class Corpus:
         """Return the fields of a split, "train" or "validation"."""
         check_one_of(SPLITS, split=split)
         return self._splits[split]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits to make batches of: "train", and "validation" if it holds documents."""
+        return [split for split in SPLITS if split == "train" or self.documents(split)]
 
     def documents(self, split: str = "train") -> int:
         """Return the number of documents of a split, "train" or "validation"."""
@@ -105,88 +114,35 @@ class Corpus:
         """
 
     def log_unknown(self) -> float:
-        """Log which share of the training documents' tokens is [UNK], warn above 5 %, and return it.
+        """Log which share of the training documents' tokens is the unknown token, warn above 5 %, and return it.
+
+        It is 0 for a tokenizer that gives every text back, of which nothing is said.
 
         Raises:
             ValueError: If it is all of them: there is nothing to train on.
         """
+        tokenizer, fields = self.tokenizer, self["train"]
         # An encoding may give its ids another name.
-        ids = [field for field in self["train"].values() if isinstance(field, Ragged)]
-        return log_unknown(self["train"].get("token_ids", ids[0]), self.tokenizer) if ids else 0.0
-
-    def masked_lm_batches(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int = 0,
-        selection_rate: float = 0.15,
-        shuffle: bool = True,
-        split: str = "train",
-        shuffle_tokens: int | None = None,
-        packing: bool = False,
-    ) -> Batches:
-        """Make masked-LM `Batches` of `windows` through `masking`.
-
-        Args:
-            length, batch_size, seed, shuffle, packing: See `windows`.
-            selection_rate: See `masking`.
-            split: "train" or "validation".
-            shuffle_tokens: Deprecated, without effect: all windows are shuffled.
-
-        Raises:
-            ValueError: For numbers out of range, or a split without documents.
-        """
-        _without_effect(shuffle_tokens=shuffle_tokens)
-        transform = masking(self.tokenizer, selection_rate)
-        return windows(
-            self._filled(split)["token_ids"],
-            length,
-            batch_size,
-            pad_id=self.tokenizer.pad_id,
-            seed=seed,
-            shuffle=shuffle,
-            transform=transform,
-            packing=packing,
-        )
-
-    def classification_batches(
-        self,
-        max_length: int,
-        batch_tokens: int,
-        min_length: int = 128,
-        seed: int = 0,
-        shuffle: bool = True,
-        batch_multiple: int = 1,
-        split: str = "train",
-        shuffle_tokens: int | None = None,
-    ) -> tuple[Batches, CutReport]:
-        """Make `Batches` of whole labelled documents in length `buckets`.
-
-        Args:
-            max_length, batch_tokens, min_length, seed, shuffle, batch_multiple: See `buckets`.
-            split, shuffle_tokens: See `masked_lm_batches`.
-
-        Raises:
-            ValueError: As `masked_lm_batches`; or for documents without labels.
-        """
-        _without_effect(shuffle_tokens=shuffle_tokens)
-        if "label" not in self[split]:
-            raise ValueError(f"classification needs documents with labels. Received: {self}")
-        return buckets(
-            self._filled(split),
-            max_length,
-            batch_tokens,
-            tokenizer=self.tokenizer,
-            min_length=min_length,
-            seed=seed,
-            shuffle=shuffle,
-            batch_multiple=batch_multiple,
-        )
-
-    def _filled(self, split: str) -> Mapping[str, Ragged | np.ndarray]:
-        if not self.documents(split):
-            raise ValueError(f"`split` must hold documents. Received: split={split!r} of {self}")
-        return self[split]
+        found = [fields.get("token_ids"), *(field for field in fields.values() if isinstance(field, Ragged))]
+        token_ids = next((field for field in found if field is not None), None)
+        if token_ids is None or tokenizer.reversible:
+            return 0.0
+        ids = token_ids.spread(LOOKED_AT)
+        ids = ids[~np.isin(ids, [tokenizer.start_id, tokenizer.end_id])]
+        share = float(np.mean(ids == tokenizer.unknown_id)) if len(ids) else 0.0
+        name = tokenizer.vocabulary[tokenizer.unknown_id]
+        if share == 1:
+            raise ValueError(
+                f"`tokenizer` must know some of the text; {REMEDY}. Received: a vocabulary of "
+                f"{tokenizer.vocabulary_size:,} tokens, with which all of the text is {name}"
+            )
+        if share > WARN_ABOVE:
+            logger.warning(
+                "%.1f %% of the tokens are %s: text that the model cannot see; %s", 100 * share, name, REMEDY
+            )
+        else:
+            logger.info("%.2f %% of the tokens are %s, text that the vocabulary cannot spell", 100 * share, name)
+        return share
 
     def __str__(self) -> str:
         """Name the corpus, for messages."""
@@ -338,9 +294,14 @@ def build_corpus(
     Raises:
         ValueError: For bad texts, no documents, fewer than two labels, or numbers out of range.
     """
-    check_at_least(0, seed=seed)
-    rows, survey = deal_in_memory(data, encoding, validation, seed)
-    classes = survey.classes("data")
+    return encode_documents(deal_documents(data, encoding, validation, seed), tokenizer, vocabulary_size, cased)
+
+
+def encode_documents(
+    documents: Documents, tokenizer: Tokenizer | str | None = None, vocabulary_size: int = 8192, cased: bool = False
+) -> Corpus:
+    """Make a corpus in memory of documents that are read and dealt already; for the arguments see `build_corpus`."""
+    rows, encoding, classes = documents.rows, documents.encoding, documents.survey.classes("data")
     if tokenizer is None or isinstance(tokenizer, str):
         texts = [encoding.text(row) for row, split in rows if split == "train"]
         tokenizer = learn_tokenizer(texts, vocabulary_size, cased, tokenizer or "wordpiece")
@@ -357,14 +318,4 @@ def build_corpus(
         }
         for split, fields in found.items()
     }
-    return Corpus(tokenizer, classes, encoding.columns, arrays, survey.labels)
-
-
-def _without_effect(**arguments) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            warnings.warn(
-                f"`{name}` has no effect since 0.2: an epoch is one permutation of all windows or documents.",
-                DeprecationWarning,
-                stacklevel=3,
-            )
+    return Corpus(tokenizer, classes, encoding.columns, arrays, documents.survey.labels)

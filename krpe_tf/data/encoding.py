@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 from ..text import Tokenizer
 
@@ -12,14 +11,6 @@ from ..text import Tokenizer
 CHUNK_TEXTS, CHUNK_CHARACTERS = 64, 2**20
 
 THREADS = 4
-
-
-def _no_stratum(row: dict) -> str | None:
-    return None
-
-
-def _text(row: dict) -> str:
-    return row["text"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +30,8 @@ class Encoding:
     columns: tuple[str, ...]
     encode: Callable[[list[dict], Tokenizer, list[str] | None], dict[str, list]]
     label: Callable[[dict], Iterable[str]] | None = None
-    text: Callable[[dict], str] = _text
-    stratum: Callable[[dict], str | None] = _no_stratum
+    text: Callable[[dict], str] = lambda row: row["text"]
+    stratum: Callable[[dict], str | None] = lambda row: None
     ids: tuple[str, ...] = ("token_ids",)
 
 
@@ -79,31 +70,27 @@ def encode_in_parallel(
     Yields:
         What `encoding.encode` returned of some rows, and their splits.
     """
-
-    def work(chunk: list[tuple[dict, str]]) -> tuple[dict[str, list], list[str]]:
-        found, splits = zip(*chunk, strict=True)
-        return encoding.encode(list(found), tokenizer, classes), list(splits)
-
-    chunks = _chunks(rows, encoding.text)
+    waiting = deque()
     with ThreadPoolExecutor(THREADS, "encode") as pool:
-        # The first alone: it makes what the tokenizer makes once.
-        yield from map(work, islice(chunks, 1))
-        waiting = deque()
-        for chunk in chunks:
-            waiting.append(pool.submit(work, chunk))
+        for number, (chunk, splits) in enumerate(_chunks(rows, encoding.text)):
+            waiting.append((pool.submit(encoding.encode, chunk, tokenizer, classes), splits))
+            if number == 0:  # The first alone: it makes what the tokenizer makes once.
+                waiting[0][0].result()
             if len(waiting) > THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+                future, done = waiting.popleft()
+                yield future.result(), done
+        for future, done in waiting:
+            yield future.result(), done
 
 
-def _chunks(rows: Iterable[tuple[dict, str]], text: Callable[[dict], str]) -> Iterator[list[tuple[dict, str]]]:
-    chunk, characters = [], 0
+def _chunks(rows: Iterable[tuple[dict, str]], text: Callable[[dict], str]) -> Iterator[tuple[list[dict], list[str]]]:
+    chunk, splits, characters = [], [], 0
     for row, split in rows:
-        chunk.append((row, split))
+        chunk.append(row)
+        splits.append(split)
         characters += len(text(row))
         if len(chunk) == CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
+            yield chunk, splits
+            chunk, splits, characters = [], [], 0
     if chunk:
-        yield chunk
+        yield chunk, splits

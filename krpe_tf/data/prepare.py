@@ -167,6 +167,8 @@ def _prepare_into(
         raise ValueError(f"`source` must hold texts. Received: source={settings['source']!r}")
     classes = survey.classes("source")
     splits = survey.deal(fraction, seed, "source")
+    if fraction:
+        splits = survey.hold_some_out(splits)
     survey.log(splits, source.path)
     left_out = int(np.sum(splits == LEFT_OUT))
     if fraction and not np.any(splits == SPLITS.index("validation")):

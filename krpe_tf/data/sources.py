@@ -5,9 +5,8 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -19,25 +18,6 @@ logger = logging.getLogger(__name__)
 
 # By the file's extension, what reads its rows: each with its place, and the values by column.
 READERS = {".csv": read_csv, ".jsonl": read_jsonl, ".conll": read_conll}
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """Texts and, place by place, their labels. Columns and rows are as of a `Source`."""
-
-    columns: ClassVar[tuple[str, ...]] = ("text", "label")
-
-    texts: list[str]
-    labels: list[str]
-
-    def __iter__(self) -> Iterator[dict]:
-        """Iterate over the rows' values, by column."""
-        return ({"text": text, "label": label} for text, label in zip(self.texts, self.labels, strict=True))
-
-    @cached_property
-    def classes(self) -> list[str]:
-        """The distinct labels, sorted: a label's place is its class id."""
-        return sorted(set(self.labels))
 
 
 def _text(value: object) -> str:
@@ -178,8 +158,8 @@ def open_source(
             as they stand.
 
     Raises:
-        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column or of which
-            most files would not be read; for an unknown column.
+        ValueError: For a path that is missing, has an unknown extension, or is a folder that lacks a column, is to give
+            labels and has no texts, or of which most files would not be read; for an unknown column.
     """
     path, columns = Path(path), tuple(columns)
     unknown = [column for column in (*columns, *(names or ())) if column not in COLUMNS]
@@ -196,7 +176,13 @@ def open_source(
 
 
 def _open_folder(path: Path, columns: tuple[str, ...], argument: str, seed: int | None) -> Source:
-    files, unread = look_into(path, argument).choose("label" in columns, argument)
+    labelled = "label" in columns
+    files, unread = look_into(path, argument).choose(labelled, argument)
+    if labelled and not files:
+        raise ValueError(
+            f"`{argument}` must hold texts, it has no .txt files in subfolders, one for each label. {WITHOUT_LABELS} "
+            f"Received: {argument}={str(path)!r}"
+        )
     if unread:
         logger.warning("%s: %s", path, unread)
     if seed is not None:
@@ -235,46 +221,3 @@ def _check_kind(path: Path, columns: tuple[str, ...], argument: str) -> None:
             f"`{argument}` must have {' and '.join(columns)}; {kind} has {' and '.join(found)}, which is what "
             f"--task {'token_classification' if 'tokens' in found else 'text_classification'} takes. {received}"
         )
-
-
-def load_labelled_texts(
-    path: str | Path, text_column: str = "text", label_column: str = "label", *, argument: str = "path"
-) -> LabelledTexts:
-    """Read labelled documents.
-
-    Args:
-        path: A .csv file with a header, a .jsonl file with an object per line, or a folder with one subfolder of .txt
-            files per label (hidden ones are skipped). All UTF-8; the order is the file's, or the sorted paths'.
-        text_column: The column or key that holds the text; no matter for a folder.
-        label_column: The column or key that holds the label, a string or an integer; no matter for a folder.
-        argument: What messages call the path.
-
-    Returns:
-        The texts as they are, the labels without white space around them.
-
-    Raises:
-        ValueError: For a missing path, an unknown extension, a file that is not valid UTF-8, CSV or JSON, a missing
-            column, no rows, a row with an empty text or label (rows count from 1, header and blank lines aside), or
-            fewer than two labels.
-    """
-    source = open_source(path, ("text", "label"), {"text": text_column, "label": label_column}, argument=argument)
-    received = f"Received: {argument}={str(path)!r}"
-    texts, labels = [], []
-    for row in source.rows():
-        if not is_visible(row.values["text"]):
-            raise ValueError(f"`{argument}` must hold no row with an empty text. Received: {row.place}")
-        texts.append(row.values["text"])
-        labels.append(row.values["label"])
-    if not texts:
-        if source.path.is_file():
-            raise ValueError(f"`{argument}` must hold texts, it has no rows. {received}")
-        raise ValueError(
-            f"`{argument}` must hold texts, it has no .txt files in subfolders, one for each label. {WITHOUT_LABELS} "
-            f"{received}"
-        )
-    labelled = LabelledTexts(texts, labels)
-    if len(labelled.classes) < 2:
-        raise ValueError(
-            f"`{argument}` must hold two labels or more, all are {labels[0]!r}. {WITHOUT_LABELS} {received}"
-        )
-    return labelled

@@ -6,13 +6,17 @@ import numbers
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from ..checks import check_at_least
 from ..text import is_visible
 from .encoding import Encoding
-from .sources import LabelledTexts, Source
-from .splits import SPLITS, check_shared_labels, hold_out, streaming_holdout, text_key
+from .labelled import LabelledTexts, hold_out
+from .readers import WITHOUT_LABELS
+from .sources import Source
+from .splits import SPLITS, check_shared_labels, streaming_holdout, text_key
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,8 @@ class Survey:
     bytes.
 
     Attributes: `documents`, how many there are; `visible`, bool, which of them have a visible text; `labels`, how often
-    each label comes among these, a `Counter`, or None where the encoding has no labels.
+    each label comes among these, a `Counter`, or None where the encoding has no labels; `copies`, how many documents
+    repeat the text of another.
 
     Args:
         rows: Each a value by column.
@@ -64,21 +69,22 @@ class Survey:
         # The first document of an equal text. Of what is left out, none is.
         _, first, text = np.unique(np.frombuffer(keys, np.int64), return_index=True, return_inverse=True)
         self._first = np.where(self.visible, first[text], np.arange(self.documents))
+        self.copies = int(np.sum(self._first != np.arange(self.documents)))
         labels = np.frombuffer(labels, np.int64)
         # The first documents of texts with two labels or more.
         self._mixed = np.unique(self._first[labels != labels[self._first]]) if len(labels) else labels
 
-    def classes(self, argument: str) -> list[str] | None:
+    def classes(self, argument: str, hint: str = "") -> list[str] | None:
         """Return the labels, sorted: a label's place is its class id; None where the encoding has none.
 
         Raises:
-            ValueError: For fewer than two labels; names the argument.
+            ValueError: For fewer than two labels; names the argument, and gives the hint.
         """
         if self.labels is None:
             return None
         if len(self.labels) < 2:
             raise ValueError(
-                f"`{argument}` must hold two labels or more. "
+                f"`{argument}` must hold two labels or more.{hint} "
                 f"Received: {', '.join(map(repr, self.labels)) or 'none'} in {self.documents} documents"
             )
         return sorted(self.labels)
@@ -109,6 +115,24 @@ class Survey:
             splits[self._first[shown[first]]] = 0
         return np.where(self.visible, splits[self._first], np.uint8(LEFT_OUT))
 
+    def hold_some_out(self, splits: np.ndarray) -> np.ndarray:
+        """Return splits by which some documents are held out: those given or, if none is, others for one text.
+
+        It is one of the commonest label. The first text of each label, or of all documents without labels, stays to
+        train on; where there is no other, nothing is held out.
+
+        Args:
+            splits: What `deal` returned.
+        """
+        shown = np.flatnonzero(splits == 0)
+        strata = np.frombuffer(self._strata, "i4")
+        _, first = np.unique(strata[shown], return_index=True)
+        places = np.setdiff1d(self._first[shown], [*self._first[shown[first]], *self._mixed])
+        if np.any(splits == 1) or not len(places):
+            return splits
+        commonest = np.bincount(strata[places]).argmax()
+        return np.where(self._first == places[strata[places] == commonest][-1], np.uint8(1), splits)
+
     def log(self, splits: np.ndarray, source: object) -> None:
         """Log what is left out, the labels, and which texts are equal.
 
@@ -121,14 +145,13 @@ class Survey:
             logger.info("%s: %d documents without text were left out", source, left_out)
         if self.labels:
             log_labels(self.labels, source, "documents" if self._single else "words")
-        copies = int(np.sum(self._first != np.arange(self.documents)))
-        if not copies:
+        if not self.copies:
             return
         train, validation = (self._first[splits == split] for split in range(len(SPLITS)))
         on_both = int(np.isin(validation, train).sum())
         held = ", and none of these is on both sides of the split" if len(validation) and not on_both else ""
         total = f"{self.documents:,}"
-        logger.info("%s: %s of %s documents repeat the text of another%s", source, f"{copies:,}", total, held)
+        logger.info("%s: %s of %s documents repeat the text of another%s", source, f"{self.copies:,}", total, held)
         if on_both:
             logger.warning("%s: %s documents to validate by repeat a text to train on", source, f"{on_both:,}")
         if len(self._mixed):
@@ -169,20 +192,34 @@ class DealtRows:
             )
 
 
-def deal_in_memory(
+@dataclass(frozen=True)
+class Documents:
+    """Rows in memory that have a visible text, each with its split, "train" or "validation"; see `deal_documents`.
+
+    Attributes: `rows`; `survey`, what is known of them; `encoding`, how they become arrays.
+    """
+
+    rows: list[tuple[dict, str]]
+    survey: Survey
+    encoding: Encoding
+
+
+def deal_documents(
     data: LabelledTexts | Source | Iterable[dict],
     encoding: Encoding,
-    validation: LabelledTexts | Source | Iterable[dict] | float | None,
-    seed: int,
-) -> tuple[list[tuple[dict, str]], Survey]:
-    """Return the rows of both splits, each with its split, and what is known of them, which is logged.
+    validation: LabelledTexts | Source | Iterable[dict] | float | None = None,
+    seed: int = 0,
+) -> Documents:
+    """Read documents, say in the log what they are, and deal them: to train on, and to validate by.
 
     Args:
         data, encoding, validation, seed: See `build_corpus`.
 
     Raises:
-        ValueError: For a share that is none of a source, no documents, or too few to hold some out.
+        ValueError: For a share that is none of a source, no documents, too few to hold some out, or fewer than two
+            labels.
     """
+    check_at_least(0, seed=seed)
     share = float(validation) if isinstance(validation, numbers.Real) else None
     source = data.path if isinstance(data, Source) else "data"
     if share is not None and (not isinstance(data, LabelledTexts | Source) or not 0 < share < 1):
@@ -197,34 +234,28 @@ def deal_in_memory(
         empty = np.flatnonzero(~survey.visible[split_of_part == split])
         if len(empty) and not isinstance(part, Source):
             raise ValueError(f"`{name}` must hold no row with an empty text. Received: row {empty[0] + 1}")
+    if not survey.visible[split_of_part == 0].any():
+        raise ValueError(f"`data` must hold documents with a visible text. Received: none in {source}")
+    survey.classes("data", f" {WITHOUT_LABELS}")
     if not share:
         splits = np.where(survey.visible, split_of_part, np.uint8(LEFT_OUT))
     elif isinstance(data, LabelledTexts):  # As in 0.1, whose unfinished runs resume.
         splits = hold_out(data, share, seed).astype("uint8")
     else:
-        splits = survey.deal(share, seed, "data")
-    dealt = [(row, SPLITS[split]) for row, split in zip(rows, splits, strict=True) if split != LEFT_OUT]
-    found = {split: [row for row, of in dealt if of == split] for split in SPLITS}
-    if not found["train"]:
-        raise ValueError(f"`data` must hold documents with a visible text. Received: none in {source}")
-    survey.classes("data")
+        splits = survey.hold_some_out(survey.deal(share, seed, "data"))
+        if not np.any(splits == 1):
+            raise ValueError(
+                f"`data` must hold enough different documents to hold some out. Received: {survey.visible.sum()} "
+                "documents"
+            )
     survey.log(splits, source)
-    if share and not found["validation"]:
-        raise ValueError(
-            f"`data` must hold enough different documents to hold some out. Received: {len(dealt)} documents"
-        )
+    rows = [(row, SPLITS[split]) for row, split in zip(rows, splits, strict=True) if split != LEFT_OUT]
     if encoding.label is not None:
-        train, held = ({label for row in found[split] for label in encoding.label(row)} for split in SPLITS)
+        train, held = ({label for row, of in rows if of == split for label in encoding.label(row)} for split in SPLITS)
         if unseen := sorted(held - train):
             listed = ", ".join(map(_shown, unseen[:LISTED])) + (", ..." if len(unseen) > LISTED else "")
             logger.warning("labels of validation documents alone, which training cannot learn: %s", listed)
-    return dealt, survey
-
-
-def has_equal_texts(data: LabelledTexts | Source, encoding: Encoding) -> bool:
-    """Return whether two documents have the same text, white space around it aside."""
-    keys = [text_key(text) for text in map(encoding.text, data) if is_visible(text)]
-    return len(set(keys)) < len(keys)
+    return Documents(rows, survey, encoding)
 
 
 def log_labels(counts: Mapping[str, int], source: object, unit: str = "documents") -> None:

@@ -1,7 +1,8 @@
-"""Batches straight from texts in memory, as 0.1 had them: over `windows` and `buckets`."""
+"""Batches by the names of 0.1, of texts or of a corpus, over `windows` and `buckets`, which `train` takes itself."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -17,6 +18,94 @@ from .windows import windows
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+
+class CorpusBatches:
+    """The methods by which a `Corpus` makes batches of its documents."""
+
+    def masked_lm_batches(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        selection_rate: float = 0.15,
+        shuffle: bool = True,
+        split: str = "train",
+        shuffle_tokens: int | None = None,
+        packing: bool = False,
+    ) -> Batches:
+        """Make masked-LM `Batches` of `windows` through `masking`.
+
+        Args:
+            length, batch_size, seed, shuffle, packing: See `windows`.
+            selection_rate: See `masking`.
+            split: "train" or "validation".
+            shuffle_tokens: Deprecated, without effect: all windows are shuffled.
+
+        Raises:
+            ValueError: For numbers out of range, or a split without documents.
+        """
+        _without_effect(shuffle_tokens=shuffle_tokens)
+        transform = masking(self.tokenizer, selection_rate)
+        return windows(
+            self._filled(split)["token_ids"],
+            length,
+            batch_size,
+            pad_id=self.tokenizer.pad_id,
+            seed=seed,
+            shuffle=shuffle,
+            transform=transform,
+            packing=packing,
+        )
+
+    def classification_batches(
+        self,
+        max_length: int,
+        batch_tokens: int,
+        min_length: int = 128,
+        seed: int = 0,
+        shuffle: bool = True,
+        batch_multiple: int = 1,
+        split: str = "train",
+        shuffle_tokens: int | None = None,
+    ) -> tuple[Batches, CutReport]:
+        """Make `Batches` of whole labelled documents in length `buckets`.
+
+        Args:
+            max_length, batch_tokens, min_length, seed, shuffle, batch_multiple: See `buckets`.
+            split, shuffle_tokens: See `masked_lm_batches`.
+
+        Raises:
+            ValueError: As `masked_lm_batches`; or for documents without labels.
+        """
+        _without_effect(shuffle_tokens=shuffle_tokens)
+        if "label" not in self[split]:
+            raise ValueError(f"classification needs documents with labels. Received: {self}")
+        return buckets(
+            self._filled(split),
+            max_length,
+            batch_tokens,
+            tokenizer=self.tokenizer,
+            min_length=min_length,
+            seed=seed,
+            shuffle=shuffle,
+            batch_multiple=batch_multiple,
+        )
+
+    def _filled(self, split: str) -> Mapping[str, Ragged | np.ndarray]:
+        if not self.documents(split):
+            raise ValueError(f"`split` must hold documents. Received: split={split!r} of {self}")
+        return self[split]
+
+
+def _without_effect(**arguments) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            warnings.warn(
+                f"`{name}` has no effect since 0.2: an epoch is one permutation of all windows or documents.",
+                DeprecationWarning,
+                stacklevel=3,
+            )
 
 
 # Long: the arguments of `windows` and `masking`.

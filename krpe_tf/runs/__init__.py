@@ -12,7 +12,7 @@ from .predict import predict_run, show_answers
 from .recipe import choose_task, make_recipe
 from .settings import RunSettings, load_config
 from .state import RunState
-from .train import open_data, train_run
+from .train import train_run
 from .web import web_run, web_server
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "load_run",
     "load_task",
     "make_recipe",
-    "open_data",
     "predict_run",
     "save_run",
     "show_answers",

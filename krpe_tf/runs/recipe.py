@@ -1,12 +1,17 @@
 """The recipe of a run: its phases, each a task, over one encoder."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
 
 from ..data import Corpus, LabelledTexts, Source
 from ..tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Task
 from ..text import Tokenizer
 from .settings import RunSettings
+
+PATH = (str, os.PathLike)
+
+Data = Corpus | LabelledTexts | Source
 
 
 def make_recipe(task: Task, settings: RunSettings) -> tuple[Task, ...]:
@@ -29,19 +34,22 @@ def make_recipe(task: Task, settings: RunSettings) -> tuple[Task, ...]:
     return (task.pretraining, task) if pretrained else (task,)
 
 
-def choose_task(name: str | None, data: Corpus | LabelledTexts | Source | None = None) -> Task:
+def choose_task(name: str | None, data: Data | str | os.PathLike | None = None) -> Task:
     """Return the task of a name; for None, the one that the columns of `data` are of.
 
     A corpus whose tokenizer gives the text back is for causal LM if its columns are; one whose columns are of no task
-    is for masked LM; without `data`, None is text classification.
+    is for masked LM; for a path, and without `data`, None is text classification.
 
     Raises:
-        ValueError: For an unknown name, or data without the columns of the task, or without its kind of tokenizer.
+        ValueError: For an unknown name, data of another kind, or data without the columns of the task, or without its
+            kind of tokenizer.
     """
     if name is not None and name not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}. Received: task={name!r}")
-    if data is None:
+    if data is None or isinstance(data, PATH):
         return TEXT_CLASSIFICATION if name is None else TASKS[name]
+    if not isinstance(data, Data):
+        raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
     if name is None:
         fitting = [each for each in TASKS.values() if set(each.encoding.columns) == set(data.columns)]
         reversible = isinstance(data, Corpus) and getattr(data.tokenizer, "reversible", False)
@@ -74,7 +82,7 @@ def unused_settings(task: Task, names: Iterable[str]) -> list[str]:
     return sorted(set(names) & (of_tasks - used))
 
 
-def check_columns(task: Task, **data: Corpus | LabelledTexts | Source) -> None:
+def check_columns(task: Task, **data: Data) -> None:
     """Raise a ValueError unless each named argument has the columns that a task needs."""
     for name, part in data.items():
         if not set(task.encoding.columns) <= set(part.columns):

@@ -3,12 +3,11 @@
 By it `train_run` knows whether a run resumes; `krpe_tf.training.fit` then restores the checkpoint.
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -175,20 +174,12 @@ class RunState:
         if others or (changed and not isinstance(restart, str)):
             raise ValueError(
                 "an unfinished run in `output` differs; changed settings need --restart, which drops it, or --from "
-                "CHECKPOINT, and another task or other data need --restart. (Texts that come twice are held out "
-                f"together since krpe_tf 0.2, which makes other data of them.) Received: {', '.join(changed + others)}"
+                "CHECKPOINT, and another task or other data need --restart. (krpe_tf 0.2 holds out other texts of "
+                "a file than 0.1 did, and texts that come twice together: that makes other data of them.) "
+                f"Received: {', '.join(changed + others)}"
             )
         if changed:
             logger.info("resuming from %s with %s", Path(restart).name, ", ".join(changed))
         if "task" not in found:
             logger.info("resuming a run of krpe_tf 0.1; from here on its batches are drawn as 0.2 draws them")
         return True
-
-
-def fingerprint(strings: Iterable[str]) -> str:
-    """Return a hash that two sequences of strings share only if they are equal."""
-    digest = hashlib.sha256()
-    for string in strings:
-        content = string.encode()
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import logging
@@ -15,18 +16,18 @@ import numpy as np
 from ..data import (
     Batches,
     Corpus,
+    Documents,
     LabelledTexts,
     Source,
-    build_corpus,
-    has_equal_texts,
+    deal_documents,
+    encode_documents,
     is_prepared,
     load_corpus,
-    load_labelled_texts,
     open_source,
 )
 from ..files import locked, make_directory, write_json
 from ..models import Encoder, preset_arguments
-from ..tasks import TEXT_CLASSIFICATION, Task
+from ..tasks import Task
 from ..text import Tokenizer
 from ..training import (
     ONE_DEVICE,
@@ -38,13 +39,11 @@ from ..training import (
     make_optimizer,
 )
 from .folder import load_run, save_run
-from .recipe import check_columns, check_tokenizer, choose_task, make_recipe, unused_settings
+from .recipe import PATH, Data, check_columns, check_tokenizer, choose_task, make_recipe, unused_settings
 from .settings import RunSettings
-from .state import RunState, fingerprint
+from .state import RunState
 
 logger = logging.getLogger(__name__)
-
-Data = Corpus | LabelledTexts | Source
 
 # Settings that a corpus has decided.
 OF_A_CORPUS = {"vocabulary_size", "cased", "validation_fraction", "tokenizer"}
@@ -99,31 +98,38 @@ def train_run(
     if isinstance(tokenizer, str):
         settings["tokenizer"], tokenizer = tokenizer, None
     given, settings = set(settings), RunSettings.from_names(settings)
-    if isinstance(data, (str, os.PathLike)):
-        data = open_data(data, choose_task(task), names)
-    if not isinstance(data, Data):
-        raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
-    task = choose_task(task, data)
+    data, task = _open(data, task, names, validation, tokenizer)
     if isinstance(data, Corpus) and (unused := sorted(given & OF_A_CORPUS)):
         logger.warning("%s has its own vocabulary and validation set; without effect: %s", data, ", ".join(unused))
     if unused := unused_settings(task, given):
         logger.warning("without effect on the task %s: %s", task.name, ", ".join(unused))
-    check_tokenizer(task, tokenizer)
-    _check_validation(validation, data, task)
     recipe = make_recipe(task, settings)
     _check_distribution(distribution, recipe, settings)
+    if isinstance(data, Corpus):
+        documents = None
+        if task.encoding.label is not None:
+            data.log_labels()
+    else:
+        held_out = settings.validation_fraction if validation is None else validation
+        documents = deal_documents(data, task.encoding, held_out, settings.seed)
     output = Path(output)
     with distribution.chief_first():
         if distribution.is_chief:
             make_directory(output)
     with locked(output) if distribution.is_chief else contextlib.nullcontext():
-        identity = fingerprint(_identity(data, validation, tokenizer, initial_encoder, task))
+        identity = fingerprint(_identity(data, validation, documents, tokenizer, initial_encoder))
         with distribution.chief_first():
             state = RunState(output, task, settings, identity, restart, distribution)
-            corpus = _corpus(data, validation, tokenizer or state.tokenizer, task, settings)
+            tokenizer = tokenizer or state.tokenizer or task.learns(settings)
+            sizes = settings.vocabulary_size, settings.cased
+            corpus = data if documents is None else encode_documents(documents, tokenizer, *sizes)
+            del documents  # The texts: what is trained on are their arrays.
             corpus.log_unknown()
-            batches = {phase: _batches(phase, corpus, settings, state.batch_multiple) for phase in recipe}
-            budgets = {phase: _budget(phase, settings, *batches[phase]) for phase in recipe}
+            given = settings, settings.seed, state.batch_multiple
+            batches = {
+                phase: {split: phase.batches(corpus, split, *given) for split in corpus.splits} for phase in recipe
+            }
+            budgets = {phase: _budget(phase, settings, **batches[phase]) for phase in recipe}
             if state.drops_checkpoints:  # What cannot be trained must not cost the run that is there.
                 with distribution.scope() if distribution.process_count == 1 else contextlib.nullcontext():
                     _models(budgets, corpus, settings, initial_encoder)
@@ -139,84 +145,54 @@ def train_run(
         with distribution.chief_first():
             if not distribution.is_chief:
                 return json.loads((output / "training.json").read_text(encoding="utf-8"))
-            length = getattr(settings, task.length)
-            summary = save_run(
-                output, model, corpus.tokenizer, corpus.classes, length, histories, settings.to_json(), task
-            )
-            if task.scores is not None and batches[task][1] is not None:
-                summary["scores"] = task.scores(load_run(output)[0], batches[task][1], corpus)
-                scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["scores"].items())
-                logger.info("the whole validation set: %s", scores)
-                write_json(output / "training.json", summary)
+            summary = _save(output, model, corpus, batches[task].get("validation"), histories, settings, task)
             state.finish()
         return summary
 
 
-def open_data(path: str | os.PathLike, task: Task, names: Mapping[str, str] | None = None) -> Data:
-    """Open what the command line calls DATA: a folder that `prepare` wrote, or a file or folder of texts.
-
-    Args:
-        path: The path.
-        task: Its columns are read.
-        names: What a .csv or .jsonl file calls these columns, where it is another name: `{"text": "body"}`.
-
-    Raises:
-        ValueError: For a path that is missing, of an unknown kind, or without these columns.
-    """
-    if is_prepared(path):
-        return load_corpus(path)
-    if task.encoding is TEXT_CLASSIFICATION.encoding:  # Split as in 0.1, whose unfinished runs resume.
-        names = names or {}
-        return load_labelled_texts(path, names.get("text", "text"), names.get("label", "label"), argument="data")
-    return open_source(path, task.encoding.columns, names, argument="data")
-
-
-def _identity(data, validation, tokenizer, initial_encoder, task: Task) -> Iterable[str]:
-    """Yield strings that tell what one run trains on from what another does."""
-    yield from _contents(data)
-    if validation is None and not isinstance(data, Corpus) and has_equal_texts(data, task.encoding):
-        yield "equal texts together"  # Earlier versions had them on both sides: such a run cannot be resumed.
+def _open(data, task: str | None, names, validation, tokenizer) -> tuple[Data, Task]:
+    """Open the data of `train_run`, choose the task, and check that all that is given fits it."""
+    if isinstance(data, PATH) and is_prepared(data):
+        data = load_corpus(data)
+    task = choose_task(task, data)
+    if isinstance(data, PATH):
+        data = open_source(data, task.encoding.columns, names, argument="data")
+    if validation is not None and isinstance(data, Corpus):
+        raise ValueError("`validation` must be None for a corpus, which has its own. Received: a validation set")
+    if not isinstance(validation, LabelledTexts | Source | None):
+        raise ValueError(f"`validation` must be LabelledTexts, a Source or None. Received: {type(validation).__name__}")
     if validation is not None:
-        yield "validation"  # A row that moves from one to the other makes another run.
-        yield from _contents(validation)
+        check_columns(task, validation=validation)
+    check_tokenizer(task, tokenizer)
+    return data, task
+
+
+def _identity(data, validation, documents: Documents | None, tokenizer, initial_encoder) -> Iterable[str]:
+    """Yield strings that tell what one run trains on from what another does; `documents` are the data, dealt."""
+    if documents is None:
+        yield data.fingerprint
+    elif isinstance(data, LabelledTexts) and validation is None:  # As in 0.1, whose unfinished runs resume.
+        yield from (*data.texts, *data.labels)
+        if documents.survey.copies:
+            yield "equal texts together"  # Unless they were on both sides.
+    elif validation is None:  # The settings say which are held out.
+        yield "equal texts together"
+        yield from (json.dumps(row, sort_keys=True) for row, _ in documents.rows)
+    else:
+        yield from (json.dumps([split, row], sort_keys=True) for row, split in documents.rows)
     if tokenizer is not None:
         yield json.dumps(tokenizer.get_config(), sort_keys=True)
     if initial_encoder is not None:
         yield from (np.asarray(weight).tobytes().hex() for weight in initial_encoder.get_weights())
 
 
-def _contents(data: Data) -> Iterable[str]:
-    if isinstance(data, Corpus):
-        return [data.fingerprint]
-    if isinstance(data, LabelledTexts):
-        return [*data.texts, *data.labels]
-    return (json.dumps(values, sort_keys=True) for values in data)
-
-
-def _corpus(data, validation, tokenizer, task: Task, settings: RunSettings) -> Corpus:
-    if isinstance(data, Corpus):
-        if task.encoding.label is not None:
-            data.log_labels()
-        return data
-    return build_corpus(
-        data,
-        task.encoding,
-        validation=settings.validation_fraction if validation is None else validation,
-        tokenizer=tokenizer or task.learns(settings),
-        vocabulary_size=settings.vocabulary_size,
-        cased=settings.cased,
-        seed=settings.seed,
-    )
-
-
-def _check_validation(validation, data: Data, task: Task) -> None:
-    if validation is None:
-        return
-    if isinstance(data, Corpus):
-        raise ValueError("`validation` must be None for a corpus, which has its own. Received: a validation set")
-    if not isinstance(validation, LabelledTexts | Source):
-        raise ValueError(f"`validation` must be LabelledTexts, a Source or None. Received: {type(validation).__name__}")
-    check_columns(task, validation=validation)
+def fingerprint(strings: Iterable[str]) -> str:
+    """Return a hash that two sequences of strings share only if they are equal."""
+    digest = hashlib.sha256()
+    for string in strings:
+        content = string.encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def _check_distribution(distribution: Distribution, recipe: tuple[Task, ...], settings: RunSettings) -> None:
@@ -226,15 +202,8 @@ def _check_distribution(distribution: Distribution, recipe: tuple[Task, ...], se
     distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
 
 
-def _batches(phase: Task, corpus: Corpus, settings: RunSettings, batch_multiple: int) -> tuple:
-    """Return the batches to train on, and those to validate by or None."""
-    splits = [split for split in ("train", "validation") if split == "train" or corpus.documents(split)]
-    made = [phase.batches(corpus, split, settings, settings.seed, batch_multiple) for split in splits]
-    return made[0], made[1] if made[1:] else None
-
-
-def _budget(phase: Task, settings: RunSettings, training: Batches, validation: Batches | None) -> Budget:
-    budget = dataclasses.replace(phase.budget(settings, training), checkpoint_every=settings.checkpoint_every)
+def _budget(phase: Task, settings: RunSettings, train: Batches, validation: Batches | None = None) -> Budget:
+    budget = dataclasses.replace(phase.budget(settings, train), checkpoint_every=settings.checkpoint_every)
     return budget if validation is not None else dataclasses.replace(budget, patience=None)
 
 
@@ -261,14 +230,13 @@ def _fit(models: dict, batches: dict, budgets: dict, state: RunState, distributi
     histories = {}
     for phase, model in models.items():
         distribution.wait()  # Until the chief has written the checkpoint that the others look for.
-        training, validation = batches[phase]
         logger.info("%s: %s, %s parameters", phase.phase, phase.name, f"{model.count_params():,}")
         try:
             histories[phase.phase] = fit(
                 model,
-                training,
+                batches[phase]["train"],
                 budgets[phase],
-                validation,
+                batches[phase].get("validation"),
                 state.checkpoints,
                 distribution,
                 _tensorboard(state.output / "logs" / phase.phase) if distribution.is_chief and with_logs else (),
@@ -283,6 +251,18 @@ def _fit(models: dict, batches: dict, budgets: dict, state: RunState, distributi
             )
             raise
     return histories
+
+
+def _save(output: Path, model, corpus: Corpus, validation: Batches | None, histories, settings, task: Task) -> dict:
+    """Write the run folder, with the scores of a task that has some; return what training.json holds."""
+    length = getattr(settings, task.length)
+    summary = save_run(output, model, corpus.tokenizer, corpus.classes, length, histories, settings.to_json(), task)
+    if task.scores is not None and validation is not None:
+        summary["scores"] = task.scores(load_run(output)[0], validation, corpus)
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["scores"].items())
+        logger.info("the whole validation set: %s", scores)
+        write_json(output / "training.json", summary)
+    return summary
 
 
 def _tensorboard(directory: Path) -> list[keras.callbacks.Callback]:
