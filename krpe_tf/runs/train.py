@@ -140,7 +140,7 @@ def train_run(
             models = _models(budgets, corpus, settings, initial_encoder)
             if task.causal and not models[task].can_decode:
                 logger.warning("this model will not write: `generate` and `export` need another `feature_map` or bias")
-            histories = _fit(models, batches, budgets, state, distribution)
+            histories = _train_phases(models, batches, budgets, state, distribution)
             model = models[task].in_float32()
         with distribution.chief_first():
             if not distribution.is_chief:
@@ -222,7 +222,7 @@ def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, 
     return models
 
 
-def _fit(models: dict, batches: dict, budgets: dict, state: RunState, distribution: Distribution) -> dict:
+def _train_phases(models: dict, batches: dict, budgets: dict, state: RunState, distribution: Distribution) -> dict:
     """Train all phases, and return their histories."""
     with_logs = importlib.util.find_spec("tensorflow") is not None
     if not with_logs:
