@@ -98,18 +98,27 @@ def test_offsets_may_have_any_shape(shape, name):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
-def test_every_bias_starts_from_its_slopes(heads):
+def test_every_bias_starts_from_slopes_with_a_peak_at_a_neighbour_of_each_head(heads):
     s = slopes(heads)[:, None]
     t = np.arange(-300, 301)
+    peaks = np.zeros((heads, len(t)))
+    for head, neighbour in enumerate([-1, 1, -2, 2, -3, 3, -4, 4][:heads]):
+        peaks[head, 300 + neighbour] = 6
     learned = values(LearnedBias(heads, 20), t)
-    np.testing.assert_allclose(learned, -s * np.minimum(np.abs(t), 20), rtol=1e-6)
+    np.testing.assert_allclose(learned, peaks - s * np.minimum(np.abs(t), 20), rtol=1e-6)
     alibi = values(DecayBias(heads, radius=1, num_terms=1), t)
     np.testing.assert_allclose(alibi, -s * np.abs(t), rtol=1e-5)
-    near = values(DecayBias(heads), np.arange(-16, 17))
-    np.testing.assert_allclose(near, -s * np.abs(np.arange(-16, 17)), rtol=1e-5)
+    band = slice(300 - 16, 300 + 17)
+    near = values(DecayBias(heads), t[band])
+    np.testing.assert_allclose(near, peaks[:, band] - s * np.abs(t[band]), rtol=1e-5, atol=1e-6)
     buckets = t5_bucket(t)
     smallest = np.array([np.abs(t)[buckets == bucket].min() for bucket in buckets])
-    np.testing.assert_allclose(values(BucketedBias(heads), t), -s * smallest, rtol=1e-6)
+    np.testing.assert_allclose(values(BucketedBias(heads), t), peaks - s * smallest, rtol=1e-6)
+
+
+def test_what_holds_all_far_keys_has_no_peak():
+    for bias in (LearnedBias(4, 1), DecayBias(4, radius=1), BucketedBias(4, num_buckets=4, max_distance=2)):
+        assert (values(bias, np.arange(-9, 10)) <= 1e-6).all()
 
 
 def test_terms_do_not_start_equal():

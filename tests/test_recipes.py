@@ -55,11 +55,13 @@ def test_batches_hide_what_they_ask_for(recipes):
     assert 0.07 < (ids[asked] == truth[asked]).mean() < 0.13
 
 
-@pytest.mark.parametrize("name", ["buckets", "full table"])
+@pytest.mark.parametrize("name", ["buckets", "full table", "radius 16 + 2 exponentials,"])
 def test_biases_start_where_their_names_say(recipes, name):
-    assert not keras.ops.any(recipes.BIASES[f"{name} from zeros"](4, 64).log_weights(np.arange(-63, 64)))
-    slopes = recipes.BIASES[f"{name} from slopes"](4, 64).log_weights(np.array([-2, 2]))
-    np.testing.assert_allclose(slopes[:, 0], -2 * 2.0 ** (-2.0 * np.arange(1, 5)), rtol=1e-6)
+    if f"{name} from zeros" in recipes.BIASES:
+        assert not keras.ops.any(recipes.BIASES[f"{name} from zeros"](4, 64).log_weights(np.arange(-63, 64)))
+    slopes = recipes.BIASES[f"{name} from slopes"](4, 64).log_weights(np.array([-2, -1, 1, 2]))
+    expected = -(2.0 ** (-2.0 * np.arange(1, 5)))[:, None] * [2, 1, 1, 2]
+    np.testing.assert_allclose(slopes, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_absolute_positions_are_the_only_order(recipes):
@@ -85,7 +87,7 @@ def test_models_of_a_seed_start_from_the_same_weights(recipes):
     seen = {}
     for attention in recipes.ATTENTIONS:
         keras.utils.set_random_seed(0)
-        model = recipes.make_model({**SIZES, "bias": "radius 4 + 2 exponentials", "attention": attention})
+        model = recipes.make_model({**SIZES, "bias": recipes.DECAY, "attention": attention})
         seen[attention] = model.trainable_weights
     twin = seen.pop("softmax")
     for weights in seen.values():
@@ -103,7 +105,7 @@ def test_quick_run_and_its_page(tmp_path, recipes, page):
     importlib.import_module("masked_lm").main(["--quick", "--output", str(output), *suites])
     lines = [json.loads(line) for line in (output / "masked_lm.jsonl").read_text().splitlines()]
     trained, timing = lines[:-1], lines[-1]
-    assert [run["attention"] for run in trained] == ["kernel", "softmax", "kernel, not normalized"]
+    assert [run["attention"] for run in trained] == ["kernel", "softmax", "softmax, not normalized"]
     for run in trained:
         assert [step for step, *_ in run["curve"]] == [2, 4]
         assert all(math.isfinite(loss) and loss > 0 for _, *losses in run["curve"] for loss in losses)
@@ -116,7 +118,7 @@ def test_quick_run_and_its_page(tmp_path, recipes, page):
     assert text.endswith("after\n")
     assert "old" not in text
     assert "A quick run" in text
-    assert f"| softmax | {trained[1]['final']:.3f} |" in text
+    assert f"| {recipes.DECAY} | softmax | {trained[1]['final']:.3f} |" in text
     assert (docs / "figures" / "recipes" / "small_masked_lm.png").stat().st_size > 10_000
 
 
@@ -194,13 +196,45 @@ def test_every_model_of_the_causal_config_is_known(causal):
 
 
 def test_page_without_runs_says_so(tmp_path, page):
-    with pytest.raises(SystemExit, match=r"--output must hold masked_lm\.jsonl or causal_lm\.jsonl"):
+    with pytest.raises(SystemExit, match=r"--output must hold masked_lm\.jsonl or causal_lm\.jsonl or lookup\.jsonl"):
         page.main(["--output", str(tmp_path)])
 
 
 def test_page_is_what_the_kept_runs_give(tmp_path, page):
     docs = tmp_path / "docs"
     shutil.copytree(DOCS / "figures" / "recipes", docs / "figures" / "recipes")
-    shutil.copy(DOCS / "recipes.md", docs)
+    for name in ("recipes.md", "lookup.md"):
+        shutil.copy(DOCS / name, docs)
     page.main(["--output", str(docs / "figures" / "recipes"), "--publish", str(docs)])
-    assert (docs / "recipes.md").read_text() == (DOCS / "recipes.md").read_text()
+    for name in ("recipes.md", "lookup.md"):
+        assert (docs / name).read_text() == (DOCS / name).read_text()
+
+
+def test_lookup_asks_for_pairs_that_were_given(recipes):
+    lookup = importlib.import_module("_lookup")
+    settings = {"pairs": 6, "asked": 3, "num_keys": 20, "num_values": 10}
+    one, recall = (make(settings, 50, seed=1) for make in (lookup.attention_data, lookup.recall_data))
+    for row, answers in zip(range(50), one["y"], strict=True):
+        keys, values, query = (one["x"][name][row].tolist() for name in ("key", "value", "query"))
+        given = dict(zip(keys, values, strict=True))
+        assert len(given) == 6
+        assert [given[key] for key in query] == answers.tolist()
+    for ids, labels, weights in zip(recall["x"]["token_ids"], recall["y"], recall["sample_weight"], strict=True):
+        given = dict(zip(ids[:12:2].tolist(), ids[1:12:2].tolist(), strict=True))
+        assert ids[1:].tolist() == labels[:-1].tolist()
+        asked = np.flatnonzero(weights)
+        assert asked.tolist() == [12, 14, 16]
+        assert [given[key] for key in ids[asked].tolist()] == labels[asked].tolist()
+
+
+def test_quick_lookup_and_its_page(tmp_path, recipes, page):
+    importlib.import_module("lookup").main(["--quick", "--output", str(tmp_path)])
+    lines = [json.loads(line) for line in (tmp_path / "lookup.jsonl").read_text().splitlines()]
+    names = ["softmax, not normalised", "m = 8", "softmax, not normalised", "m = 16"]
+    assert [line["model"] for line in lines] == names
+    assert all(0 <= line["final"] <= 1 for line in lines)
+    page.main(["--output", str(tmp_path)])
+    text = (tmp_path / "lookup.md").read_text()
+    assert "A quick run" in text
+    assert f"| m = 8 | {lines[1]['final']:.2f} (" in text
+    assert (tmp_path / "lookup.png").stat().st_size > 10_000

@@ -9,6 +9,7 @@ from _runs import finite
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
 from krpe_tf.models import Encoder, MaskedLM
+from krpe_tf.position_bias.base import PEAK
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 MASK = 256  # the id after the bytes
@@ -16,6 +17,7 @@ ABSOLUTE = "none, absolute positions"
 # By attention: arguments of the encoder. Biases are shared by all layers, as in the paper.
 ATTENTIONS = {
     "softmax": {"feature_map": "softmax"},
+    "softmax, not normalized": {"feature_map": "softmax", "normalize": False},
     "kernel": {"feature_map": "orthogonal"},
     # The paper's PRF: queries and keys keep their norms.
     "kernel, not normalized": {"feature_map": "positive", "normalize": False},
@@ -30,15 +32,26 @@ def from_zeros(bias):
     return bias
 
 
+def from_slopes(bias):
+    """Take the peaks, alone above 0, out of a bias's start, as it was before 0.2, and return the bias."""
+    weight = bias.near if isinstance(bias, DecayBias) else bias.table
+    weight.assign(keras.ops.where(weight > 0, weight - PEAK, weight))
+    return bias
+
+
+DECAY = "radius 16 + 2 exponentials"
 # By name: a bias of (heads, length).
 BIASES = {
     ABSOLUTE: lambda heads, length: None,
     "buckets from zeros": lambda heads, length: from_zeros(BucketedBias(heads)),
-    "buckets from slopes": lambda heads, length: BucketedBias(heads),
+    "buckets from slopes": lambda heads, length: from_slopes(BucketedBias(heads)),
     "full table from zeros": lambda heads, length: from_zeros(LearnedBias(heads, length - 1)),
-    "full table from slopes": lambda heads, length: LearnedBias(heads, length - 1),
-    "radius 16 + 2 exponentials": lambda heads, length: DecayBias(heads, radius=16, num_terms=2),
-    "radius 4 + 2 exponentials": lambda heads, length: DecayBias(heads, radius=4, num_terms=2),
+    "full table from slopes": lambda heads, length: from_slopes(LearnedBias(heads, length - 1)),
+    "full table": lambda heads, length: LearnedBias(heads, length - 1),
+    "buckets": lambda heads, length: BucketedBias(heads),
+    DECAY: lambda heads, length: DecayBias(heads, radius=16, num_terms=2),
+    f"{DECAY}, from slopes": lambda heads, length: from_slopes(DecayBias(heads, radius=16, num_terms=2)),
+    "radius 4 + 2 exponentials, from slopes": lambda heads, length: from_slopes(DecayBias(heads, 4, num_terms=2)),
 }
 
 

@@ -1,10 +1,10 @@
-"""Make the tables and the plots of docs/recipes.md from the finished runs of masked_lm.py and causal_lm.py.
+"""Make the tables and the plots of docs/recipes.md and docs/lookup.md from the finished runs of the recipes.
 
     python benchmarks/recipes/page.py --output build/recipes --publish docs
 
-Reads masked_lm.jsonl and causal_lm.jsonl in the folder, whichever are there, and writes tables and a plot of each
-there. With `--publish` the tables go between the markers of recipes.md, and the plots and the runs, from which this can
-be run again, to figures/recipes/.
+Reads masked_lm.jsonl, causal_lm.jsonl and lookup.jsonl in the folder, whichever are there, and writes tables and a plot
+of each there. With `--publish` the tables go between the markers of the pages, and the plots and the runs, from which
+this can be run again, to figures/recipes/.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all benchmarks share
 
 from _causal_page import causal_plot, causal_tables
+from _lookup_page import TITLES, lookup_plot, lookup_tables
 from _pages import keep_files, replace_marked, save_figure
 from _tables import markdown_table
 
@@ -36,11 +37,14 @@ FIRST = {
     ("full table from zeros", "kernel", 64): 2.767,
     ("full table from slopes", "softmax", None): 1.879,
     ("full table from slopes", "kernel", 16): 1.882,
-    ("radius 16 + 2 exponentials", "softmax", None): 1.875,
-    ("radius 16 + 2 exponentials", "kernel", 16): 1.880,
-    ("radius 4 + 2 exponentials", "kernel", 16): 1.873,
+    ("radius 16 + 2 exponentials, from slopes", "softmax", None): 1.875,
+    ("radius 16 + 2 exponentials, from slopes", "kernel", 16): 1.880,
+    ("radius 4 + 2 exponentials, from slopes", "kernel", 16): 1.873,
 }
-FIRST_LONGER = {("buckets from zeros", "kernel", 16): 1.679, ("radius 16 + 2 exponentials", "kernel", 16): 1.221}
+FIRST_LONGER = {
+    ("buckets from zeros", "kernel", 16): 1.679,
+    ("radius 16 + 2 exponentials, from slopes", "kernel", 16): 1.221,
+}
 
 
 def key(run: dict) -> tuple:
@@ -63,7 +67,6 @@ def small_table(runs: list[dict]) -> str:
     """Return the final losses of the recipe: a column for each seed, mean, spread, and the difference from softmax."""
     models, seeds = list(dict.fromkeys(map(key, runs))), sorted({run["seed"] for run in runs})
     final = {(key(run), run["seed"]): run["final"] for run in runs}
-    twin = next((model for model in models if model[1] == "softmax"), None)
     rows = []
     for model in models:
         losses = [final.get((model, seed), "") for seed in seeds]
@@ -71,15 +74,17 @@ def small_table(runs: list[dict]) -> str:
         known = [loss for loss in losses if loss not in ("", None)]
         mean = f"{np.mean(known):.3f}" if known else ""
         spread = f"{max(known) - min(known):.3f}" if len(known) > 1 else ""
+        twin = next((other for other in models if other[:2] == (model[0], "softmax")), None)
         pairs = [(final.get((model, seed)), final.get((twin, seed))) for seed in seeds]
         gap = difference(pairs) if model != twin else ""
-        rows.append([label(*model[1:]), *cells, mean, spread, gap])
+        rows.append([model[0], label(*model[1:]), *cells, mean, spread, gap])
     header = [
-        "model",
+        "bias",
+        "attention",
         *(f"seed {seed}" for seed in seeds),
         "mean",
         "most - least",
-        "minus softmax: mean (least to most)",
+        "minus softmax with the same bias: mean (least to most)",
     ]
     return markdown_table(header, rows)
 
@@ -149,7 +154,7 @@ def tables(runs: list[dict]) -> str:
         {f"TensorFlow {run['versions']['tensorflow']}, keras {run['versions']['keras']}" for run in trained}
     )
     parts = [f"{'; '.join(versions)}. {len(trained)} runs.\n"]
-    if any(run["hidden_dim"] < 128 for run in trained):
+    if any(run["hidden_dim"] < 96 for run in trained):
         parts.append("**A quick run: these numbers prove nothing.**\n")
     if "small" in suites:
         small = suites["small"]
@@ -158,8 +163,11 @@ def tables(runs: list[dict]) -> str:
         parts.append(f"A run took {min(minutes):.1f} to {max(minutes):.1f} minutes, beside whatever else ran.\n")
         if "timing" in suites:
             parts.append(timing_text(suites["timing"][-1], small[0]["steps"]))
-    # The recipe's first seed is part of the table.
-    table = [run for run in suites.get("small", []) if run["seed"] == 0] + suites.get("table", [])
+    for suite, title in (("more steps", "More steps"), ("slopes", "As it was before 0.2, from slopes")):
+        if suite in suites:
+            parts += [f"## {title}\n", sentence(suites[suite][0]), small_table(suites[suite])]
+    # The first seed of the recipe as it was is part of the table.
+    table = [run for run in suites.get("slopes", []) if run["seed"] == 0] + suites.get("table", [])
     for rows, title, first in ((table, "Biases, n = 256", FIRST), (suites.get("long"), "Biases, n = 2,048", {})):
         if rows:
             parts += [f"## {title}\n", sentence(rows[0]), bias_table(rows, first)]
@@ -178,28 +186,31 @@ def plot(runs: list[dict]):
         curves = [run["curve"] for run in runs if key(run) == model]
         losses = np.array([[np.nan if loss is None else loss for _, _, loss in curve] for curve in curves])
         steps, color = [step for step, *_ in curves[0]], f"C{index}"
-        axis.plot(steps, losses.mean(axis=0), color=color, label=label(*model[1:]))
+        axis.plot(steps, losses.mean(axis=0), color=color, label=f"{label(*model[1:])}, {model[0]}")
         for curve in losses:
             axis.plot(steps, curve, color=color, alpha=0.3, linewidth=0.8)
     axis.set(xlabel="steps", ylabel="validation, nats a masked byte")
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(fontsize=7)
     return figure
 
 
 class Kind(NamedTuple):
-    """What the runs of one script become: their tables between markers of the page, and a plot of its recipe."""
+    """What the runs of one script become: their tables between markers of a page, and a plot of some suites."""
 
     runs: str
+    page: str
     marker: str
     figure: str
     tables: Callable[[list[dict]], str]
     plot: Callable[[list[dict]], Figure]
+    suites: tuple[str, ...] = ("small",)
 
 
 KINDS = (
-    Kind(RUNS, "recipes", PLOT, tables, plot),
-    Kind("causal_lm.jsonl", "recipes-lm", "small_causal_lm.png", causal_tables, causal_plot),
+    Kind(RUNS, "recipes.md", "recipes", PLOT, tables, plot),
+    Kind("causal_lm.jsonl", "recipes.md", "recipes-lm", "small_causal_lm.png", causal_tables, causal_plot),
+    Kind("lookup.jsonl", "lookup.md", "lookup", "lookup.png", lookup_tables, lookup_plot, tuple(TITLES)),
 )
 
 
@@ -218,11 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = kind.tables(runs)
         if options.publish is None:
             (options.output / f"{kind.marker}.md").write_text(text, encoding="utf-8")
-        small = [run for run in runs if run["suite"] == "small"]
-        if small:
-            save_figure(kind.plot(small), options.output / kind.figure)
+        plotted = [run for run in runs if run["suite"] in kind.suites]
+        if plotted:
+            save_figure(kind.plot(plotted), options.output / kind.figure)
         if options.publish is not None:
-            replace_marked(kind.marker, {options.publish / "recipes.md": text})
+            replace_marked(kind.marker, {options.publish / kind.page: text})
             keep_files((kind.runs, kind.figure), options.output, options.publish / "figures" / "recipes")
         print(text)
 

@@ -45,7 +45,7 @@ class KernelizedRPEAttention(Decoding):
         y = layer(x, x)                                   # x: (batch, length, width), the length may be None
         y = layer(x, x, attention_mask=padding_mask)      # (batch, length), zero where a key is padding
 
-    Departures from the paper: the bias starts from a slope per head, not from zeros, and the default bias is a near
+    Departures from the paper: the bias starts from slopes and peaks, not from zeros, and the default bias is a near
     band with exponential tails instead of a full table (see `DecayBias`; `LearnedBias` is the paper's).
 
     Args:

@@ -6,10 +6,33 @@ from keras import layers, ops
 from ..checks import check_at_least
 from ..finite import FiniteWeights
 
+# How much more than its slope a head gives its neighbour at the start: e^6 times the weight.
+PEAK = 6.0
+
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
     """Return the slopes s_h = 2^(-8 h / heads), h = 1..heads, that every bias starts from (ALiBi, arXiv 2108.12409)."""
     return 2.0 ** (-8.0 * np.arange(1, num_heads + 1) / num_heads)
+
+
+def starting_bias(num_heads: int, radius: int, offsets: np.ndarray) -> np.ndarray:
+    """Return the values that biases over one axis start from: a slope, and a peak at a neighbour of each head's own.
+
+        b_t = -s_h |t| + 6 [t = o_h and |t| < radius],        o_1, o_2, ... = -1, 1, -2, 2, ...
+
+    Heads look at different neighbours from the first step on, like the weights of a convolution (ConViT, arXiv
+    2103.10697); from slopes alone all look at both sides alike, and the first hundreds of steps go into telling left
+    from right, see docs/recipes.md.
+
+    Args:
+        num_heads: number of attention heads, at least 1.
+        radius: half-width of the near band in positions; a neighbour outside of it has no peak.
+        offsets: integers (n,), key position minus query position.
+    """
+    head = np.arange(num_heads)
+    neighbours = (1 + head // 2) * np.where(head % 2, 1, -1)
+    peaks = (offsets == neighbours[:, None]) & (np.abs(offsets) < radius)
+    return -alibi_slopes(num_heads)[:, None] * np.abs(offsets) + PEAK * peaks
 
 
 class BiasLayer(FiniteWeights, layers.Layer):

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops, saving
 
 from ..checks import check_at_least
-from .base import PositionBias, alibi_slopes
+from .base import PositionBias, starting_bias
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -35,8 +35,8 @@ class BucketedBias(PositionBias):
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self._bucket_of_distance = np.searchsorted(first_distance, np.arange(self.radius), side="right") - 1
-        starts = np.concatenate([first_distance, first_distance])
-        self.table = self.add_bias_weight("table", -alibi_slopes(num_heads)[:, None] * starts)
+        starts = np.concatenate([-first_distance, first_distance])
+        self.table = self.add_bias_weight("table", starting_bias(num_heads, self.radius, starts))
         self.built = True
 
     def near_table(self):

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops, saving
 
 from ..checks import check_at_least
-from .base import PositionBias, alibi_slopes
+from .base import PositionBias, alibi_slopes, starting_bias
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -29,7 +29,7 @@ class DecayBias(PositionBias):
         spread = np.exp(np.linspace(-0.5, 0.5, num_terms)) if num_terms > 1 else np.ones(1)
         log_amplitude = np.broadcast_to(-slopes * radius - np.log(num_terms), (2, num_heads, num_terms))
         log_rate = np.broadcast_to(np.log(slopes * spread), (2, num_heads, num_terms))
-        self.near = self.add_bias_weight("near", -slopes * np.abs(np.arange(1 - radius, radius)))
+        self.near = self.add_bias_weight("near", starting_bias(num_heads, radius, np.arange(1 - radius, radius)))
         self.log_amplitude = self.add_bias_weight("log_amplitude", log_amplitude)
         self.log_rate = self.add_bias_weight("log_rate", log_rate)
         self.built = True

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops, saving
 
 from ..checks import check_at_least
-from .base import PositionBias, alibi_slopes
+from .base import PositionBias, starting_bias
 
 
 @saving.register_keras_serializable("krpe_tf")
@@ -12,7 +12,7 @@ class LearnedBias(PositionBias):
     """The paper's table (Eq. 6): one scalar per head and offset, constant past `max_distance`.
 
     b_t = table[clip(t, -max_distance, max_distance)]. With max_distance = n - 1 these are the paper's 2n - 1 scalars;
-    here they start from a slope per head, -s_h |t|, because a start from zeros trains far worse.
+    here they start from slopes with a peak, see `starting_bias`, because a start from zeros trains far worse.
 
     Args:
         num_heads: number of attention heads, at least 1.
@@ -23,8 +23,8 @@ class LearnedBias(PositionBias):
         check_at_least(1, num_heads=num_heads, max_distance=max_distance)
         super().__init__(num_heads, radius=max_distance, **kwargs)
         self.max_distance = max_distance
-        distance = np.abs(np.arange(-max_distance, max_distance + 1))
-        self.table = self.add_bias_weight("table", -alibi_slopes(num_heads)[:, None] * distance)
+        offsets = np.arange(-max_distance, max_distance + 1)
+        self.table = self.add_bias_weight("table", starting_bias(num_heads, max_distance, offsets))
         self.built = True
 
     def near_table(self):
