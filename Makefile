@@ -70,6 +70,7 @@ figures: .venv/demo.installed
 recipes: .venv/demo.installed
 	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/recipes/masked_lm.py --output build/recipes
 	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/recipes/lookup.py --output build/recipes
+	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/recipes/gradient_noise.py --output build/recipes
 	$(BIN)/python benchmarks/recipes/page.py --output build/recipes --publish docs
 
 # The small causal-LM recipe: three quarters of an hour on two cores. KerasHub, which only the tests need otherwise, has the

@@ -196,7 +196,10 @@ def test_every_model_of_the_causal_config_is_known(causal):
 
 
 def test_page_without_runs_says_so(tmp_path, page):
-    with pytest.raises(SystemExit, match=r"--output must hold masked_lm\.jsonl or causal_lm\.jsonl or lookup\.jsonl"):
+    with pytest.raises(
+        SystemExit,
+        match=r"--output must hold masked_lm\.jsonl or causal_lm\.jsonl or lookup\.jsonl or gradient_noise\.jsonl",
+    ):
         page.main(["--output", str(tmp_path)])
 
 
@@ -238,3 +241,16 @@ def test_quick_lookup_and_its_page(tmp_path, recipes, page):
     assert "A quick run" in text
     assert f"| m = 8 | {lines[1]['final']:.2f} (" in text
     assert (tmp_path / "lookup.png").stat().st_size > 10_000
+
+
+def test_gradients_of_the_exact_kernel_have_no_noise(tmp_path, recipes, page):
+    script = importlib.import_module("gradient_noise")
+    script.main(["--quick", "--output", str(tmp_path)])
+    (run,) = [json.loads(line) for line in (tmp_path / "gradient_noise.jsonl").read_text().splitlines()]
+    assert run["noise"]["queries and keys"] > 0.1
+    page.main(["--output", str(tmp_path)])
+    assert f"| {run['noise']['queries and keys']:.2f} / " in (tmp_path / "gradient-noise.md").read_text()
+    exact = recipes.compiled({**run, "attention": "softmax"})
+    batch = next(iter(recipes.datasets(run, (np.arange(999) % 250,) * 2)[1]))
+    found = script.measure({**run, "attention": "softmax"}, lambda *_: (exact, batch))["noise"]
+    assert max(found.values()) < 1e-5

@@ -19,6 +19,8 @@ ATTENTIONS = {
     "softmax": {"feature_map": "softmax"},
     "softmax, not normalized": {"feature_map": "softmax", "normalize": False},
     "kernel": {"feature_map": "orthogonal"},
+    "kernel, positive": {"feature_map": "positive"},
+    "kernel, spherical": {"feature_map": "spherical"},
     # The paper's PRF: queries and keys keep their norms.
     "kernel, not normalized": {"feature_map": "positive", "normalize": False},
     # Between the two: the default's features without its norms.

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules that all b
 
 from _causal_page import causal_plot, causal_tables
 from _lookup_page import TITLES, lookup_plot, lookup_tables
+from _noise_page import noise_tables
 from _pages import keep_files, replace_marked, save_figure
 from _tables import markdown_table
 
@@ -201,9 +202,9 @@ class Kind(NamedTuple):
     runs: str
     page: str
     marker: str
-    figure: str
+    figure: str | None
     tables: Callable[[list[dict]], str]
-    plot: Callable[[list[dict]], Figure]
+    plot: Callable[[list[dict]], Figure] | None
     suites: tuple[str, ...] = ("small",)
 
 
@@ -211,6 +212,7 @@ KINDS = (
     Kind(RUNS, "recipes.md", "recipes", PLOT, tables, plot),
     Kind("causal_lm.jsonl", "recipes.md", "recipes-lm", "small_causal_lm.png", causal_tables, causal_plot),
     Kind("lookup.jsonl", "lookup.md", "lookup", "lookup.png", lookup_tables, lookup_plot, tuple(TITLES)),
+    Kind("gradient_noise.jsonl", "recipes.md", "gradient-noise", None, noise_tables, None, ()),
 )
 
 
@@ -234,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             save_figure(kind.plot(plotted), options.output / kind.figure)
         if options.publish is not None:
             replace_marked(kind.marker, {options.publish / kind.page: text})
-            keep_files((kind.runs, kind.figure), options.output, options.publish / "figures" / "recipes")
+            keep_files(filter(None, (kind.runs, kind.figure)), options.output, options.publish / "figures" / "recipes")
         print(text)
 
 
