@@ -82,6 +82,9 @@ def test_bert_is_saved_and_takes_a_bias_for_its_positions(tmp_path):
     none = Encoder.from_keras_hub(source, **changes)
     expected = Encoder.from_keras_hub(source, activation="gelu")
     np.testing.assert_allclose(to_numpy(none(inputs)), to_numpy(expected(inputs)), atol=1e-5)
+    # A new bias starts flat: trained heads find what they know.
+    flat = Encoder.from_keras_hub(source, **changes, position_bias="decay")
+    np.testing.assert_allclose(to_numpy(flat(inputs)), to_numpy(none(inputs)), atol=1e-5)
     # From the encoder itself, as from the backbone.
     again = Encoder.from_encoder(expected, **changes, position_bias="decay", feature_map="orthogonal", num_features=8)
     linear = Encoder.from_keras_hub(source, **changes, position_bias="decay", feature_map="orthogonal", num_features=8)
