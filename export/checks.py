@@ -10,7 +10,7 @@ import numpy as np
 from ..attention import KernelizedRPEAttention
 from ..models import Interface, compute_dtypes, in_float32, interface_of
 from ..toeplitz import choose_route
-from .layers import all_layers, lambda_layers, vocabulary_size
+from .layers import absolute_positions, all_layers, lambda_layers, vocabulary_size
 
 if TYPE_CHECKING:
     import keras
@@ -199,6 +199,17 @@ def check_lengths(
             f"`lengths` must be ({only_length},), the one length that the model takes. Received: lengths={lengths!r}"
         )
     return [None if n is None else int(n) for n in values]
+
+
+def check_places(model: "keras.Model", lengths: Sequence[int | None]) -> None:
+    """Raise a ValueError for lengths, None for any, that exceed the absolute positions of a model that has some."""
+    places = absolute_positions(model)
+    if places is not None and any(length is None or length > places for length in lengths):
+        raise ValueError(
+            f"a model with `absolute_positions` is exported for lengths up to these, {places}; to a SavedModel if "
+            f"it is built for one: Encoder.from_encoder(encoder, length={places}). "
+            f"Received: {', '.join('any length' if length is None else str(length) for length in lengths)}"
+        )
 
 
 def check_any_length(model: "keras.Model") -> None:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ..models import AbsolutePositions
+
 if TYPE_CHECKING:
     import keras
 
@@ -16,6 +18,11 @@ def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
                 seen.add(id(inner))
                 layers.append(inner)
     return layers
+
+
+def absolute_positions(model: "keras.Model") -> int | None:
+    """Return how many tokens the model reads at most; None where it has no absolute positions."""
+    return min((x.length for x in all_layers(model) if isinstance(x, AbsolutePositions)), default=None)
 
 
 def lambda_layers(model: "keras.Model") -> list[str]:

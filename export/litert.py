@@ -12,7 +12,7 @@ import numpy as np
 
 from ..files import companion, staged
 from ..toeplitz import override
-from .checks import Source, check_any_length, check_lengths, check_source
+from .checks import Source, check_any_length, check_lengths, check_places, check_source
 from .compare import check_errors, relative_errors
 from .compression import certificates_by_name, check_bound, compress_biases
 from .convert import convert, working_folder
@@ -152,6 +152,7 @@ def _check(model, lengths, quantization, tokenizer, sample_texts, bias_tolerance
     tolerance = conversion_tolerance + (bias_tolerance or 0) if tolerance is None else tolerance
     source = check_source(model, tokenizer, sample_texts, tolerance)
     lengths = check_lengths(lengths, source.length)
+    check_places(model, lengths)
     if None in lengths:
         check_any_length(model)
     if not isinstance(measure, bool):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import staged
-from .checks import Source, check_source
+from .checks import Source, check_places, check_source
 from .compare import check_errors, max_error
 from .process import run_in_own_process
 from .samples import Document, Sample, make_documents, run_model
@@ -81,6 +81,7 @@ def export_saved_model(
         RuntimeError: If the SavedModel does not run in the other process.
     """
     source = check_source(model, tokenizer, sample_texts, tolerance)
+    check_places(model, [source.length])
     with staged(path, overwrite) as target:
         save_functions(saved_model_functions(source.model, source.length, tokenizer), target)
         errors, milliseconds = _verify(source, target, measure)

@@ -1,4 +1,4 @@
-"""The pre-norm transformer block, as functions of symbolic tensors, for every backbone.
+"""The transformer block, as functions of symbolic tensors, for every backbone.
 
 The layers get the names that saved weights and layout maps know: `layer_0_attention`, `layer_0_feed_forward_in`.
 """
@@ -19,6 +19,12 @@ LayerNormalization, RMSNormalization = finite(layers.LayerNormalization), finite
 NORMS = {"layer": LayerNormalization, "rms": RMSNormalization}
 
 
+@keras.saving.register_keras_serializable("krpe_tf")
+def gelu_approximate(x):
+    """Return gelu by its tanh formula, as KerasHub computes BERT."""
+    return keras.activations.gelu(x, approximate=True)
+
+
 @dataclass(frozen=True)
 class BlockOptions:
     """What all blocks of a backbone have in common.
@@ -29,7 +35,7 @@ class BlockOptions:
     further arguments of `KernelizedRPEAttention`; `initializer`, cloned for every kernel and embedding; `key_dim`, the
     width of a head, None for `hidden_dim / num_heads`; `activation` of the feed-forward block, and whether it is gated
     (`use_gated_activation`); `norm`, "layer" or "rms", and its `norm_epsilon`; `use_bias`, whether attention and
-    feed-forward add biases.
+    feed-forward add biases; `normalize_first`, whether norms stand before attention and feed-forward or behind sums.
 
     Raises:
         ValueError: For sizes below 1, a rate outside of [0, 1), heads that do not divide `hidden_dim` where there is no
@@ -52,6 +58,7 @@ class BlockOptions:
     norm: str = "layer"
     norm_epsilon: float = 1e-6
     use_bias: bool = True
+    normalize_first: bool = True
 
     def __post_init__(self):
         """Check sizes and rates."""
@@ -59,6 +66,7 @@ class BlockOptions:
         check_at_least(1, **sizes)
         check_rate(dropout=self.dropout)
         check_one_of(tuple(NORMS), norm=self.norm)
+        check_one_of((True, False), normalize_first=self.normalize_first)
         if not self.norm_epsilon > 0:
             raise ValueError(f"`norm_epsilon` must be above 0. Received: norm_epsilon={self.norm_epsilon}")
         if self.key_dim is not None:
@@ -70,8 +78,10 @@ class BlockOptions:
             )
 
 
-def pre_norm_stack(x, mask, position_biases: Sequence, options: BlockOptions, name: str = "layer", norm="final_norm"):
-    """Apply a block for each position bias, and a norm that closes the stack.
+def transformer_stack(
+    x, mask, position_biases: Sequence, options: BlockOptions, name: str = "layer", norm="final_norm"
+):
+    """Apply a block for each position bias and, with `normalize_first`, a norm that closes the stack.
 
     Args:
         x: Symbolic tensor `(batch, n, hidden_dim)`.
@@ -86,12 +96,14 @@ def pre_norm_stack(x, mask, position_biases: Sequence, options: BlockOptions, na
     """
     for index, position_bias in enumerate(position_biases):
         seed = None if options.seed is None else options.seed + index
-        x = pre_norm_block(x, mask, f"{name}_{index}", position_bias, seed, options)
-    return make_norm(norm, options.norm, options.norm_epsilon)(x)
+        x = transformer_block(x, mask, f"{name}_{index}", position_bias, seed, options)
+    return make_norm(norm, options.norm, options.norm_epsilon)(x) if options.normalize_first else x
 
 
-def pre_norm_block(x, mask, prefix: str, position_bias, attention_seed: int | None, options: BlockOptions):
+def transformer_block(x, mask, prefix: str, position_bias, attention_seed: int | None, options: BlockOptions):
     """Apply one block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    Without `normalize_first` it is norm(x + attention(x)), then norm(x + feed_forward(x)), as in BERT.
 
     Args:
         x: Symbolic tensor `(batch, n, hidden_dim)`.
@@ -116,43 +128,48 @@ def pre_norm_block(x, mask, prefix: str, position_bias, attention_seed: int | No
         name=f"{prefix}_attention",
         **options.attention,
     )
-    y = make_norm(f"{prefix}_attention_norm", options.norm, options.norm_epsilon)(x)
+    norm = make_norm(f"{prefix}_attention_norm", options.norm, options.norm_epsilon)
+    y = norm(x) if options.normalize_first else x
     y = attention(y, y, query_mask=mask, value_mask=mask)
     x = layers.Add(dtype=options.dtype, name=f"{prefix}_attention_residual")([x, y])
+    x = x if options.normalize_first else norm(x)
     return feed_forward_block(x, f"{prefix}_feed_forward", options)
 
 
 def step_stack(model: keras.Model, x, state: dict, count=None, name: str = "layer", norm: str = "final_norm"):
-    """Apply the stack that `pre_norm_stack` made in a causal model to the next positions of streams.
+    """Apply the stack that `transformer_stack` made in a causal model to the next positions of streams.
 
     Args:
-        model: Holds the layers, by their names, and says `num_layers` and `use_gated_activation`.
+        model: Holds the layers, by their names, and says `num_layers`, `normalize_first` and `use_gated_activation`.
         x: `(batch, k, hidden_dim)`.
         state: From `initial_stack_state`, or from the call before.
         count: As in `KernelizedRPEAttention.step`.
-        name, norm: As in `pre_norm_stack`.
+        name, norm: As in `transformer_stack`.
 
     Returns:
         `(batch, k, hidden_dim)`, float32, and the new state.
     """
     if not isinstance(state, dict):
         raise ValueError(f"`state` must come from `initial_state`, or from a step. Received: state={state!r:.80}")
-    after = {}
+    after, first = {}, model.normalize_first
     for index in range(model.num_layers):
         prefix = f"{name}_{index}"
         attention = model.get_layer(f"{prefix}_attention")
         parts = {key.removeprefix(f"{prefix}_"): part for key, part in state.items() if key.startswith(f"{prefix}_")}
-        y, parts = attention.step(model.get_layer(f"{prefix}_attention_norm")(x), parts, count=count)
+        norms = [model.get_layer(f"{prefix}_{part}_norm") for part in ("attention", "feed_forward")]
+        y, parts = attention.step(norms[0](x) if first else x, parts, count=count)
         after.update({f"{prefix}_{key}": part for key, part in parts.items()})
         x = model.get_layer(f"{prefix}_attention_residual")([x, y])
-        y = model.get_layer(f"{prefix}_feed_forward_norm")(x)
+        x = x if first else norms[0](x)
+        y = norms[1](x) if first else x
         inner = model.get_layer(f"{prefix}_feed_forward_in")(y)
         if model.use_gated_activation:
             gate = model.get_layer(f"{prefix}_feed_forward_gate")(y)
             inner = model.get_layer(f"{prefix}_feed_forward_gated")([inner, gate])
         y = model.get_layer(f"{prefix}_feed_forward_out")(inner)
         x = model.get_layer(f"{prefix}_feed_forward_residual")([x, y])
-    return model.get_layer(norm)(x), after
+        x = x if first else norms[1](x)
+    return model.get_layer(norm)(x) if first else x, after
 
 
 def initial_stack_state(model: keras.Model, batch_size: int, name: str = "layer") -> dict:
@@ -168,7 +185,8 @@ def initial_stack_state(model: keras.Model, batch_size: int, name: str = "layer"
 def feed_forward_block(x, prefix: str, options: BlockOptions):
     """Apply x + dropout(out(activation(in(norm(x))))) to a symbolic tensor `(batch, n, hidden_dim)`.
 
-    With `use_gated_activation` a third product, `gate(norm(x))`, multiplies the activation (arXiv 2002.05202).
+    With `use_gated_activation` a third product, `gate(norm(x))`, multiplies the activation (arXiv 2002.05202). Without
+    `normalize_first` the norm is that of the sum.
     """
 
     def dense(units, name, activation=None):
@@ -181,14 +199,16 @@ def feed_forward_block(x, prefix: str, options: BlockOptions):
             name=f"{prefix}_{name}",
         )
 
-    y = make_norm(f"{prefix}_norm", options.norm, options.norm_epsilon)(x)
+    norm = make_norm(f"{prefix}_norm", options.norm, options.norm_epsilon)
+    y = norm(x) if options.normalize_first else x
     inner = dense(options.intermediate_dim, "in", options.activation)(y)
     if options.use_gated_activation:
         gate = dense(options.intermediate_dim, "gate")(y)
         inner = layers.Multiply(dtype=options.dtype, name=f"{prefix}_gated")([inner, gate])
     y = dense(options.hidden_dim, "out")(inner)
     y = apply_dropout(y, f"{prefix}_dropout", options)
-    return layers.Add(dtype=options.dtype, name=f"{prefix}_residual")([x, y])
+    x = layers.Add(dtype=options.dtype, name=f"{prefix}_residual")([x, y])
+    return x if options.normalize_first else norm(x)
 
 
 def apply_dropout(x, name: str, options: BlockOptions):

@@ -51,7 +51,9 @@ class CausalLM(Head):
 
     @property
     def can_decode(self) -> bool:
-        """Whether `initial_state`, `step`, `generate` and `stream` serve this model: its attention decides."""
+        """Whether `initial_state`, `step`, `generate` and `stream` serve this model: attention and positions decide."""
+        if self.encoder.absolute_positions is not None:
+            return False
         attention = (self.encoder.get_layer(f"layer_{i}_attention") for i in range(self.encoder.num_layers))
         return all(layer.can_decode for layer in attention)
 

@@ -1,24 +1,27 @@
-"""The encoder: a pre-norm transformer whose attention is kernelized with relative positions."""
+"""The encoder: a transformer whose attention is kernelized with relative positions."""
 
 import keras
 from keras import ops
 
 from ..checks import check_at_least
 from ..position_bias import deserialize_bias, serialize_bias
+from .absolute_positions import AbsolutePositions
 from .blocks import (
     BlockOptions,
     apply_dropout,
     initial_stack_state,
     make_biases,
+    make_norm,
     make_token_embedding,
     make_token_inputs,
-    pre_norm_stack,
     step_stack,
     take_dtype_policy,
+    transformer_stack,
 )
 from .keras_hub import copy_weights, encoder_arguments
 from .layout import make_layout_map
 from .presets import preset_arguments
+from .teacher import student_arguments, take_weights
 from .token_model import TokenModel
 
 # Weights that are sharded over the devices of a model, by path, and along which axis. Heads and the inside of the
@@ -38,9 +41,8 @@ SHARDED_WEIGHTS = {
 class Encoder(TokenModel):
     """A transformer encoder for long sequences: token ids in, one vector per token out.
 
-    Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). There are
-    no absolute positions: order enters through the position bias alone, so any length runs, also one never trained on.
-    A functional Keras model:
+    Each layer is x + attention(norm(x)), then x + feed_forward(norm(x)); a norm closes the stack (pre-norm). Order
+    enters through the position bias alone, so any length runs, also one never trained on. A functional Keras model:
 
         encoder = krpe_tf.models.Encoder.from_preset("small", vocabulary_size=8000)
         encoder({"token_ids": ids, "padding_mask": mask})          # (batch, n, hidden_dim)
@@ -71,6 +73,11 @@ class Encoder(TokenModel):
         norm: "layer" (LayerNorm) or "rms" (RMSNorm, arXiv 1910.07467).
         norm_epsilon: What norms add to the variance, above 0.
         use_bias: Whether the products of attention and feed-forward add biases.
+        normalize_first: False for norms behind the sums, as in BERT: norm(x + attention(x)), norm(x + feed_forward(x)),
+            and in place of the last norm one on the embeddings.
+        absolute_positions: None, or the length of a table of learned vectors that is added to the embeddings, as in
+            BERT: for baselines, and for what is converted. Such an encoder refuses longer rows, `segment_ids` and
+            decoding step by step.
 
     Raises:
         ValueError: For sizes below 1, a `hidden_dim` that the heads do not divide where there is no `key_dim`, or an
@@ -102,6 +109,8 @@ class Encoder(TokenModel):
         norm: str = "layer",
         norm_epsilon: float = 1e-6,
         use_bias: bool = True,
+        normalize_first: bool = True,
+        absolute_positions: int | None = None,
         **kwargs,
     ):
         check_at_least(1, vocabulary_size=vocabulary_size, num_layers=num_layers)
@@ -126,12 +135,19 @@ class Encoder(TokenModel):
             norm=norm,
             norm_epsilon=norm_epsilon,
             use_bias=use_bias,
+            normalize_first=normalize_first,
         )
         inputs = make_token_inputs(length)
         embedding = make_token_embedding(vocabulary_size, options)
-        x = apply_dropout(embedding(inputs["token_ids"]), "embedding_dropout", options)
+        x = embedding(inputs["token_ids"])
+        if absolute_positions is not None:
+            table = {"initializer": options.initializer.clone(), "dtype": options.dtype, "name": "absolute_positions"}
+            x = AbsolutePositions(absolute_positions, **table)(x)
+        if not normalize_first:
+            x = make_norm("embedding_norm", norm, norm_epsilon)(x)
+        x = apply_dropout(x, "embedding_dropout", options)
         biases = make_biases(position_bias, num_heads, num_layers, share_position_bias)
-        x = pre_norm_stack(x, inputs["padding_mask"], biases, options)
+        x = transformer_stack(x, inputs["padding_mask"], biases, options)
         super().__init__(inputs=inputs, outputs=x, **kwargs)
 
         self.vocabulary_size = vocabulary_size
@@ -155,6 +171,8 @@ class Encoder(TokenModel):
         self.norm = norm
         self.norm_epsilon = norm_epsilon
         self.use_bias = use_bias
+        self.normalize_first = normalize_first
+        self.absolute_positions = absolute_positions
         self.token_embedding = embedding
         self.dtype_policy = options.dtype
         # Hidden from Keras' tracking: with a bias a layer the argument is a pattern, whose weights are not the model's.
@@ -189,8 +207,14 @@ class Encoder(TokenModel):
             batch_size: Number of streams.
 
         Raises:
-            ValueError: As `KernelizedRPEAttention.initial_state`: for an encoder that is not causal, for one.
+            ValueError: As `KernelizedRPEAttention.initial_state`: for an encoder that is not causal, for one; for one
+                with `absolute_positions`, which a state does not count.
         """
+        if self.absolute_positions is not None:
+            raise ValueError(
+                "an encoder that reads step by step must have no `absolute_positions`: its state counts no places. "
+                f"Received: absolute_positions={self.absolute_positions}"
+            )
         return initial_stack_state(self, batch_size)
 
     def step(self, token_ids, state: dict, count=None):
@@ -219,6 +243,8 @@ class Encoder(TokenModel):
 
     def step_vectors(self, vectors, state: dict, count=None):
         """Read the next tokens as `step` does, from their embeddings `(batch, k, hidden_dim)`."""
+        if not self.normalize_first:
+            vectors = self.get_layer("embedding_norm")(vectors)
         return step_stack(self, vectors, state, count)
 
     @classmethod
@@ -235,27 +261,50 @@ class Encoder(TokenModel):
         return cls(**{**preset_arguments(preset), **overrides})
 
     @classmethod
-    def from_keras_hub(cls, backbone, **overrides) -> "Encoder":
-        """Convert the encoder of a KerasHub T5 backbone, weights included; needs the package keras-hub.
+    def from_encoder(cls, encoder: "Encoder", **overrides) -> "Encoder":
+        """Make an encoder like another one, with its weights where names and shapes agree; the log says where not.
 
-        Its position bias is one table of buckets for all layers, a Toeplitz matrix, and there are no absolute
-        positions: so it computes what `backbone` computes, at any length. Other arguments turn it into the linear
-        encoder that estimates it, to be trained on:
+            linear = Encoder.from_encoder(exact, feature_map="orthogonal", num_features=64)
+
+        Where the other one alone has absolute positions, their mean goes into the token embeddings. Where it has no
+        position bias, a new one starts flat: 1 near the query.
+
+        Args:
+            encoder: The other one.
+            **overrides: Arguments of `Encoder` that replace those of `encoder`.
+        """
+        made = cls(**student_arguments(encoder, overrides))
+        take_weights(made, encoder)
+        return made
+
+    @classmethod
+    def from_keras_hub(cls, backbone, **overrides) -> "Encoder":
+        """Convert the encoder of a KerasHub T5 or BERT backbone, weights included; needs the package keras-hub.
+
+        It computes what `backbone` computes. Other arguments turn it into the linear encoder that estimates it, to be
+        trained on, by the task `distill` for one:
 
             exact = Encoder.from_keras_hub(T5Backbone.from_preset("t5_small_multi"))
             linear = Encoder.from_keras_hub(backbone, feature_map="orthogonal", num_features=64)
 
-        T5 multiplies queries and keys without a scale; the query projections take it up. Where a row is padded, vectors
-        at padded positions mean nothing in either.
+        T5's position bias is one table of buckets for all layers, a Toeplitz matrix, and there are no absolute
+        positions, so any length runs. T5 multiplies queries and keys without a scale; the query projections take it up.
+
+        BERT has `absolute_positions`, in which its segment 0 is folded, that of a text alone. Where you give None, the
+        mean of that table goes into the token embeddings; a `position_bias` in its place starts flat.
+
+        Where a row is padded, vectors at padded positions mean nothing in either.
 
         Args:
-            backbone: A `keras_hub.models.T5Backbone`.
+            backbone: A `keras_hub.models.T5Backbone` or `BertBackbone`.
             **overrides: `feature_map` (by default "softmax", the exact kernel), `num_features`, `normalize` (False),
-                `route`, `dropout` (the backbone's), `length`, `seed`, `dtype`, `name`.
+                `route`, `dropout` (the backbone's), `length`, `seed`, `dtype`, `name`. For BERT also `activation`
+                (gelu by its tanh formula, as in KerasHub; "gelu" for checkpoints that were trained without it),
+                `position_bias` (None), `share_position_bias`, and `absolute_positions` (the backbone's, fewer or None).
 
         Raises:
-            ValueError: For another model, such as BERT with its absolute positions or RoFormer with its rotary ones, or
-                for an argument that the weights determine.
+            ValueError: For another model, such as RoFormer with its rotary positions, for an argument that the weights
+                determine, or more positions than the backbone has.
         """
         encoder = cls(**encoder_arguments(backbone, overrides))
         copy_weights(backbone, encoder)
@@ -288,6 +337,8 @@ class Encoder(TokenModel):
             "norm": self.norm,
             "norm_epsilon": self.norm_epsilon,
             "use_bias": self.use_bias,
+            "normalize_first": self.normalize_first,
+            "absolute_positions": self.absolute_positions,
         }
 
     @classmethod

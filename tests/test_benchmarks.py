@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calls import QUICK_TO_COMPILE, QUICK_XLA
 
@@ -232,3 +233,31 @@ def test_speed_page_is_what_the_kept_results_give(tmp_path, summary):
     summary.main(["--output", str(docs / "figures" / "speed"), "--publish", str(docs)])
     assert (docs / "speed.md").read_text() == (kept / "speed.md").read_text()
     assert (tmp_path / "README.md").read_text() == (BENCHMARKS.parent / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def distillation():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("distillation")
+    sys.path.remove(str(BENCHMARKS))
+
+
+def test_distillation_page_is_what_the_kept_results_give(distillation):
+    docs = BENCHMARKS.parent / "docs"
+    page = (docs / "distillation.md").read_text(encoding="utf-8")
+    table = distillation.tables(distillation.read_results(docs / "figures" / "distillation"))
+    assert f"<!-- distillation: begin -->\n{table}<!-- distillation: end -->" in page
+
+
+def test_agreement_counts_neighbours(distillation):
+    random = np.random.default_rng(0)
+    theirs, ours = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in random.normal(size=(2, 40, 6)))
+    assert distillation.agreement(theirs, theirs) == {"cosine": 1, "nearest": 1, "nearest_ten": 1}
+    assert distillation.agreement(theirs, -theirs)["cosine"] == -1
+    found = distillation.agreement(theirs, ours)
+    nearest = [np.argsort(-(x @ x.T - 3 * np.eye(40)), axis=1)[:, :10] for x in (theirs, ours)]
+    assert found["nearest"] == pytest.approx(np.mean(nearest[0][:, 0] == nearest[1][:, 0]), abs=1e-4)
+    assert found["nearest_ten"] == pytest.approx(
+        np.mean([np.isin(a, b).mean() for a, b in zip(*nearest, strict=True)]), abs=1e-4
+    )
+    assert found["nearest_ten"] < 0.5

@@ -247,3 +247,12 @@ def test_weights_that_are_not_finite_are_refused(layer, tmp_path):
     encoder.save(tmp_path / "encoder.keras")
     with pytest.raises(ValueError, match=r"(?s)finite.*Received: "):
         keras.saving.load_model(tmp_path / "encoder.keras")
+
+
+def test_an_encoder_made_from_another_has_weights_and_arrays_of_its_own():
+    encoder = Encoder(50, 1, 2, 8, 16, num_features=4, seed=0)
+    made = Encoder.from_encoder(encoder, dropout=0.0)
+    assert made.dropout == 0
+    for ours, theirs in zip(made.weights, encoder.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+        assert ours.value is not theirs.value  # JAX frees the arrays of what it trains.

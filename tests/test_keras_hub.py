@@ -1,10 +1,10 @@
-"""Encoders converted from KerasHub's T5 against KerasHub."""
+"""Encoders converted from KerasHub's T5 and BERT against KerasHub."""
 
 import keras
 import numpy as np
 import pytest
 from definition import to_numpy
-from keras_hub.models import BertBackbone, T5Backbone
+from keras_hub.models import BertBackbone, RoformerV2Backbone, T5Backbone
 
 from krpe_tf.models import CausalLM, Encoder
 
@@ -21,9 +21,9 @@ BACKBONES = {
 }
 
 
-def backbone(**arguments):
+def backbone(kind=T5Backbone, **arguments):
     keras.utils.set_random_seed(3)
-    made = T5Backbone(**{**SIZES, **arguments})
+    made = kind(**{**SIZES, **arguments})
     for place, weight in enumerate(made.weights):  # Off their start: norms that do something, and buckets that differ.
         weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=place))
     return made
@@ -54,6 +54,63 @@ def test_the_exact_kernel_computes_what_keras_hub_computes(name):
         np.testing.assert_allclose(to_numpy(found)[mask == 1], to_numpy(expected)[mask == 1], atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("arguments", [{}, {"num_layers": 1, "num_heads": 1, "num_segments": 1}])
+def test_the_exact_kernel_computes_what_bert_computes(arguments):
+    source = backbone(BertBackbone, max_sequence_length=20, **arguments)
+    encoder = Encoder.from_keras_hub(source)
+    for n in (2, 7, 20):
+        ids, mask = rows(n)
+        inputs = {"token_ids": ids, "padding_mask": mask}
+        expected = to_numpy(source({**inputs, "segment_ids": np.zeros_like(ids)})["sequence_output"])
+        np.testing.assert_allclose(to_numpy(encoder(inputs))[mask == 1], expected[mask == 1], atol=1e-5)
+
+
+def test_bert_is_saved_and_takes_a_bias_for_its_positions(tmp_path):
+    source = backbone(BertBackbone, max_sequence_length=20)
+    ids, mask = rows(7)
+    inputs = {"token_ids": ids, "padding_mask": mask}
+    exact = Encoder.from_keras_hub(source)
+    exact.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(to_numpy(loaded(inputs)), to_numpy(exact(inputs)))
+    few = Encoder.from_keras_hub(source, absolute_positions=7)
+    np.testing.assert_array_equal(to_numpy(few(inputs)), to_numpy(exact(inputs)))
+    # Where all places have one vector, it may as well be the tokens'.
+    places = source.position_embedding.position_embeddings
+    places.assign(np.broadcast_to(to_numpy(places)[:1], places.shape))
+    changes = {"absolute_positions": None, "activation": "gelu"}
+    none = Encoder.from_keras_hub(source, **changes)
+    expected = Encoder.from_keras_hub(source, activation="gelu")
+    np.testing.assert_allclose(to_numpy(none(inputs)), to_numpy(expected(inputs)), atol=1e-5)
+    # A new bias starts flat: trained heads find what they know.
+    flat = Encoder.from_keras_hub(source, **changes, position_bias="decay")
+    np.testing.assert_allclose(to_numpy(flat(inputs)), to_numpy(none(inputs)), atol=1e-5)
+    # From the encoder itself, as from the backbone.
+    again = Encoder.from_encoder(expected, **changes, position_bias="decay", feature_map="orthogonal", num_features=8)
+    linear = Encoder.from_keras_hub(source, **changes, position_bias="decay", feature_map="orthogonal", num_features=8)
+    assert to_numpy(again({"token_ids": ids[:1], "padding_mask": mask[:1]})).shape == (1, 7, 32)
+    for ours, theirs in zip(again.weights, linear.weights, strict=True):
+        if not ours.path.endswith("projection"):
+            np.testing.assert_allclose(to_numpy(ours), to_numpy(theirs), atol=1e-6)
+
+
+def test_absolute_positions_refuse_what_they_cannot_count():
+    encoder = Encoder(**SIZES, absolute_positions=6, causal=True)
+    ids, mask = rows(7)
+    with pytest.raises(ValueError, match=r"reads rows of at most 6 tokens. Received: 7 tokens"):
+        encoder({"token_ids": ids, "padding_mask": mask})
+    with pytest.raises(ValueError, match=r"reads rows of at most 6 tokens. Received: 7 tokens"):
+        Encoder(**SIZES, absolute_positions=6, length=7)
+    ids, mask = rows(6)
+    with pytest.raises(ValueError, match=r"takes no `segment_ids`: places count from the start of a row"):
+        encoder({"token_ids": ids, "padding_mask": mask, "segment_ids": ids})
+    with pytest.raises(ValueError, match=r"its state counts no places. Received: absolute_positions=6"):
+        encoder.initial_state(1)
+    assert not CausalLM(encoder).can_decode
+    with pytest.raises(ValueError, match=r"`absolute_positions` must be an integer of at least 1.*=0"):
+        Encoder(**SIZES, absolute_positions=0)
+
+
 def test_what_is_converted_is_saved_and_becomes_linear(tmp_path):
     source = backbone()
     ids, mask = rows(7)
@@ -74,8 +131,10 @@ def test_what_is_converted_is_saved_and_becomes_linear(tmp_path):
     np.testing.assert_allclose(to_numpy(before)[mask == 1], to_numpy(after)[mask == 1], atol=1e-4)
 
 
-def test_a_step_writes_what_the_converted_block_computes():
+@pytest.mark.parametrize("normalize_first", [True, False])
+def test_a_step_writes_what_the_converted_block_computes(normalize_first):
     arguments = {"norm": "rms", "use_gated_activation": True, "use_bias": False, "key_dim": 3, "activation": "relu"}
+    arguments["normalize_first"] = normalize_first
     encoder = Encoder(**SIZES, **arguments, causal=True, dropout=0.0)
     model = CausalLM(encoder)
     ids, mask = rows(7)
@@ -88,11 +147,14 @@ def test_a_step_writes_what_the_converted_block_computes():
 
 
 def test_what_cannot_be_converted_is_refused():
-    bert = BertBackbone(50, 1, 2, 8, 8)
-    with pytest.raises(ValueError, match=r"`backbone` must be a .*T5Backbone.* Received: BertBackbone"):
-        Encoder.from_keras_hub(bert)
+    with pytest.raises(ValueError, match=r"`backbone` must be a .*T5Backbone or Bert.* Received: RoformerV2Backbone"):
+        Encoder.from_keras_hub(RoformerV2Backbone(50, 1, 2, 8, 8, 4))
     with pytest.raises(ValueError, match=r"leave these arguments free: feature_map, .* Received: num_heads=2"):
         Encoder.from_keras_hub(backbone(), num_heads=2)
-    for name, value in (("norm", "batch"), ("norm_epsilon", 0), ("key_dim", 0)):
+    with pytest.raises(ValueError, match=r"leave these arguments free: .*, name. Received: absolute_positions=9"):
+        Encoder.from_keras_hub(backbone(), absolute_positions=9)
+    with pytest.raises(ValueError, match=r"at most the backbone's, 20. Received: absolute_positions=21"):
+        Encoder.from_keras_hub(backbone(BertBackbone, num_layers=1, max_sequence_length=20), absolute_positions=21)
+    for name, value in (("norm", "batch"), ("norm_epsilon", 0), ("key_dim", 0), ("normalize_first", 2)):
         with pytest.raises(ValueError, match=f"`{name}`.* Received: {name}="):
             Encoder(**SIZES, **{name: value})

@@ -74,7 +74,7 @@ def test_absolute_positions_are_the_only_order(recipes):
         for x in (ids, swapped)
     )
     assert np.abs(here - there).max() > 1e-5
-    table = model.get_layer("positions").embeddings
+    table = model.encoder.get_layer("absolute_positions").table
     table.assign(keras.ops.zeros_like(table))
     here, there = (
         model.predict({"token_ids": x, "padding_mask": mask, "mask_positions": asked}, verbose=0)

@@ -85,32 +85,12 @@ def make_model(settings: dict) -> keras.Model:
         **ATTENTIONS[settings["attention"]],
         num_features=settings.get("num_features", 16),  # softmax draws them too, and computes without
         position_bias=BIASES[settings["bias"]](settings["num_heads"], length),
+        absolute_positions=length if settings["bias"] == ABSOLUTE else None,
         dropout=0.0,
         length=length,
         seed=settings["seed"],
     )
-    if settings["bias"] == ABSOLUTE:
-        return with_absolute_positions(encoder)
     return MaskedLM(encoder, at_positions=True)
-
-
-def with_absolute_positions(encoder: Encoder) -> keras.Model:
-    """Return a masked LM of the encoder with learned absolute positions, which the encoder lacks, in its embeddings."""
-    embedding = encoder.token_embedding
-    body = keras.Model([embedding.output, encoder.input["padding_mask"]], encoder.output)
-    normal = keras.initializers.TruncatedNormal(stddev=0.02)
-    table = keras.layers.Embedding(encoder.length, encoder.hidden_dim, embeddings_initializer=normal, name="positions")
-
-    def call(layer, *arguments, **options):
-        if layer is not encoder:
-            return layer(*arguments, **options)
-        (inputs,) = arguments
-        places = keras.ops.cumsum(keras.ops.ones_like(inputs["token_ids"]), axis=1) - 1
-        return body([embedding(inputs["token_ids"]) + table(places), inputs["padding_mask"]])
-
-    # The same layers, called in the same order, but for the encoder: the head stays MaskedLM's.
-    model = MaskedLM(encoder, at_positions=True)
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
 def compiled(settings: dict) -> keras.Model:

@@ -34,9 +34,9 @@ def export_run(
 ) -> LiteRTReport | GeneratorReport:
     """Export a run's model to saved_model/ and model.tflite in its folder, replacing earlier exports.
 
-    What is exported is the task's choice: of masked LM it is the encoder, one vector per token. Of a task that writes
-    it is a generator of text, in model.tflite and, with a `PieceTokenizer`, in model.litertlm for LiteRT-LM. A model in
-    half precision is exported as float32, with its weights; the log says so.
+    What is exported is the task's choice: of masked LM it is the encoder, one vector per token, of distillation one per
+    text. Of a task that writes it is a generator of text, in model.tflite and, with a `PieceTokenizer`, in
+    model.litertlm for LiteRT-LM. A model in half precision is exported as float32, with its weights; the log says so.
 
     Args:
         run: The run folder.
@@ -66,7 +66,8 @@ def export_run(
     lengths = LENGTHS if lengths is None else lengths
     model = task.exported(trained)
     if model is not trained:
-        logger.info("exporting the encoder of this %s run: one vector per token", task.name)
+        each = "token" if len(model.output.shape) > 2 else "text"
+        logger.info("exporting the encoder of this %s run: one vector per %s", task.name, each)
     lengths = check_lengths(lengths, None)
     longest = read_json(run / "training.json")["max_length"]
     if max(length or 0 for length in lengths) > longest:

@@ -104,7 +104,8 @@ def train_run(
     if unused := unused_settings(task, given):
         logger.warning("without effect on the task %s: %s", task.name, ", ".join(unused))
     recipe = make_recipe(task, settings)
-    _check_distribution(distribution, recipe, settings)
+    start = task.start(settings) if task.start else None
+    _check_distribution(distribution, recipe, settings, start)
     if isinstance(data, Corpus):
         documents = None
         if task.encoding.label is not None:
@@ -117,7 +118,8 @@ def train_run(
         if distribution.is_chief:
             make_directory(output)
     with locked(output) if distribution.is_chief else contextlib.nullcontext():
-        identity = fingerprint(_identity(data, validation, documents, tokenizer, initial_encoder))
+        encoders = initial_encoder, start and start[0]
+        identity = fingerprint(_identity(data, validation, documents, tokenizer, encoders))
         with distribution.chief_first():
             state = RunState(output, task, settings, identity, restart, distribution)
             tokenizer = tokenizer or state.tokenizer or task.learns(settings)
@@ -132,12 +134,12 @@ def train_run(
             budgets = {phase: _budget(phase, settings, **batches[phase]) for phase in recipe}
             if state.drops_checkpoints:  # What cannot be trained must not cost the run that is there.
                 with distribution.scope() if distribution.process_count == 1 else contextlib.nullcontext():
-                    _models(budgets, corpus, settings, initial_encoder)
+                    _models(budgets, corpus, settings, initial_encoder, start)
             state.begin(corpus.tokenizer, {phase.phase: budget for phase, budget in budgets.items()})
         if distribution.is_chief and not state.resumed and (output / "model.keras").is_file():
             logger.info("%s holds a finished run; training starts over and replaces it at the end", output)
         with distribution.scope():
-            models = _models(budgets, corpus, settings, initial_encoder)
+            models = _models(budgets, corpus, settings, initial_encoder, start)
             if task.causal and not models[task].can_decode:
                 logger.warning("this model will not write: `generate` and `export` need another `feature_map` or bias")
             histories = _train_phases(models, batches, budgets, state, distribution)
@@ -167,7 +169,7 @@ def _open(data, task: str | None, names, validation, tokenizer) -> tuple[Data, T
     return data, task
 
 
-def _identity(data, validation, documents: Documents | None, tokenizer, initial_encoder) -> Iterable[str]:
+def _identity(data, validation, documents: Documents | None, tokenizer, encoders) -> Iterable[str]:
     """Yield strings that tell what one run trains on from what another does; `documents` are the data, dealt."""
     if documents is None:
         yield data.fingerprint
@@ -182,8 +184,8 @@ def _identity(data, validation, documents: Documents | None, tokenizer, initial_
         yield from (json.dumps([split, row], sort_keys=True) for row, split in documents.rows)
     if tokenizer is not None:
         yield json.dumps(tokenizer.get_config(), sort_keys=True)
-    if initial_encoder is not None:
-        yield from (np.asarray(weight).tobytes().hex() for weight in initial_encoder.get_weights())
+    for encoder in filter(None, encoders):
+        yield from (np.asarray(weight).tobytes().hex() for weight in encoder.get_weights())
 
 
 def fingerprint(strings: Iterable[str]) -> str:
@@ -195,10 +197,10 @@ def fingerprint(strings: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _check_distribution(distribution: Distribution, recipe: tuple[Task, ...], settings: RunSettings) -> None:
+def _check_distribution(distribution: Distribution, recipe: tuple[Task, ...], settings: RunSettings, start) -> None:
     for name in filter(None, (phase.batch_size for phase in recipe)):
         distribution.check_batch_size(**{name: getattr(settings, name)})
-    sizes = {**preset_arguments(settings.preset), **settings.encoder}
+    sizes = {**(start[0].get_config() if start else preset_arguments(settings.preset)), **settings.encoder}
     distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
 
 
@@ -207,18 +209,21 @@ def _budget(phase: Task, settings: RunSettings, train: Batches, validation: Batc
     return budget if validation is not None else dataclasses.replace(budget, patience=None)
 
 
-def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, initial_encoder) -> dict:
+def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, initial_encoder, start) -> dict:
     """Make and compile the models of all phases before any is trained, as a resumed run does."""
     keras.utils.set_random_seed(settings.seed)
     causal = {"causal": True} if any(phase.causal for phase in budgets) else {}
     given = {**causal, **settings.encoder, "vocabulary_size": corpus.tokenizer.vocabulary_size, "seed": settings.seed}
-    encoder = Encoder.from_preset(settings.preset, **given)
+    if start is None:
+        encoder = Encoder.from_preset(settings.preset, **given)
+    else:
+        encoder = Encoder.from_encoder(start[0], **{**start[1], **given})
     if initial_encoder is not None:
         encoder.set_weights(initial_encoder.get_weights())
     models = {phase: phase.build(encoder, corpus, settings) for phase in budgets}
     for phase, model in models.items():
         optimizer = make_optimizer(steps=budgets[phase].steps, **getattr(settings, phase.optimizer))
-        compile_model(model, optimizer, weighted_metrics=phase.metrics(corpus))
+        compile_model(model, optimizer, weighted_metrics=phase.metrics(corpus), loss=phase.loss and phase.loss())
     return models
 
 

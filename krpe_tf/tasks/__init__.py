@@ -3,6 +3,7 @@
 import keras
 
 from .causal_lm import CAUSAL_LM
+from .distill import DISTILL
 from .documents import DocumentSettings, document_batches, document_budget
 from .masked_lm import MASKED_LM
 from .settings import Settings, argument_names, check_names, setting
@@ -10,7 +11,7 @@ from .task import Task
 from .text_classification import TEXT_CLASSIFICATION
 from .token_classification import TOKEN_CLASSIFICATION
 
-TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, CAUSAL_LM)}
+TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, CAUSAL_LM, DISTILL)}
 
 
 def layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
@@ -28,6 +29,7 @@ def layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution
 
 __all__ = [
     "CAUSAL_LM",
+    "DISTILL",
     "MASKED_LM",
     "TASKS",
     "TEXT_CLASSIFICATION",

@@ -6,7 +6,7 @@ from .checkpoints import Checkpoint, Checkpoints
 from .compile import compile_classifier, compile_masked_lm, compile_model
 from .distribution import ONE_DEVICE, Distribution, encoder_layout, make_distribution
 from .fit import Budget, fit, fit_resumably
-from .losses import GlobalCrossEntropy, class_probabilities
+from .losses import GlobalCrossEntropy, GlobalVectorError, class_probabilities
 from .optimizer import (
     GlobalAdamW,
     GlobalLossScaleOptimizer,
@@ -27,6 +27,7 @@ __all__ = [
     "GlobalAdamW",
     "GlobalCrossEntropy",
     "GlobalLossScaleOptimizer",
+    "GlobalVectorError",
     "InverseSquareRootDecay",
     "LinearDecay",
     "check_optimizer",

@@ -44,7 +44,45 @@ class GlobalCrossEntropy(keras.losses.Loss):
             while len(sample_weight.shape) < len(losses.shape):
                 sample_weight = sample_weight[..., None]
             weights = weights * sample_weight
-        return ops.divide_no_nan(ops.sum(losses * weights), sum_over_replicas(ops.sum(weights)))
+        return _global_mean(losses, weights)
 
     def get_config(self):
         return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable("krpe_tf")
+class GlobalVectorError(keras.losses.Loss):
+    """How far vectors are from those to imitate: of tokens, and of their mean over each row, in equal parts.
+
+        mean of |x - y|^2 / |y|^2 over tokens and layers + the same of the rows' means
+
+    Both means are over what has weight in the global batch, as in `GlobalCrossEntropy`.
+
+    Call arguments:
+        y_true: The vectors y to imitate, `(batch, layers, n, width)`.
+        y_pred: The vectors x, of the same shape.
+        sample_weight: `(batch, n)`, zero where padded; all ones if None.
+    """
+
+    def __init__(self, name: str = "vector_error", dtype=None):
+        super().__init__(name=name, reduction="sum", dtype=dtype)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        y_true, y_pred = (ops.convert_to_tensor(y, self.dtype) for y in (y_true, y_pred))
+        weights = ops.ones_like(y_true[:, 0, :, 0]) if sample_weight is None else ops.cast(sample_weight, self.dtype)
+        shown = weights[:, None, :, None]
+        # Sums in place of means: the error is relative.
+        of_rows = self.call(*(ops.sum(y * shown, axis=2) for y in (y_true, y_pred)))
+        return _global_mean(self.call(y_true, y_pred), weights) + _global_mean(of_rows, ops.max(weights, axis=1))
+
+    def call(self, y_true, y_pred):
+        """Return the errors, (batch, n), mean over the layers."""
+        errors = ops.divide_no_nan(ops.sum(ops.square(y_pred - y_true), axis=-1), ops.sum(ops.square(y_true), axis=-1))
+        return ops.mean(errors, axis=1)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def _global_mean(losses, weights):
+    return ops.divide_no_nan(ops.sum(losses * weights), sum_over_replicas(ops.sum(weights)))

@@ -1,0 +1,57 @@
+"""What one encoder takes from another: its arguments and its weights."""
+
+import logging
+import math
+
+from keras import ops
+
+logger = logging.getLogger(__name__)
+
+
+def student_arguments(teacher, changes: dict) -> dict:
+    """Return the arguments of an `Encoder` that is like another one but for some of them."""
+    config = teacher.get_config()
+    given = {name: value for name, value in config.items() if name not in ("name", "trainable")}
+    bias = teacher.position_bias
+    if bias is not None and not isinstance(bias, str):  # In a config a bias that layers share is marked as theirs.
+        given["position_bias"] = type(bias).from_config(bias.get_config())
+    return {**given, **changes}
+
+
+def take_weights(student, teacher) -> None:
+    """Give an encoder the weights of another one where paths and shapes agree; log which it keeps.
+
+    Where the teacher alone has absolute positions, their mean goes into the token embeddings.
+    """
+    found, kept = {weight.path: weight for weight in teacher.weights}, []
+    for weight in student.weights:
+        source = found.pop(weight.path, None)
+        if source is None or source.shape != weight.shape:
+            kept.append(weight.path)
+        elif student.feature_map == teacher.feature_map or not weight.path.endswith("/projection"):
+            weight.assign(ops.copy(source))  # Random features are drawn for one map. JAX frees what it trains on.
+    if teacher.position_bias is None:
+        flatten_biases(student)
+    if student.absolute_positions is None and teacher.absolute_positions is not None:
+        mean = ops.mean(teacher.get_layer("absolute_positions").table, axis=0)
+        student.token_embedding.embeddings.assign_add(ops.cast(mean, student.token_embedding.embeddings.dtype))
+    for what, paths in (
+        ("weights that the teacher lacks, and start anew", kept),
+        ("weights of the teacher not taken", found),
+    ):
+        if paths:
+            logger.info("%s: %s", what, ", ".join(paths))
+
+
+def flatten_biases(encoder) -> None:
+    """Set the biases of an encoder to 1 near the query, from where those with tails decay.
+
+    So heads that were trained without a bias find what they know. Biases start otherwise, with a peak at another
+    neighbour in each head, for heads that know nothing.
+    """
+    for bias in filter(None, encoder.position_biases):
+        for weight in bias.trainable_weights:
+            if weight.name in ("near", "table"):
+                weight.assign(ops.zeros_like(weight))
+            elif weight.name == "log_amplitude":
+                weight.assign(ops.full_like(weight, -math.log(bias.num_terms)))
