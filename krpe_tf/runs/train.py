@@ -78,7 +78,7 @@ def train_run(
             texts have, masked LM where those are of no task, and text classification for a path.
         validation: Data to validate by; None to hold out `validation_fraction` of `data`. A corpus has its own.
         tokenizer: Makes the token ids; None to learn a vocabulary. A corpus has its own. A string is the setting
-            `tokenizer` of causal LM.
+            `tokenizer`: the kind to learn.
         initial_encoder: Training starts from the weights of this encoder, whose shapes must be those of the run's.
         restart: True: drop the unfinished run in the folder, and start over. The name of one of its checkpoints: resume
             from there, with these settings even if they differ from the run's.
@@ -103,7 +103,7 @@ def train_run(
         logger.warning("%s has its own vocabulary and validation set; without effect: %s", data, ", ".join(unused))
     if unused := unused_settings(task, given):
         logger.warning("without effect on the task %s: %s", task.name, ", ".join(unused))
-    recipe = make_recipe(task, settings)
+    recipe = make_recipe(task, settings, data.tokenizer if isinstance(data, Corpus) else tokenizer)
     _check_distribution(distribution, recipe, settings)
     if isinstance(data, Corpus):
         documents = None

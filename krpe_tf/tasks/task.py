@@ -30,7 +30,7 @@ class Task:
         length: The setting that holds how many tokens it trains on at most.
         batch_size: The setting that holds the rows of a batch, which the devices must divide; None where `batches` sees
             to that.
-        tokenizer: The setting that names the tokenizer to learn, see `learn_tokenizer`; None for WordPiece.
+        tokenizers: The kinds of tokenizer that it may learn, see `learn_tokenizer`; by default the first.
         causal: Whether its model writes text: its encoder is then causal, its tokenizer gives the text back, `export`
             writes a generator, and `generate` runs it.
         model: The class of its model; brings `get_layout_map`.
@@ -59,7 +59,7 @@ class Task:
     batches: Callable[[Corpus, str, Any, int, int], Batches]
     budget: Callable[[Any, Batches], Budget]
     batch_size: str | None = None
-    tokenizer: str | None = None
+    tokenizers: tuple[str, ...] = ("wordpiece",)
     causal: bool = False
     exported: Callable[[keras.Model], keras.Model] = lambda model: model
     answer: Callable[[list[np.ndarray], list[str], Tokenizer, list[str] | None], list] | None = None
@@ -71,4 +71,4 @@ class Task:
 
     def learns(self, settings: Settings) -> str:
         """Return which tokenizer these settings have it learn, see `learn_tokenizer`."""
-        return "wordpiece" if self.tokenizer is None else getattr(settings, self.tokenizer)
+        return self.tokenizers[0] if settings.tokenizer == "auto" else settings.tokenizer
