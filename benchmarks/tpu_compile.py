@@ -5,10 +5,11 @@
     python benchmarks/tpu_compile.py --output docs/figures/tpu --tables-only --publish docs/tpu.md
 
 The step is the one that `model.fit` compiles on JAX (forward, backward, AdamW, metrics), in mixed_bfloat16: of masked
-LM with logits at the masked positions, and of causal LM in the paper's setting, recipes/paper_causal_lm.json. libtpu
-compiles it for a described v5e or v6e, and refuses a program that has an op without an implementation there, or needs
-more memory than the chip has. Writes tpu_compile.json into the folder; `--publish` writes its tables between the
-markers of a page. Nothing runs, so nothing here is a time on a TPU.
+LM with logits at the masked positions, of causal LM in the paper's setting, recipes/paper_causal_lm.json, and of the
+Long Range Arena in its published sizes, arena/published_*.json. libtpu compiles it for a described v5e or v6e, and
+refuses a program that has an op without an implementation there, or needs more memory than the chip has. Writes
+tpu_compile.json into the folder; `--publish` writes its tables between the markers of a page. Nothing runs, so nothing
+here is a time on a TPU.
 """
 
 import argparse
@@ -34,7 +35,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from krpe_tf.files import write_json
-from krpe_tf.models import CausalLM, Encoder, MaskedLM
+from krpe_tf.models import CausalLM, Encoder, MaskedLM, TextClassifier
+from krpe_tf.runs import load_config
+from krpe_tf.text import ByteTokenizer
 from krpe_tf.training import compile_masked_lm, compile_model, make_optimizer
 
 GIB = 2**30
@@ -48,17 +51,27 @@ OPTIONS = {"exec_time_optimization_effort": -1.0}
 PAPER = "paper, causal LM"
 START = {"small": 65_536, "base": 8192, PAPER: 16_384}
 PAPER_CONFIG = Path(__file__).parent / "recipes" / "paper_causal_lm.json"
+# By name: settings, and the number of classes.
+ARENA = {
+    f"arena, {task}": (Path(__file__).parent / "arena" / f"published_{task}.json", classes)
+    for task, classes in (("listops", 10), ("text", 2), ("image", 10), ("pathfinder", 2))
+}
 # (preset, route, n, topology, rows a device): a batch sharded over several chips, as DataParallel does.
 SEVERAL_CHIPS = (
     ("small", "banded", 4096, "v5e:2x4", 4),
     ("base", "banded", 4096, "v5e:2x4", 1),
     (PAPER, "banded", 512, "v5e:2x4", 8),
+    # An eighth of the published batch.
+    ("arena, listops", "banded", 2002, "v5e:2x4", 4),
+    ("arena, text", "banded", 4096, "v5e:2x4", 4),
+    ("arena, image", "banded", 1026, "v5e:2x4", 32),
+    ("arena, pathfinder", "banded", 1026, "v5e:2x4", 64),
 )
 # (chip, n, route, preset)
 ONE_CHIP = (*itertools.product(CHIPS, LENGTHS, ROUTES, PRESETS), ("v5e", 512, "banded", PAPER))
 
 
-def make_model(preset: str, route: str, n: int) -> MaskedLM | CausalLM:
+def make_model(preset: str, route: str, n: int) -> MaskedLM | CausalLM | TextClassifier:
     """Return a compiled model in mixed precision for batches of n tokens, its optimizer and metrics built."""
     options = {"route": route, "length": n, "dtype": "mixed_bfloat16", "seed": 0}
     if preset == PAPER:
@@ -66,6 +79,12 @@ def make_model(preset: str, route: str, n: int) -> MaskedLM | CausalLM:
         options.update(config["encoder"], vocabulary_size=config["vocabulary_size"], causal=True)
         model = CausalLM(Encoder.from_preset(config["preset"], **options))
         compile_model(model, make_optimizer(steps=config["steps"], **config["optimizer"]))
+    elif preset in ARENA:
+        path, classes = ARENA[preset]
+        config = load_config(path)
+        options.update(config["encoder"], vocabulary_size=ByteTokenizer().vocabulary_size)
+        model = TextClassifier(Encoder.from_preset("small", **options), classes, pooling=config["pooling"])
+        compile_model(model, make_optimizer(steps=10_000, **config["fine_tune_optimizer"]))
     else:
         model = MaskedLM(Encoder.from_preset(preset, **options), at_positions=True)
         compile_masked_lm(model, make_optimizer(1e-3, steps=1000))
@@ -73,10 +92,10 @@ def make_model(preset: str, route: str, n: int) -> MaskedLM | CausalLM:
     return model
 
 
-def make_batch(model: MaskedLM | CausalLM, n: int, rows: int) -> tuple:
+def make_batch(model: MaskedLM | CausalLM | TextClassifier, n: int, rows: int) -> tuple:
     """Return a batch of the model, of zeros: only shapes count."""
     inputs = {name: np.zeros((rows, n), "int32") for name in ("token_ids", "padding_mask")}
-    asked = (rows, n)
+    asked = (rows,) if isinstance(model, TextClassifier) else (rows, n)
     if isinstance(model, MaskedLM):
         asked = (rows, math.ceil(SELECTED * n))
         inputs["mask_positions"] = np.zeros(asked, "int32")
@@ -225,9 +244,10 @@ def tables(content: dict) -> str:
     text = f"{programs} programs, {seconds / 60:.0f} minutes of CPU to compile; {versions}.\n"
     if content["quick"]:
         text += "\n**A quick run: these numbers prove nothing.**\n"
+    order = ["tiny", *PRESETS, PAPER, *ARENA]
     rows = sorted(
         content["rows"],
-        key=lambda row: [row["preset"] == PAPER, row["preset"] == "base", row["route"], row["n"], row["chip"]],
+        key=lambda row: [order.index(row["preset"]), row["route"], row["n"], row["chip"]],
     )
     single = [[*_case(row), row["chip"], *_largest(row)] for row in rows if "chips" not in row]
     several = [[*_case(row), *_shared(row)] for row in rows if "chips" in row]

@@ -247,7 +247,7 @@ def _add_prepare(commands):
     prepare.add_argument(
         "--tokenizer",
         choices=["wordpiece", "sentencepiece", "bytes"],
-        help="what to learn; the last two are for causal_lm (default: sentencepiece for causal_lm, else wordpiece)",
+        help="what to learn (default: sentencepiece for causal_lm, else wordpiece)",
     )
     prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
     prepare.add_argument(

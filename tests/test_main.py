@@ -15,6 +15,7 @@ from trained_run import write_csv
 from krpe_tf.cli import main
 from krpe_tf.runs import load_run, load_task, predict_run, show_answers
 from krpe_tf.tasks import MASKED_LM, TEXT_CLASSIFICATION
+from krpe_tf.text import ByteTokenizer
 from krpe_tf.training import class_probabilities
 
 
@@ -56,6 +57,27 @@ def test_train_export_predict(run_folder, not_exported, tmp_path, capsys):
     assert answers[0] == f"{show_answers(run_folder, from_file)[0]}  <- {text}"
     assert answers[1].endswith("<- " + str(tmp_path / "note.txt"))
     assert [answer.split()[0] for answer in answers] == ["sea", "hill"]
+
+
+@pytest.mark.slow
+def test_bytes_are_classified(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    data, run = write_csv(tmp_path / "documents.csv", 24), tmp_path / "run"
+    command = ["train", str(data), "--output", str(run), "--preset", "tiny", "--tokenizer", "bytes"]
+    assert main([*command, "--pretrain-steps", "1"]) == 2
+    message = "`tokenizer` must be wordpiece for the task 'masked_lm', or `pretrain_steps` be 0. Received: "
+    assert message + "tokenizer='bytes'" in capsys.readouterr().err
+    sizes = ["--pretrain-steps", "0", "--epochs", "1", "--max-length", "64", "--min-length", "64"]
+    small = ["--encoder", "num_layers=1", "num_heads=1", "hidden_dim=8", "intermediate_dim=8"]
+    assert main([*command, *sizes, "--pooling", "first", *small]) == 0
+    model, tokenizer, _ = load_run(run)
+    assert type(tokenizer) is ByteTokenizer
+    assert model.pooling == "first"
+    before = predict_run(run, ["Ahoy", "a  goat"])
+    assert main(["export", str(run), "--lengths", "16", "--no-measure"]) == 0
+    assert "the files take token ids: a ByteTokenizer runs outside of them" in caplog.messages
+    for answer, expected in zip(predict_run(run, ["Ahoy", "a  goat"]), before, strict=True):
+        assert answer == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow

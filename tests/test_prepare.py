@@ -15,8 +15,8 @@ import pytest
 from prepared_texts import SIZES, WORDS, ids_of, make_documents, stored, write_folder, write_jsonl
 
 from krpe_tf.cli import main
-from krpe_tf.data import LABELLED_TEXTS, Encoding, is_prepared, load_corpus, prepare
-from krpe_tf.text import RESERVED_TOKENS, WordPieceTokenizer
+from krpe_tf.data import LABELLED_TEXTS, Encoding, is_prepared, load_corpus, prepare, prepare_arrays
+from krpe_tf.text import RESERVED_TOKENS, ByteTokenizer, WordPieceTokenizer
 
 # The module, which the function of its name hides.
 module = importlib.import_module("krpe_tf.data.prepare")
@@ -340,3 +340,48 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     assert size > 150e6
     assert preparing < 50e6
     assert reading < 50e6 < held
+
+
+def test_arrays_of_ids_become_a_folder(tmp_path):
+    ids, labels = [np.array([5, 9, 258]), np.array([7], "uint8"), np.arange(3, 203)], [1, 0, 1]
+    found = prepare_arrays(tmp_path / "out", {"train": (ids, labels)}, ["cat", "dog"], ByteTokenizer())
+    found.verify()
+    again = load_corpus(tmp_path / "out")
+    assert stored(again, "train") == [(array.tolist(), label) for array, label in zip(ids, labels, strict=True)]
+    assert (again.documents("train"), again.documents("validation"), again.tokens()) == (3, 0, 204)
+    assert (again.classes, again.columns) == (["cat", "dog"], ("text", "label"))
+    both = {"train": (ids, labels), "validation": (ids[:1], [0])}
+    other = prepare_arrays(tmp_path / "out", both, ["cat", "dog"], ByteTokenizer(), overwrite=True)
+    assert stored(other, "validation") == [(ids[0].tolist(), 0)]
+    assert other.manifest["labels"] == {"cat": 2, "dog": 2}
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "message"),
+    [
+        ([[4]], [0, 1], r"an integer label for each. Received: 1 documents and labels of shape \(2,\)"),
+        ([], [], "Received: 0 documents"),
+        ([[4]], [0.0], "labels of shape .* of float64"),
+        ([[4]], [2], "labels from 0 to 1. Received: 2 to 2 in 'train'"),
+        ([[4], [4, 0]], [0, 1], "without 0, the padding. Received: 0 to 4 at 1 of 'train'"),
+        ([[4], [259]], [0, 1], "ids from 0 to 258, .*Received: 259 to 259 at 1"),
+        ([[4], [[4]]], [0, 1], r"arrays \(n,\) of integers, n at least 1. Received: shape \(1, 1\)"),
+        ([[4], []], [0, 1], r"n at least 1. Received: shape \(0,\)"),
+    ],
+)
+def test_bad_arrays_leave_nothing(tmp_path, ids, labels, message):
+    with pytest.raises(ValueError, match=f"`splits` must hold .*{message}"):
+        prepare_arrays(tmp_path / "out" / "deep", {"train": (ids, labels)}, ["a", "b"], ByteTokenizer())
+    assert not any(tmp_path.iterdir())
+
+
+def test_arrays_need_classes_a_training_part_and_a_free_place(tmp_path):
+    part = ([[4]], [0])
+    for splits, classes, message in (
+        ({"train": part}, ["a", "a"], "`classes` must be two different names or more"),
+        ({"test": part}, ["a", "b"], "`splits` must hold 'train', and may hold 'validation'. Received: test"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare_arrays(tmp_path / "out", splits, classes, ByteTokenizer())
+    with pytest.raises(ValueError, match="`output` must be free"):
+        prepare_arrays(tmp_path, {"train": part}, ["a", "b"], ByteTokenizer())

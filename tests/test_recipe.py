@@ -10,6 +10,7 @@ from krpe_tf.data import TEXTS, Corpus, LabelledTexts, Ragged, open_source
 from krpe_tf.models import Encoder, MaskedLM, TextClassifier, TokenClassifier
 from krpe_tf.runs import RunSettings, choose_task, make_recipe, train_run
 from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Settings, layout_map
+from krpe_tf.text import ByteTokenizer
 from krpe_tf.training import encoder_layout
 
 
@@ -28,6 +29,26 @@ def test_pretraining_comes_first_where_it_has_steps():
 def test_a_model_that_writes_is_causal():
     with pytest.raises(ValueError, match=r"`encoder` must leave `causal` on .*Received: encoder={'causal': False}"):
         make_recipe(TASKS["causal_lm"], RunSettings(encoder={"causal": False}))
+
+
+def test_each_phase_takes_the_tokenizer():
+    bytes_alone = RunSettings(tokenizer="bytes", pretrain_steps=0)
+    assert make_recipe(TEXT_CLASSIFICATION, bytes_alone) == (TEXT_CLASSIFICATION,)
+    assert make_recipe(TEXT_CLASSIFICATION, RunSettings(pretrain_steps=0), ByteTokenizer()) == (TEXT_CLASSIFICATION,)
+    hint = ", or `pretrain_steps` be 0"
+    for task, settings, tokenizer, message in (
+        (TEXT_CLASSIFICATION, {"tokenizer": "bytes"}, None, f"must be wordpiece for the task 'masked_lm'{hint}"),
+        (TEXT_CLASSIFICATION, {}, ByteTokenizer(), f"must have a mask token for the task 'masked_lm'{hint}"),
+        (MASKED_LM, {"tokenizer": "bytes"}, None, "must be wordpiece for the task 'masked_lm'. Received"),
+        (
+            TASKS["causal_lm"],
+            {"tokenizer": "wordpiece"},
+            None,
+            "must be sentencepiece or bytes for the task 'causal_lm'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"`tokenizer` {message}"):
+            make_recipe(task, RunSettings(**settings), tokenizer)
 
 
 def test_a_task_is_chosen_by_name_or_by_what_a_corpus_holds():

@@ -38,6 +38,17 @@ def test_a_document_of_padding_alone_has_mean_zero():
     np.testing.assert_array_equal(run(model, batch(6, padded=6)), [[1, 2, 3]] * 2)
 
 
+def test_the_first_vector_may_be_classified():
+    encoder = make()
+    model, inputs = TextClassifier(encoder, 3, pooling="first"), batch(9, padded=2)
+    dense = model.get_layer("logits")
+    first = float64(call(encoder, inputs))[:, 0]
+    assert error(run(model, inputs), first @ float64(dense.kernel) + float64(dense.bias)) < 1e-5
+    assert TextClassifier.from_config(model.get_config()).pooling == "first"
+    with pytest.raises(ValueError, match=r"`pooling` must be one of 'mean', 'first'. Received: pooling='last'"):
+        TextClassifier(encoder, 3, pooling="last")
+
+
 def test_padding_and_batching_change_nothing():
     model = TextClassifier(make(), 2)
     inputs = batch(30, padded=11)

@@ -89,3 +89,13 @@ def test_kept_results_fit_the_chip():
     assert rows
     for row in rows:
         assert "refused" in row or (not row["float64"] and row["bytes"] < memory[row["chip"]]), row
+
+
+@pytest.mark.parametrize("task", ["listops", "text", "image", "pathfinder"])
+def test_the_published_batches_of_the_arena_were_compiled(task):
+    config = json.loads((SCRIPT.parent / "arena" / f"published_{task}.json").read_text())
+    rows = json.loads((KEPT / "tpu_compile.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["preset"] == f"arena, {task}"]
+    assert row["chips"] * row["rows"] * row["n"] == config["batch_tokens"]
+    assert row["all_reduces"] > 0
+    assert "refused" not in row

@@ -3,6 +3,7 @@
 TensorFlow is imported where it is used: importing this package needs none, nor do batches of a prepared corpus.
 """
 
+from .arrays import prepare_arrays
 from .batches import Array, Batches
 from .buckets import CutReport, buckets
 from .corpus import (
@@ -58,6 +59,7 @@ __all__ = [
     "masking",
     "open_source",
     "prepare",
+    "prepare_arrays",
     "shifting",
     "split_holdout",
     "windows",

@@ -111,11 +111,7 @@ def prepare(
             f"`validation_fraction` must lie in [0, 1). Received: validation_fraction={validation_fraction}"
         )
     output = Path(output)
-    if os.path.lexists(output) and not (overwrite and output.is_dir()):
-        raise ValueError(
-            "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite). "
-            f"Received: output={str(output)!r}"
-        )
+    check_free(output, overwrite)
     encoding = _choose_encoding(Path(source), labelled, encoding)
     names = {"text": text_column, "label": label_column, **(names or {})}
     documents = open_source(source, encoding.columns, names, argument="source", seed=seed)
@@ -127,15 +123,29 @@ def prepare(
         "validation_fraction": validation_fraction,
         "seed": seed,
     }
+    make_parent(output)
+    with staged(output, overwrite, contents=CONTENTS) as folder:
+        _prepare_into(folder, documents, encoding, tokenizer, settings, progress)
+    return load_corpus(output)
+
+
+def check_free(output: Path, overwrite: bool) -> None:
+    """Raise a ValueError unless a folder may be written here."""
+    if os.path.lexists(output) and not (overwrite and output.is_dir()):
+        raise ValueError(
+            "`output` must be free, or a folder to overwrite, with overwrite=True (--overwrite). "
+            f"Received: output={str(output)!r}"
+        )
+
+
+def make_parent(output: Path) -> None:
+    """Make the folder that is to hold `output`; raise a ValueError if it cannot be made."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
             f"`output` must be a folder that can be written ({error.strerror}). Received: output={str(output)!r}"
         ) from error
-    with staged(output, overwrite, contents=CONTENTS) as folder:
-        _prepare_into(folder, documents, encoding, tokenizer, settings, progress)
-    return load_corpus(output)
 
 
 def _choose_encoding(source: Path, labelled: bool | None, encoding: Encoding | None) -> Encoding:
@@ -233,7 +243,7 @@ def _write(
     bar = keras.utils.Progbar(count, unit_name="document", verbose=int(progress))
     done = 0
     with contextlib.ExitStack() as stack:
-        writers = {split: stack.enter_context(_SplitWriter(folder / split)) for split in SPLITS}
+        writers = {split: stack.enter_context(SplitWriter(folder / split)) for split in SPLITS}
         for fields, splits in encode_in_parallel(rows, encoding, tokenizer, classes):
             for name, values in fields.items():
                 ids = name in encoding.ids and tokenizer.vocabulary_size <= 2**16
@@ -248,18 +258,20 @@ def _write(
     return {split: summary for split, (summary, _) in found.items()}, files
 
 
-class _SplitWriter:
+class SplitWriter:
     """The files of a split while they are written."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._values, self._starts, self._counts, self._totals = {}, {}, {}, {}
 
-    def __enter__(self):
+    def __enter__(self) -> "SplitWriter":
+        """Make the folder."""
         self._folder.mkdir()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error) -> None:
+        """Close the files; what was not finished is no split."""
         for file in (*self._values.values(), *self._starts.values()):
             file.close()
 

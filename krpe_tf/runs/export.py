@@ -37,6 +37,7 @@ def export_run(
     What is exported is the task's choice: of masked LM it is the encoder, one vector per token, of distillation one per
     text. Of a task that writes it is a generator of text, in model.tflite and, with a `PieceTokenizer`, in
     model.litertlm for LiteRT-LM. A model in half precision is exported as float32, with its weights; the log says so.
+    The files take raw texts too, unless the tokenizer gives texts back (`reversible`): such a one runs outside of them.
 
     Args:
         run: The run folder.
@@ -72,6 +73,9 @@ def export_run(
     longest = read_json(run / "training.json")["max_length"]
     if max(length or 0 for length in lengths) > longest:
         logger.info("note: the model was trained on lengths up to %d", longest)
+    if tokenizer.reversible:
+        logger.info("the files take token ids: a %s runs outside of them", type(tokenizer).__name__)
+        tokenizer = None
     logger.info("exporting to SavedModel, and comparing it with the Keras model")
     export_saved_model(model, run / "saved_model", tokenizer, sample_texts=sample_texts, overwrite=True)
     names = ", ".join(str(length or "any") for length in lengths)

@@ -38,7 +38,7 @@ def predict_run(run: str | os.PathLike, texts: list[str]) -> list:
     labels = load_labels(run, task)
     if exported.is_file():
         model, tokenizer = LiteRTModel(exported), load_tokenizer(run / "tokenizer.json")
-        outputs = [model([text])[0] for text in texts]
+        outputs = [model(tokenizer([text]) if tokenizer.reversible else [text])[0] for text in texts]
     else:
         model, tokenizer, _ = load_run(run)
         outputs = [np.asarray(model(tokenizer([text])))[0] for text in texts]

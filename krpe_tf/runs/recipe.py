@@ -14,11 +14,17 @@ PATH = (str, os.PathLike)
 Data = Corpus | LabelledTexts | Source
 
 
-def make_recipe(task: Task, settings: RunSettings) -> tuple[Task, ...]:
+def make_recipe(task: Task, settings: RunSettings, tokenizer: Tokenizer | None = None) -> tuple[Task, ...]:
     """Return the phases of a run: pretraining, where `pretrain_steps` is not 0, and then the task.
 
+    Args:
+        task: The task.
+        settings: The settings of the run.
+        tokenizer: The one that is there already; None for one to learn.
+
     Raises:
-        ValueError: If nothing is to be trained, or an encoder that is not causal is to write.
+        ValueError: If nothing is to be trained, an encoder that is not causal is to write, or a phase cannot take the
+            tokenizer.
     """
     if task.causal and settings.encoder.get("causal", True) is not True:
         raise ValueError(
@@ -31,7 +37,20 @@ def make_recipe(task: Task, settings: RunSettings) -> tuple[Task, ...]:
             "Received: pretrain_steps=0"
         )
     pretrained = task.pretraining is not None and settings.pretrain_steps
-    return (task.pretraining, task) if pretrained else (task,)
+    recipe = (task.pretraining, task) if pretrained else (task,)
+    for phase in recipe:
+        hint = ", or `pretrain_steps` be 0" if phase is not task else ""
+        if tokenizer is None and task.learns(settings) not in phase.tokenizers:
+            raise ValueError(
+                f"`tokenizer` must be {' or '.join(phase.tokenizers)} for the task {phase.name!r}{hint}. "
+                f"Received: tokenizer={settings.tokenizer!r}"
+            )
+        if tokenizer is not None and phase is MASKED_LM and tokenizer.mask_id is None:
+            raise ValueError(
+                f"`tokenizer` must have a mask token for the task {phase.name!r}{hint}. "
+                f"Received: a {type(tokenizer).__name__}"
+            )
+    return recipe
 
 
 def choose_task(name: str | None, data: Data | str | os.PathLike | None = None) -> Task:

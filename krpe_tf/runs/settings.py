@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from ..checks import check_at_least, check_one_of
 from ..models import PRESETS, Encoder
 from ..tasks import TASKS, Settings, argument_names, check_names, setting
+from ..text import KINDS
+
+TOKENIZER = (
+    "tokenizer to learn: wordpiece, sentencepiece or bytes; auto is sentencepiece for causal_lm, wordpiece for others"
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class CommonSettings(Settings):
     preset: str = setting("small", "size of the encoder: tiny, small or base")
     encoder: dict = setting({}, "encoder options that override the preset's: dropout=0 ...")  # noqa: RUF009
     vocabulary_size: int = setting(8192, "tokens to learn at most; sentencepiece needs 320")
+    tokenizer: str = setting("auto", TOKENIZER)
     cased: bool = setting(False, "keep upper case and accents in the vocabulary to learn")
     validation_fraction: float = setting(0.2, "share of the documents to hold out for validation")
     checkpoint_every: int = setting(100, "steps from one checkpoint to the next")
@@ -31,6 +37,7 @@ class CommonSettings(Settings):
         check_at_least(1, checkpoint_every=self.checkpoint_every, keep_checkpoints=self.keep_checkpoints)
         check_one_of(tuple(PRESETS), preset=self.preset)
         check_one_of((False, True), cased=self.cased)
+        check_one_of(("auto", *KINDS), tokenizer=self.tokenizer)
         fraction = self.validation_fraction
         if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
             raise ValueError(
@@ -39,8 +46,14 @@ class CommonSettings(Settings):
         check_names(argument_names(Encoder) - {"vocabulary_size", "seed"} | {"dtype"}, encoder=self.encoder)
 
 
+def _of_tasks() -> list[type[Settings]]:
+    """Return the settings of all tasks, without those that others extend."""
+    found = dict.fromkeys(task.settings for task in reversed(TASKS.values()))
+    return [each for each in found if not any(issubclass(other, each) for other in found if other is not each)]
+
+
 @dataclass(frozen=True)
-class RunSettings(*dict.fromkeys(task.settings for task in reversed(TASKS.values())), CommonSettings):
+class RunSettings(*_of_tasks(), CommonSettings):
     """The settings of `train_run`: those of every run and those of every task, each under its own name.
 
     All but `keep_checkpoints` decide what a run computes. `dataclasses.fields(RunSettings)` lists names, defaults and,

@@ -78,7 +78,7 @@ def train_run(
             texts have, masked LM where those are of no task, and text classification for a path.
         validation: Data to validate by; None to hold out `validation_fraction` of `data`. A corpus has its own.
         tokenizer: Makes the token ids; None to learn a vocabulary. A corpus has its own. A string is the setting
-            `tokenizer` of causal LM.
+            `tokenizer`: the kind to learn.
         initial_encoder: Training starts from the weights of this encoder, whose shapes must be those of the run's.
         restart: True: drop the unfinished run in the folder, and start over. The name of one of its checkpoints: resume
             from there, with these settings even if they differ from the run's.
@@ -103,8 +103,9 @@ def train_run(
         logger.warning("%s has its own vocabulary and validation set; without effect: %s", data, ", ".join(unused))
     if unused := unused_settings(task, given):
         logger.warning("without effect on the task %s: %s", task.name, ", ".join(unused))
-    recipe = make_recipe(task, settings)
     start = task.start(settings) if task.start else None
+    tokenizer = tokenizer or (start and start.tokenizer)
+    recipe = make_recipe(task, settings, data.tokenizer if isinstance(data, Corpus) else tokenizer)
     _check_distribution(distribution, recipe, settings, start)
     if isinstance(data, Corpus):
         documents = None
@@ -118,7 +119,7 @@ def train_run(
         if distribution.is_chief:
             make_directory(output)
     with locked(output) if distribution.is_chief else contextlib.nullcontext():
-        encoders = initial_encoder, start and start[0]
+        encoders = initial_encoder, start and start.encoder
         identity = fingerprint(_identity(data, validation, documents, tokenizer, encoders))
         with distribution.chief_first():
             state = RunState(output, task, settings, identity, restart, distribution)
@@ -200,7 +201,7 @@ def fingerprint(strings: Iterable[str]) -> str:
 def _check_distribution(distribution: Distribution, recipe: tuple[Task, ...], settings: RunSettings, start) -> None:
     for name in filter(None, (phase.batch_size for phase in recipe)):
         distribution.check_batch_size(**{name: getattr(settings, name)})
-    sizes = {**(start[0].get_config() if start else preset_arguments(settings.preset)), **settings.encoder}
+    sizes = {**(start.encoder.get_config() if start else preset_arguments(settings.preset)), **settings.encoder}
     distribution.check_encoder(sizes["num_heads"], sizes["hidden_dim"], sizes["intermediate_dim"])
 
 
@@ -217,7 +218,7 @@ def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, 
     if start is None:
         encoder = Encoder.from_preset(settings.preset, **given)
     else:
-        encoder = Encoder.from_encoder(start[0], **{**start[1], **given})
+        encoder = Encoder.from_encoder(start.encoder, **{**start.changes, **given})
     if initial_encoder is not None:
         encoder.set_weights(initial_encoder.get_weights())
     models = {phase: phase.build(encoder, corpus, settings) for phase in budgets}

@@ -22,7 +22,6 @@ class CausalLMSettings(Settings):
     batch_size: int = setting(8, "windows per causal-LM batch")
     packing: bool = setting(True, "put several short documents into a causal-LM window, each seen alone")
     validation_steps: int = setting(64, "batches per causal-LM validation while it trains; at the end it takes all")
-    tokenizer: str = setting("sentencepiece", "tokenizer to learn for causal LM: sentencepiece or bytes")
     optimizer: dict = setting({}, "optimizer options for causal LM, see docs/training.md")  # noqa: RUF009
 
     def __post_init__(self):  # noqa: D105
@@ -30,7 +29,6 @@ class CausalLMSettings(Settings):
         check_at_least(1, steps=self.steps, batch_size=self.batch_size, validation_steps=self.validation_steps)
         check_at_least(2, window_length=self.window_length)
         check_one_of((False, True), packing=self.packing)
-        check_one_of(("sentencepiece", "bytes"), tokenizer=self.tokenizer)
         complete_optimizer(self, "optimizer", learning_rate=2e-3)
 
 
@@ -68,7 +66,7 @@ CAUSAL_LM = Task(
     optimizer="optimizer",
     length="window_length",
     batch_size="batch_size",
-    tokenizer="tokenizer",
+    tokenizers=("sentencepiece", "bytes"),
     causal=True,
     model=CausalLM,
     build=lambda encoder, corpus, settings: CausalLM(encoder),

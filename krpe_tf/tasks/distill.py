@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data import TEXTS, Array, Batches
-from ..models import Encoder, LayerVectors, TextEmbedder
+from ..models import LayerVectors, TextEmbedder
 from ..training import GlobalVectorError
 from .documents import PHASE, DocumentSettings, document_batches, document_budget
 from .settings import setting
-from .task import Task
+from .task import Start, Task
 from .teacher import load_teacher
 
 # What makes an exact encoder with absolute positions linear, for any length. Its teacher computes without dropout.
@@ -23,9 +23,10 @@ class DistillationSettings(DocumentSettings):
     teacher: str = setting("none", "run folder, or .keras file beside its tokenizer.json, whose encoder to imitate")
 
 
-def _start(settings) -> tuple[Encoder, dict]:
-    encoder = load_teacher(settings)[0].encoder
-    return encoder, {**CHANGES, **({"position_bias": "decay"} if encoder.position_bias is None else {})}
+def _start(settings) -> Start:
+    vectors, tokenizer = load_teacher(settings)
+    bias = {"position_bias": "decay"} if vectors.encoder.position_bias is None else {}
+    return Start(vectors.encoder, {**CHANGES, **bias}, tokenizer)
 
 
 def _build(encoder, corpus, settings) -> LayerVectors:
@@ -79,7 +80,6 @@ DISTILL = Task(
     settings=DistillationSettings,
     optimizer="fine_tune_optimizer",
     length="max_length",
-    tokenizer=lambda settings: load_teacher(settings)[1],
     model=LayerVectors,
     start=_start,
     build=_build,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,6 +12,17 @@ from ..models import Encoder
 from ..text import Tokenizer
 from ..training import Budget
 from .settings import Settings
+
+
+class Start(NamedTuple):
+    """A trained encoder whose arguments, but for `changes`, and weights the encoder of a run starts from.
+
+    Attributes: `encoder`; `changes`, arguments of `Encoder` by name; `tokenizer`, that of both.
+    """
+
+    encoder: Encoder
+    changes: dict[str, Any]
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)
@@ -30,14 +41,12 @@ class Task:
         length: The setting that holds how many tokens it trains on at most.
         batch_size: The setting that holds the rows of a batch, which the devices must divide; None where `batches` sees
             to that.
-        tokenizer: The setting that names the tokenizer to learn, see `learn_tokenizer`; None for WordPiece. A function
-            `(settings)` -> the tokenizer, where it is not learned.
+        tokenizers: The kinds of tokenizer that it may learn, see `learn_tokenizer`; by default the first.
         causal: Whether its model writes text: its encoder is then causal, its tokenizer gives the text back, `export`
             writes a generator, and `generate` runs it.
         model: The class of its model; brings `get_layout_map`.
         build: `(encoder, corpus, settings)` -> the model, not compiled.
-        start: `(settings)` -> an encoder, and changes of its arguments: the run's encoder is like that one, and starts
-            from its weights. None: it is a preset's, and starts at random.
+        start: `(settings)` -> the `Start` of the run's encoder. None: it is a preset's, and starts at random.
         loss: `()` -> the loss; None for cross-entropy.
         batches: `(corpus, split, settings, seed, batch_multiple)` -> the `Batches` of a split, shuffled for "train".
         budget: `(settings, batches)` -> steps, validations and patience.
@@ -63,9 +72,9 @@ class Task:
     batches: Callable[[Corpus, str, Any, int, int], Batches]
     budget: Callable[[Any, Batches], Budget]
     batch_size: str | None = None
-    tokenizer: str | Callable[[Any], Tokenizer] | None = None
+    tokenizers: tuple[str, ...] = ("wordpiece",)
     causal: bool = False
-    start: Callable[[Any], tuple[Encoder, dict]] | None = None
+    start: Callable[[Any], Start] | None = None
     loss: Callable[[], keras.losses.Loss] | None = None
     exported: Callable[[keras.Model], keras.Model] = lambda model: model
     answer: Callable[[list[np.ndarray], list[str], Tokenizer, list[str] | None], list] | None = None
@@ -75,8 +84,6 @@ class Task:
     page: str | None = None
     pretraining: "Task | None" = None
 
-    def learns(self, settings: Settings) -> str | Tokenizer:
-        """Return which tokenizer these settings have it learn, see `learn_tokenizer`; or the one that it takes."""
-        if callable(self.tokenizer):
-            return self.tokenizer(settings)
-        return "wordpiece" if self.tokenizer is None else getattr(settings, self.tokenizer)
+    def learns(self, settings: Settings) -> str:
+        """Return which tokenizer these settings have it learn, see `learn_tokenizer`."""
+        return self.tokenizers[0] if settings.tokenizer == "auto" else settings.tokenizer

@@ -1,13 +1,28 @@
 """Text classification: one label for each document."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from ..checks import check_one_of
 from ..data import LABELLED_TEXTS
 from ..models import TextClassifier
 from ..training import class_probabilities
 from .documents import PHASE, DocumentSettings, document_batches, document_budget
 from .masked_lm import MASKED_LM
+from .settings import setting
 from .task import Task
+
+
+@dataclass(frozen=True)
+class TextClassificationSettings(DocumentSettings):
+    """Settings of text classification."""
+
+    pooling: str = setting("mean", "what is classified: mean, of a text's tokens; or first, the start token")
+
+    def __post_init__(self):  # noqa: D105
+        super().__post_init__()
+        check_one_of(("mean", "first"), pooling=self.pooling)
 
 
 def _answer(outputs, texts, tokenizer, classes) -> list[dict[str, float]]:
@@ -19,13 +34,14 @@ TEXT_CLASSIFICATION = Task(
     name="text_classification",
     phase=PHASE,
     encoding=LABELLED_TEXTS,
-    settings=DocumentSettings,
+    settings=TextClassificationSettings,
     optimizer="fine_tune_optimizer",
     length="max_length",
     model=TextClassifier,
-    build=lambda encoder, corpus, settings: TextClassifier(encoder, len(corpus.classes)),
+    build=lambda encoder, corpus, settings: TextClassifier(encoder, len(corpus.classes), pooling=settings.pooling),
     batches=document_batches,
     budget=document_budget,
+    tokenizers=("wordpiece", "sentencepiece", "bytes"),
     answer=_answer,
     show=lambda answer: "  ".join(f"{label} {probability:.3f}" for label, probability in answer.items()),
     page="classifier",

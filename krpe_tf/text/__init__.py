@@ -7,7 +7,7 @@ of `ByteTokenizer` and `PieceTokenizer` need neither it nor tensorflow-text.
 from .byte_tokenizer import ByteTokenizer
 from .checks import check_texts, is_visible, split_at_spaces
 from .decoder import TextDecoder
-from .learn import learn_tokenizer
+from .learn import KINDS, learn_tokenizer
 from .load import load_tokenizer
 from .normalizer_table import normalizer_table
 from .pieces import PieceTokenizer, train_pieces
@@ -18,6 +18,7 @@ from .vocabulary import RESERVED_TOKENS
 from .wordpiece import WordPieceTokenizer, train_wordpiece
 
 __all__ = [
+    "KINDS",
     "RESERVED_TOKENS",
     "ByteTokenizer",
     "PieceTokenizer",

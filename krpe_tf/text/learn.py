@@ -11,7 +11,7 @@ from .wordpiece import WordPieceTokenizer, train_wordpiece
 
 logger = logging.getLogger(__name__)
 
-# The last two give the text back.
+# The kinds of tokenizer to learn; the last two give the text back.
 KINDS = ("wordpiece", "sentencepiece", "bytes")
 
 
