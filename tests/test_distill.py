@@ -142,7 +142,7 @@ def test_a_classifier_is_a_teacher_too_and_keeps_what_it_has(folder, tmp_path):
     encoder = Encoder(50, 1, 2, 8, 16, num_features=4, seed=0)
     TextClassifier(encoder, 2).save(tmp_path / "model.keras")
     WordPieceTokenizer.load(folder / "tokenizer.json").save(tmp_path / "tokenizer.json")
-    teacher, changes = DISTILL.start(RunSettings(teacher=str(tmp_path)))
+    teacher, changes, _ = DISTILL.start(RunSettings(teacher=str(tmp_path)))
     student = Encoder.from_encoder(teacher, **changes)
     assert changes == {"feature_map": "orthogonal", "absolute_positions": None, "dropout": 0.0}
     for weight, other in zip(student.weights, encoder.weights, strict=True):
