@@ -4,6 +4,8 @@ import logging
 
 from keras import ops
 
+from ..position_bias import remove_peaks
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,6 +31,8 @@ def take_weights(student, teacher) -> None:
             kept.append(weight.path)
         elif student.feature_map == teacher.feature_map or not weight.path.endswith("/projection"):
             weight.assign(ops.copy(source))  # Random features are drawn for one map. JAX frees what it trains on.
+    if teacher.position_bias is None:
+        remove_peaks(student.position_biases)
     if student.absolute_positions is None and teacher.absolute_positions is not None:
         mean = ops.mean(teacher.get_layer("absolute_positions").table, axis=0)
         student.token_embedding.embeddings.assign_add(ops.cast(mean, student.token_embedding.embeddings.dtype))
