@@ -267,7 +267,7 @@ class Encoder(TokenModel):
             linear = Encoder.from_encoder(exact, feature_map="orthogonal", num_features=64)
 
         Where the other one alone has absolute positions, their mean goes into the token embeddings. Where it has no
-        position bias, a new one starts flat: 1 near the query.
+        position bias, a new one starts from slopes alone, without peaks at neighbours.
 
         Args:
             encoder: The other one.
@@ -291,7 +291,7 @@ class Encoder(TokenModel):
         positions, so any length runs. T5 multiplies queries and keys without a scale; the query projections take it up.
 
         BERT has `absolute_positions`, in which its segment 0 is folded, that of a text alone. Where you give None, the
-        mean of that table goes into the token embeddings; a `position_bias` in its place starts flat.
+        mean of that table goes into the token embeddings; a `position_bias` in its place starts from slopes alone.
 
         Where a row is padded, vectors at padded positions mean nothing in either.
 

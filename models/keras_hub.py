@@ -4,9 +4,8 @@ import math
 
 from keras import activations, ops
 
-from ..position_bias import BucketedBias
+from ..position_bias import BucketedBias, remove_peaks
 from .blocks import gelu_approximate
-from .teacher import flatten_biases
 
 # What the weights do not determine.
 FREE = ("feature_map", "num_features", "normalize", "route", "dropout", "length", "seed", "dtype", "name")
@@ -78,7 +77,7 @@ def _copy_bert(backbone, encoder) -> None:
     else:
         encoder.get_layer("absolute_positions").table.assign(places[: encoder.absolute_positions])
     encoder.token_embedding.embeddings.assign(ops.copy(tokens))
-    flatten_biases(encoder)
+    remove_peaks(encoder.position_biases)
     encoder.get_layer("embedding_norm").set_weights(backbone.embeddings_layer_norm.get_weights())
     for index, source in enumerate(backbone.transformer_layers):
         attention = encoder.get_layer(f"layer_{index}_attention")

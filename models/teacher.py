@@ -1,9 +1,10 @@
 """What one encoder takes from another: its arguments and its weights."""
 
 import logging
-import math
 
 from keras import ops
+
+from ..position_bias import remove_peaks
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def take_weights(student, teacher) -> None:
         elif student.feature_map == teacher.feature_map or not weight.path.endswith("/projection"):
             weight.assign(ops.copy(source))  # Random features are drawn for one map. JAX frees what it trains on.
     if teacher.position_bias is None:
-        flatten_biases(student)
+        remove_peaks(student.position_biases)
     if student.absolute_positions is None and teacher.absolute_positions is not None:
         mean = ops.mean(teacher.get_layer("absolute_positions").table, axis=0)
         student.token_embedding.embeddings.assign_add(ops.cast(mean, student.token_embedding.embeddings.dtype))
@@ -41,17 +42,3 @@ def take_weights(student, teacher) -> None:
     ):
         if paths:
             logger.info("%s: %s", what, ", ".join(paths))
-
-
-def flatten_biases(encoder) -> None:
-    """Set the biases of an encoder to 1 near the query, from where those with tails decay.
-
-    So heads that were trained without a bias find what they know. Biases start otherwise, with a peak at another
-    neighbour in each head, for heads that know nothing.
-    """
-    for bias in filter(None, encoder.position_biases):
-        for weight in bias.trainable_weights:
-            if weight.name in ("near", "table"):
-                weight.assign(ops.zeros_like(weight))
-            elif weight.name == "log_amplitude":
-                weight.assign(ops.full_like(weight, -math.log(bias.num_terms)))

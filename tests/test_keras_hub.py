@@ -7,6 +7,7 @@ from definition import to_numpy
 from keras_hub.models import BertBackbone, RoformerV2Backbone, T5Backbone
 
 from krpe_tf.models import CausalLM, Encoder
+from krpe_tf.position_bias import alibi_slopes
 
 # KerasHub's own layers warn of masks and of state while they are built.
 pytestmark = pytest.mark.filterwarnings("ignore:Layer '.*' (.*|\n)*:UserWarning")
@@ -82,9 +83,11 @@ def test_bert_is_saved_and_takes_a_bias_for_its_positions(tmp_path):
     none = Encoder.from_keras_hub(source, **changes)
     expected = Encoder.from_keras_hub(source, activation="gelu")
     np.testing.assert_allclose(to_numpy(none(inputs)), to_numpy(expected(inputs)), atol=1e-5)
-    # A new bias starts flat: trained heads find what they know.
-    flat = Encoder.from_keras_hub(source, **changes, position_bias="decay")
-    np.testing.assert_allclose(to_numpy(flat(inputs)), to_numpy(none(inputs)), atol=1e-5)
+    # A new bias starts without peaks, for heads that have learned where to look.
+    for name in ("decay", "bucketed"):
+        bias = Encoder.from_keras_hub(source, **changes, position_bias=name).position_biases[0]
+        found = to_numpy(bias.log_weights(np.arange(-7, 8)))
+        np.testing.assert_allclose(found, -alibi_slopes(4)[:, None] * abs(np.arange(-7, 8)), rtol=1e-5)
     # From the encoder itself, as from the backbone.
     again = Encoder.from_encoder(expected, **changes, position_bias="decay", feature_map="orthogonal", num_features=8)
     linear = Encoder.from_keras_hub(source, **changes, position_bias="decay", feature_map="orthogonal", num_features=8)

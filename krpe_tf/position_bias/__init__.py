@@ -4,7 +4,7 @@ A bias is defined by `log_weights`. Every one-dimensional bias has one shape, an
 use: free values in a near band, and on each side a sum of decaying exponentials. Images have a table over two axes.
 """
 
-from .base import BiasLayer, PositionBias, alibi_slopes
+from .base import BiasLayer, PositionBias, alibi_slopes, remove_peaks
 from .bucketed import BucketedBias
 from .decay import DecayBias
 from .learned import LearnedBias
@@ -28,5 +28,6 @@ __all__ = [
     "deserialize_bias",
     "make_position_bias",
     "note_owner",
+    "remove_peaks",
     "serialize_bias",
 ]

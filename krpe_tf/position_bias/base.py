@@ -35,6 +35,19 @@ def starting_bias(num_heads: int, radius: int, offsets: np.ndarray) -> np.ndarra
     return -alibi_slopes(num_heads)[:, None] * np.abs(offsets) + PEAK * peaks
 
 
+def remove_peaks(biases) -> None:
+    """Leave biases that were just made their slopes alone: for heads that were trained without a bias.
+
+    Such heads look at neighbours by what they have learned already.
+
+    Args:
+        biases: Biases over one axis, or None.
+    """
+    for weight in (weight for bias in biases if bias is not None for weight in bias.weights):
+        if weight.name in ("near", "table"):
+            weight.assign(ops.where(weight > 0, weight - PEAK, weight))  # No slope is above zero.
+
+
 class BiasLayer(FiniteWeights, layers.Layer):
     """Base of all biases: a layer of float32 weights that exist from the start, called with offsets."""
 
