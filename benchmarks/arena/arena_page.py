@@ -7,6 +7,7 @@ markers of long_range_arena.md, and the pictures and the runs, from which this c
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from _pages import keep_files, replace_marked, save_figure
 from _runs import read_lines
 from _tables import markdown_table
 
+CONFIG = Path(__file__).with_name("small.json")
 RUNS, PICTURES, CURVES = "arena.jsonl", "pathfinder.png", "curves.png"
 # By task: title, and what a guess gives: of ListOps the commonest answer of the test part.
 TASKS = {
@@ -118,15 +120,15 @@ def pictures() -> Figure:
 def curves(runs: list[dict]) -> Figure:
     """Plot the training loss of the first seed against steps, a panel for each task."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
-    models = list(dict.fromkeys(run["model"] for run in runs))
+    models = list(dict.fromkeys(run["model"] for run in runs if run["curve"]))
     for axis, (task, (title, _)) in zip(figure.subplots(2, 2).flat, TASKS.items(), strict=True):
         for run in runs:
-            if run["task"] == task and run["seed"] == runs[0]["seed"] and run["curve"]:
+            if run["task"] == task and run["seed"] == 0 and run["curve"]:
                 steps, losses, _ = zip(*run["curve"], strict=True)
                 axis.plot(steps, losses, color=f"C{models.index(run['model'])}", label=run["model"])
         axis.set(title=title, xlabel="steps", ylabel="training loss, nats")
         axis.grid(alpha=0.3)
-    if runs:
+    if models:
         figure.axes[0].legend(fontsize=7)
     return figure
 
@@ -138,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--publish", type=Path, metavar="DOCS", help="the docs folder to write to as well")
     options = parser.parse_args(arguments)
     runs = read_lines(options.output / RUNS)
+    models = json.loads(CONFIG.read_text(encoding="utf-8"))["models"]
+    runs.sort(key=lambda run: (models.index(run["model"]), run["seed"]))
     if not runs:
         raise SystemExit(f"--output must hold {RUNS}, run arena.py first. Received: {options.output}")
     text = tables(runs)
