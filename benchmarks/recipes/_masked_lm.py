@@ -9,7 +9,7 @@ from _runs import finite
 
 from krpe_tf import BucketedBias, DecayBias, LearnedBias
 from krpe_tf.models import Encoder, MaskedLM
-from krpe_tf.position_bias.base import PEAK
+from krpe_tf.position_bias import remove_peaks
 from krpe_tf.training import compile_masked_lm, make_optimizer
 
 MASK = 256  # the id after the bytes
@@ -35,9 +35,8 @@ def from_zeros(bias):
 
 
 def from_slopes(bias):
-    """Take the peaks, alone above 0, out of a bias's start, as it was before 0.2, and return the bias."""
-    weight = bias.near if isinstance(bias, DecayBias) else bias.table
-    weight.assign(keras.ops.where(weight > 0, weight - PEAK, weight))
+    """Take the peaks out of the start of a bias, as it was before 0.2, and return the bias."""
+    remove_peaks([bias])
     return bias
 
 
