@@ -13,8 +13,8 @@ from .programs import kept_program
 class LayerVectors(Head):
     """The vectors behind each layer of an encoder, the last as the encoder gives them. No weights of its own.
 
-    Inputs: those of `encoder` -> float32 `(batch, num_layers, n, hidden_dim)`. What a student of another encoder
-    imitates: layer by layer it learns from fewer texts than by the last vectors alone.
+    Inputs: those of `encoder` -> float32 `(batch, num_layers, n, hidden_dim)`. The student of another encoder imitates
+    them, layer by layer.
 
     Args:
         encoder: An `Encoder`.
