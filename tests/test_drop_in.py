@@ -106,7 +106,7 @@ def test_keras_own(name):
 def test_the_page_for_those_who_come_from_keras():
     page = Path(__file__).parents[1] / "docs" / "coming_from_multi_head_attention.md"
     code = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(code) == 5
+    assert len(code) == 6
     exec("\n".join(code), {})
 
 

@@ -88,7 +88,7 @@ def test_a_missing_package_is_said_before_a_restart_drops_a_run(tmp_path, monkey
 
 def identity(data, validation=None, encoding=LABELLED_TEXTS):
     documents = deal_documents(data, encoding, 0.2 if validation is None else validation)
-    return [*_identity(data, validation, documents, None, None)]
+    return [*_identity(data, validation, documents, None, ())]
 
 
 def test_equal_texts_make_another_run_than_the_one_of_a_version_that_split_them():

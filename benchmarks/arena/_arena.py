@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from krpe_tf.data import Batches, Corpus, Ragged, buckets
 from krpe_tf.models import Encoder, TextClassifier
-from krpe_tf.models.blocks import BlockOptions, make_token_embedding, make_token_inputs, pre_norm_stack
+from krpe_tf.models.blocks import BlockOptions, make_token_embedding, make_token_inputs, transformer_stack
 from krpe_tf.models.text_embedder import masked_mean
 from krpe_tf.training import compile_model, make_optimizer
 
@@ -71,7 +71,7 @@ def make_model(settings: dict) -> keras.Model:
     positions = make_positions(settings["max_length"], options.hidden_dim)
     places = keras.ops.cumsum(keras.ops.ones_like(inputs["token_ids"]), axis=1) - 1
     x = make_token_embedding(TOKENIZER.vocabulary_size, options)(inputs["token_ids"]) + positions(places)
-    x = pre_norm_stack(x, inputs["padding_mask"], [None] * num_layers, options)
+    x = transformer_stack(x, inputs["padding_mask"], [None] * num_layers, options)
     pooled = masked_mean(x, inputs["padding_mask"]) if settings["pooling"] == "mean" else x[:, 0]
     return keras.Model(inputs, keras.layers.Dense(classes, name="logits")(pooled))
 
