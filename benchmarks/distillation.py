@@ -227,15 +227,14 @@ def vectors(options, name: str, n: int):
 
 
 def tf_idf(texts: list):
-    """Return weighted counts of the token ids of each text, of norm 1, as scikit-learn computes them sublinearly."""
+    """Return sublinear TF-IDF of the token ids of each text, of norm 1."""
     import numpy as np
+    from sklearn.feature_extraction.text import TfidfTransformer
 
     counts = np.zeros((len(texts), 1 + max(ids.max() for ids in texts)), "float32")
     for row, ids in enumerate(texts):
         np.add.at(counts[row], ids, 1)
-    rarity = 1 + np.log((1 + len(texts)) / (1 + (counts > 0).sum(0)))
-    weighted = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0) * rarity
-    return weighted / np.linalg.norm(weighted, axis=1, keepdims=True)
+    return TfidfTransformer(sublinear_tf=True).fit_transform(counts).toarray()
 
 
 def agreement(theirs, ours) -> dict:

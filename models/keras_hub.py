@@ -4,8 +4,9 @@ import math
 
 from keras import activations, ops
 
-from ..position_bias import BucketedBias, remove_peaks
+from ..position_bias import BucketedBias
 from .blocks import gelu_approximate
+from .teacher import start_from_slopes
 
 # What the weights do not determine.
 FREE = ("feature_map", "num_features", "normalize", "route", "dropout", "length", "seed", "dtype", "name")
@@ -77,7 +78,7 @@ def _copy_bert(backbone, encoder) -> None:
     else:
         encoder.get_layer("absolute_positions").table.assign(places[: encoder.absolute_positions])
     encoder.token_embedding.embeddings.assign(ops.copy(tokens))
-    remove_peaks(encoder.position_biases)
+    start_from_slopes(encoder)
     encoder.get_layer("embedding_norm").set_weights(backbone.embeddings_layer_norm.get_weights())
     for index, source in enumerate(backbone.transformer_layers):
         attention = encoder.get_layer(f"layer_{index}_attention")

@@ -19,6 +19,12 @@ def student_arguments(teacher, changes: dict) -> dict:
     return {**given, **changes}
 
 
+def start_from_slopes(encoder) -> None:
+    """Take the peaks out of the biases that an encoder made by name; one that the user gave stays as it is."""
+    if isinstance(encoder.position_bias, str):
+        remove_peaks(encoder.position_biases)
+
+
 def take_weights(student, teacher) -> None:
     """Give an encoder the weights of another one where paths and shapes agree; log which it keeps.
 
@@ -32,7 +38,7 @@ def take_weights(student, teacher) -> None:
         elif student.feature_map == teacher.feature_map or not weight.path.endswith("/projection"):
             weight.assign(ops.copy(source))  # Random features are drawn for one map. JAX frees what it trains on.
     if teacher.position_bias is None:
-        remove_peaks(student.position_biases)
+        start_from_slopes(student)
     if student.absolute_positions is None and teacher.absolute_positions is not None:
         mean = ops.mean(teacher.get_layer("absolute_positions").table, axis=0)
         student.token_embedding.embeddings.assign_add(ops.cast(mean, student.token_embedding.embeddings.dtype))

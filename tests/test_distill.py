@@ -9,6 +9,7 @@ import pytest
 from definition import to_numpy
 from trained_run import documents
 
+from krpe_tf import DecayBias
 from krpe_tf.cli import main
 from krpe_tf.data import build_corpus, open_source
 from krpe_tf.export import LiteRTModel, export_saved_model, export_tflite
@@ -164,3 +165,15 @@ def test_absolute_positions_bound_what_is_exported(folder, tmp_path):
     with pytest.raises(ValueError, match=r"from_encoder\(encoder, length=16\). Received: any length"):
         export_saved_model(model, tmp_path / "saved_model")
     export_saved_model(TextEmbedder(Encoder.from_encoder(teacher, length=16)), tmp_path / "saved_model", measure=False)
+
+
+def test_a_bias_that_is_given_keeps_its_values():
+    exact = Encoder(50, 1, 2, 8, 16, num_features=4, position_bias=None, seed=0)
+    given = DecayBias(2, radius=4)
+    given.near.assign(given.near + 1.0)
+    expected = to_numpy(given.near).copy()
+    np.testing.assert_array_equal(
+        to_numpy(Encoder.from_encoder(exact, position_bias=given).position_biases[0].near), expected
+    )
+    made = Encoder.from_encoder(exact, position_bias="decay").position_biases[0]
+    assert to_numpy(made.near).max() <= 0
