@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Widths that the cost of a radius and of a term are weighed at, and the most terms that are tried.
 NUM_FEATURES, HEAD_DIM, MAX_TERMS = 32, 64, 8
-# Feature maps whose features are never negative, on a linear route: what a certificate needs.
-CERTIFIED_MAPS = ("orthogonal", "positive", "spherical", "elu")
+# Feature maps whose products are never negative, on a linear route: what a certificate needs.
+CERTIFIED_MAPS = ("orthogonal", "positive", "spherical", "taylor", "elu")
 # Rates of the non-negative least squares, offsets that one fit looks at, and rounds of weights that level its peaks.
 NUM_RATES, MAX_PLACES, ROUNDS = 64, 512, 4
 
@@ -43,8 +43,8 @@ class Certificate:
 def compress_bias(bias: PositionBias, length: int, tolerance: float) -> tuple[DecayBias, Certificate]:
     """Replace a bias by the cheapest near band and sum of exponentials that the tolerance allows.
 
-    With the same queries, keys and values, the outputs z and z' of one head of an attention with features that are not
-    negative (any map but "trigonometric") differ, before the output projection, by
+    With the same queries, keys and values, the outputs z and z' of one head of an attention whose features have no
+    negative products (any map but "trigonometric") differ, before the output projection, by
 
         |z_i - z'_i| <= 2 tanh(eps / 2) max_j |v_j|.
 

@@ -11,15 +11,19 @@ from keras import ops
 
 from .checks import check_at_least, check_one_of
 
-FEATURE_MAPS = ("orthogonal", "positive", "spherical", "trigonometric", "elu", "softmax")
+FEATURE_MAPS = ("orthogonal", "positive", "spherical", "trigonometric", "taylor", "elu", "softmax")
+# Maps that use no projection.
+DETERMINISTIC_MAPS = ("taylor", "elu", "softmax")
+# What "taylor" multiplies q . k by, so that no weight falls below 1/16: products rounded to bfloat16 stay above zero.
+TAYLOR_SLOPE = 15 / 16
 
 
 def draw_projection(feature_map: str, dim: int, num_features: int, seed: int) -> np.ndarray:
     """Draw the directions w_r of a feature map, with numpy, so that they are the same on every backend.
 
     Args:
-        feature_map: one of `FEATURE_MAPS`. "elu" and "softmax" do not use a projection; they get the orthogonal one, so
-            that a model converts to another map by changing one argument.
+        feature_map: one of `FEATURE_MAPS`. "taylor", "elu" and "softmax" do not use a projection; they get the
+            orthogonal one, so that a model converts to another map by changing one argument.
         dim: width of a query or key, at least 1.
         num_features: number of directions m, at least 1.
         seed: the same seed draws the same directions.
@@ -66,6 +70,7 @@ def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = 
 
         orthogonal, positive, spherical:  exp(w_r . x - |x|^2 / 2) / sqrt(m)                     Eq. 5
         trigonometric:                    exp(|x|^2 / 2) [sin(w_r . x), cos(w_r . x)] / sqrt(m)  Eq. 4
+        taylor:                           [1, sqrt(15 / 16) x], for x of norm 1
         elu:                              elu(x) + 1                   the Linear Transformer, a baseline
         softmax:                          x itself; the exact kernel exp(q . k) is applied by the dense route
 
@@ -73,6 +78,9 @@ def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = 
     it for "spherical", whose directions all have the same norm. Trigonometric features may be negative, and so may a
     sum of their products: an attention weight can then be of the wrong sign, and a denominator near zero. Their factor
     exp(|x|^2 / 2) stops growing at e^30.
+
+    "taylor" is no estimate but a kernel of its own, 1 + (15 / 16) q . k, between 1/16 and 31/16: the first terms of exp
+    (as in arXiv 2007.14902, where the slope is 1). Nothing in it is drawn, so its gradients have no noise.
 
     Args:
         feature_map: one of `FEATURE_MAPS`.
@@ -82,12 +90,15 @@ def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = 
             both.
 
     Returns:
-        Features (..., m), (..., 2 m) for "trigonometric", or (..., dim) for "elu" and "softmax".
+        Features (..., m), (..., 2 m) for "trigonometric", (..., dim + 1) for "taylor", or (..., dim) for "elu" and
+        "softmax".
     """
-    if normalize is False or (normalize and feature_map in ("softmax", "elu")):
+    if normalize is False or (normalize and feature_map in DETERMINISTIC_MAPS):
         x = scale_for_kernel(x, normalize)
     if feature_map == "softmax":
         return x
+    if feature_map == "taylor":
+        return ops.concatenate([ops.ones_like(x[..., :1]), x * ops.cast(math.sqrt(TAYLOR_SLOPE), x.dtype)], axis=-1)
     if feature_map == "elu":
         return ops.elu(x) + 1
     along = ops.matmul(x, ops.cast(projection, x.dtype))

@@ -33,9 +33,10 @@ class BlockOptions:
     feed-forward block; `dropout`, the rate on what attention and feed-forward add to the vectors; `seed`, which draws
     it and, plus a block's index, the block's random features; `dtype`, the policy of all layers but norms; `attention`,
     further arguments of `KernelizedRPEAttention`; `initializer`, cloned for every kernel and embedding; `key_dim`, the
-    width of a head, None for `hidden_dim / num_heads`; `activation` of the feed-forward block, and whether it is gated
-    (`use_gated_activation`); `norm`, "layer" or "rms", and its `norm_epsilon`; `use_bias`, whether attention and
-    feed-forward add biases; `normalize_first`, whether norms stand before attention and feed-forward or behind sums.
+    width of a query and key head, None for `hidden_dim / num_heads`; `value_dim`, that of a value head, None for
+    `key_dim`; `activation` of the feed-forward block, and whether it is gated (`use_gated_activation`); `norm`,
+    "layer" or "rms", and its `norm_epsilon`; `use_bias`, whether attention and feed-forward add biases;
+    `normalize_first`, whether norms stand before attention and feed-forward or behind sums.
 
     Raises:
         ValueError: For sizes below 1, a rate outside of [0, 1), heads that do not divide `hidden_dim` where there is no
@@ -53,6 +54,7 @@ class BlockOptions:
         default_factory=lambda: keras.initializers.TruncatedNormal(stddev=0.02)
     )
     key_dim: int | None = None
+    value_dim: int | None = None
     activation: Callable | str = "gelu"
     use_gated_activation: bool = False
     norm: str = "layer"
@@ -76,6 +78,8 @@ class BlockOptions:
                 "`num_heads` must divide `hidden_dim`. "
                 f"Received: num_heads={self.num_heads}, hidden_dim={self.hidden_dim}"
             )
+        if self.value_dim is not None:
+            check_at_least(1, value_dim=self.value_dim)
 
 
 def transformer_stack(
@@ -119,6 +123,7 @@ def transformer_block(x, mask, prefix: str, position_bias, attention_seed: int |
     attention = KernelizedRPEAttention(
         options.num_heads,
         options.key_dim or options.hidden_dim // options.num_heads,
+        options.value_dim,
         position_bias=position_bias,
         dropout=options.dropout,
         use_bias=options.use_bias,

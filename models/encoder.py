@@ -67,7 +67,8 @@ class Encoder(TokenModel):
         length: A fixed n, or None for any.
         seed: Draws the random features and, layer by layer, dropout; weights follow Keras' own seed.
         use_gate: As for `KernelizedRPEAttention`: whether each layer's attention output is gated.
-        key_dim: Width of a head; None for `hidden_dim / num_heads`.
+        key_dim: Width of a query and key head; None for `hidden_dim / num_heads`.
+        value_dim: Width of a value head; None for `key_dim`.
         activation: Of the feed-forward block: a name or function, as for `keras.layers.Dense`.
         use_gated_activation: Whether a third product gates the feed-forward block (arXiv 2002.05202).
         norm: "layer" (LayerNorm) or "rms" (RMSNorm, arXiv 1910.07467).
@@ -111,6 +112,7 @@ class Encoder(TokenModel):
         use_bias: bool = True,
         normalize_first: bool = True,
         absolute_positions: int | None = None,
+        value_dim: int | None = None,
         **kwargs,
     ):
         check_at_least(1, vocabulary_size=vocabulary_size, num_layers=num_layers)
@@ -130,6 +132,7 @@ class Encoder(TokenModel):
                 "use_gate": use_gate,
             },
             key_dim=key_dim,
+            value_dim=value_dim,
             activation=activation,
             use_gated_activation=use_gated_activation,
             norm=norm,
@@ -166,6 +169,7 @@ class Encoder(TokenModel):
         self.seed = seed
         self.use_gate = use_gate
         self.key_dim = key_dim
+        self.value_dim = value_dim
         self.activation = keras.activations.serialize(keras.activations.get(activation))
         self.use_gated_activation = use_gated_activation
         self.norm = norm
@@ -332,6 +336,7 @@ class Encoder(TokenModel):
             "seed": self.seed,
             "use_gate": self.use_gate,
             "key_dim": self.key_dim,
+            "value_dim": self.value_dim,
             "activation": self.activation,
             "use_gated_activation": self.use_gated_activation,
             "norm": self.norm,

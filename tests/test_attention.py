@@ -22,6 +22,7 @@ CONFIGURATIONS = {
     "softmax": {"feature_map": "softmax"},
     "softmax, not normalized": {"feature_map": "softmax", "normalize": False, "position_bias": None},
     "elu": {"feature_map": "elu"},
+    "taylor": {"feature_map": "taylor"},
     "spherical": {"feature_map": "spherical"},
     "trigonometric": {"feature_map": "trigonometric", "num_features": 64},
     "positive": {"feature_map": "positive", "normalize": False, "num_features": 5},
@@ -221,7 +222,8 @@ def test_dropout_is_active_in_training_only():
 
 @pytest.mark.parametrize("policy", ROUNDING)
 @pytest.mark.parametrize(
-    ("feature_map", "normalize"), [("orthogonal", True), ("positive", False), ("elu", True), ("softmax", False)]
+    ("feature_map", "normalize"),
+    [("orthogonal", True), ("positive", False), ("taylor", True), ("elu", True), ("softmax", False)],
 )
 def test_mixed_precision_stays_within_its_rounding(policy, feature_map, normalize):
     layer, half = (

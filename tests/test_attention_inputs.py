@@ -216,6 +216,11 @@ def test_softmax_has_no_linear_route(route):
         make(feature_map="softmax", route=route)
 
 
+def test_taylor_needs_vectors_of_norm_1():
+    with pytest.raises(ValueError, match=r"`normalize`.*Received: normalize=False"):
+        make(feature_map="taylor", normalize=False)
+
+
 @pytest.mark.parametrize("route", ["fft", "banded"])
 def test_linear_routes_have_no_scores(route):
     layer = make(route=route)

@@ -26,6 +26,7 @@ LAYERS = {
     **{f"orthogonal {route}": {"route": route} for route in ("dense", "fft", "banded")},
     "causal banded": {"route": "banded", "causal": True},
     "positive": {"feature_map": "positive", "normalize": False},
+    "taylor": {"feature_map": "taylor"},
     "elu": {"feature_map": "elu", "position_bias": "bucketed"},
     "softmax": {"feature_map": "softmax", "causal": True},
 }

@@ -25,7 +25,7 @@ CONFIGURATIONS = {
     "half precision": {"dtype": "mixed_bfloat16"},
     "gate": {"use_gate": True},
     "RMS norm": {"norm": "rms", "norm_epsilon": 1e-3, "use_bias": False},
-    "gated activation": {"activation": "relu", "use_gated_activation": True, "key_dim": 3},
+    "gated activation": {"activation": "relu", "use_gated_activation": True, "key_dim": 3, "value_dim": 5},
 }
 EVERY_CONFIGURATION = pytest.mark.parametrize("name", CONFIGURATIONS)
 

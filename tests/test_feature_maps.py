@@ -7,7 +7,7 @@ from definition import feature_map, forward_backward, to_numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krpe_tf.feature_maps import FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
+from krpe_tf.feature_maps import DETERMINISTIC_MAPS, FEATURE_MAPS, apply_feature_map, draw_projection, scale_for_kernel
 
 RANDOM_MAPS = ("orthogonal", "positive")  # with norms from chi(dim)
 UNBIASED_MAPS = (*RANDOM_MAPS, "trigonometric")
@@ -47,7 +47,7 @@ def test_the_seed_decides(name):
 
 def test_maps_without_a_projection_get_the_orthogonal_one():
     # So that a trained twin converts by changing one argument.
-    for name in ("elu", "softmax"):
+    for name in DETERMINISTIC_MAPS:
         np.testing.assert_array_equal(draw_projection(name, 4, 6, 0), draw_projection("orthogonal", 4, 6, 0))
 
 
@@ -152,6 +152,17 @@ def test_features_of_huge_vectors_are_finite(name, size):
     output, (gradient,), _ = forward_backward(lambda x: apply_feature_map(name, x, projection), [x])
     assert np.isfinite(output).all()
     assert np.isfinite(gradient).all()
+
+
+def test_taylor_weights_stay_above_zero_and_near_exp():
+    q, k = unit(200, 5, seed=1), unit(200, 5, seed=2)
+    q[:2], k[:2] = q[0], [q[0], -q[0]]  # the ends
+    product = (q * k).sum(-1)
+    weights = (to_numpy(apply_feature_map("taylor", q, None)) * to_numpy(apply_feature_map("taylor", k, None))).sum(-1)
+    np.testing.assert_allclose(weights[:2], [31 / 16, 1 / 16], rtol=1e-5)
+    assert (weights > 0.06).all()
+    # The next term of exp, and what the slope is below 1.
+    assert (np.abs(weights - np.exp(product)) <= (np.exp(np.abs(product)) - 1 - np.abs(product)) + 1 / 16 + 1e-6).all()
 
 
 def test_orthogonal_directions_lower_the_variance():

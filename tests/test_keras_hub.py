@@ -158,6 +158,12 @@ def test_what_cannot_be_converted_is_refused():
         Encoder.from_keras_hub(backbone(), absolute_positions=9)
     with pytest.raises(ValueError, match=r"at most the backbone's, 20. Received: absolute_positions=21"):
         Encoder.from_keras_hub(backbone(BertBackbone, num_layers=1, max_sequence_length=20), absolute_positions=21)
-    for name, value in (("norm", "batch"), ("norm_epsilon", 0), ("key_dim", 0), ("normalize_first", 2)):
+    for name, value in (
+        ("norm", "batch"),
+        ("norm_epsilon", 0),
+        ("key_dim", 0),
+        ("value_dim", 0),
+        ("normalize_first", 2),
+    ):
         with pytest.raises(ValueError, match=f"`{name}`.* Received: {name}="):
             Encoder(**SIZES, **{name: value})

@@ -27,6 +27,7 @@ SOFTMAX = "softmax, same bias"
 # By model: arguments of the encoder. The bias is the default, `DecayBias`, one for all layers.
 ENCODERS = {
     **{f"orthogonal, m = {m}": {"num_features": m} for m in (16, 32, 64)},
+    "taylor": {"feature_map": "taylor"},
     SOFTMAX: {"feature_map": "softmax"},
     f"{SOFTMAX}, not normalised": {"feature_map": "softmax", "normalize": False},
     "orthogonal, m = 32, gate": {"use_gate": True},

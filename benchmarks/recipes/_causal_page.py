@@ -12,6 +12,7 @@ TITLES = {
     "small": "The causal recipe",
     "sweep": "Other learning rates of baselines",
     "short": "A shorter schedule",
+    "more steps": "A longer schedule",
 }
 
 

@@ -11,15 +11,16 @@ from krpe_tf.models import CausalLM, Encoder
 from krpe_tf.training import compile_model, make_optimizer
 
 # By model: arguments of attention or encoder. Both twins are exact; only one divides queries and keys by their norms.
-SOFTMAX = {
+NAMED = {
     "softmax": {"feature_map": "softmax"},
     "softmax, not normalised": {"feature_map": "softmax", "normalize": False},
+    "taylor": {"feature_map": "taylor"},
 }
 
 
 def model_arguments(settings: dict) -> dict:
-    """Return the arguments that name a model: of softmax, or of as many orthogonal features as `num_features`."""
-    return SOFTMAX.get(settings["model"], {"num_features": settings.get("num_features")})
+    """Return the arguments that name a model: those of `NAMED`, or as many orthogonal features as `num_features`."""
+    return NAMED.get(settings["model"], {"num_features": settings.get("num_features")})
 
 
 def draw_pairs(settings: dict, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ ATTENTIONS = {
     "softmax": {"feature_map": "softmax"},
     "softmax, not normalized": {"feature_map": "softmax", "normalize": False},
     "kernel": {"feature_map": "orthogonal"},
+    "kernel, taylor": {"feature_map": "taylor"},
     "kernel, positive": {"feature_map": "positive"},
     "kernel, spherical": {"feature_map": "spherical"},
     # The paper's PRF: queries and keys keep their norms.

@@ -3,8 +3,9 @@
     python benchmarks/recipes/causal_lm.py --suite small
 
 Suites: "small", the recipe of small_causal_lm.json, each model with each seed; "sweep", other learning rates of
-baselines; "short", fewer steps of more bytes at a lower rate. Without `--suite` all of them, in this order. A run that
-is finished is a line of causal_lm.jsonl and is not run again, so an interruption costs one run.
+baselines; "short", fewer steps of more bytes at a lower rate; "more steps", more of those. Without `--suite` all of
+them, in this order. A run that is finished is a line of causal_lm.jsonl and is not run again, so an interruption costs
+one run.
 """
 
 import json
@@ -21,7 +22,7 @@ from _messages import load_texts
 
 NAME = "causal_lm.jsonl"
 CONFIG = Path(__file__).with_name("small_causal_lm.json")
-SUITES = ("small", "sweep", "short")
+SUITES = ("small", "sweep", "short", "more steps")
 # Model, learning rate, and how many seeds: the rates that a baseline was tried with before the recipe took its best.
 SWEEP = [
     ("softmax, rotary positions", 0.01, 3),
@@ -30,8 +31,10 @@ SWEEP = [
     ("linear transformer", 0.003, 1),
     ("trigonometric, m = 32", 0.003, 1),
 ]
-# The first six models of the recipe.
+# The first seven models of the recipe.
 SHORT = {"batch_size": 8, "steps": 300, "validate_every": 50, "learning_rate": 0.004}
+# The first three.
+MORE_STEPS = {"batch_size": 8, "steps": 1600, "validate_every": 200, "learning_rate": 0.004}
 QUICK = {
     **{"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 16, "length": 32, "batch_size": 4},
     **{"steps": 4, "validate_every": 2, "held_out_windows": 4},
@@ -45,7 +48,9 @@ def runs(suite: str, config: dict) -> list[dict]:
     if suite == "sweep":
         cells = [({"model": model, "learning_rate": rate}, seeds[:count]) for model, rate, count in SWEEP]
     elif suite == "short":
-        cells = [({**model, **SHORT}, seeds) for model in models[:6]]
+        cells = [({**model, **SHORT}, seeds) for model in models[:7]]
+    elif suite == "more steps":
+        cells = [({**model, **MORE_STEPS}, seeds) for model in models[:3]]
     else:
         cells = [(model, seeds) for model in models]
     return [{**base, **model, "seed": seed} for model, chosen in cells for seed in chosen]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from _lookup import SOFTMAX, train
+from _lookup import NAMED, train
 from _runs import parse, run_missing
 
 NAME = "lookup.jsonl"
@@ -23,7 +23,7 @@ QUICK = {"width": 8, "key_dim": 4, "num_keys": 8, "num_values": 4, "asked": 2, "
 def runs(suite: str, config: dict) -> list[dict]:
     """Return the settings of every run of a suite, in order: all models with a seed, then with the next."""
     base = {name: value for name, value in config[suite].items() if name not in ("seeds", "pairs", "features")}
-    models = [{"model": name} for name in SOFTMAX]
+    models = [{"model": name} for name in NAMED]
     models += [{"model": f"m = {count}", "num_features": count} for count in config[suite]["features"]]
     return [
         {"suite": suite, **base, **model, "pairs": pairs, "seed": seed}

@@ -3,7 +3,7 @@
     python benchmarks/recipes/masked_lm.py --suite small
     python benchmarks/recipes/masked_lm.py --suite timing       # on an idle machine
 
-Suites: "small", the recipe of small_masked_lm.json, each model with each seed; "more steps", its first two models for
+Suites: "small", the recipe of small_masked_lm.json, each model with each seed; "more steps", its first three models for
 1,600 steps; "slopes", the recipe of 900 steps and 3 layers as it was when biases started from slopes; "table", biases
 and attentions under that one, one seed; "long", the same with windows of 2,048; "longer", two biases for 3,600 steps;
 "timing", the seconds of 50 steps of the recipe's models. Without `--suite` all of them, in this order. A run that is
@@ -93,7 +93,7 @@ def runs(suite: str, config: dict) -> list[dict]:
         return [
             {**base, **changes, **cell(*names), "seed": seed} for seed in config["seeds"][:count] for names in cells
         ]
-    models, changes = (config["models"], {}) if suite == "small" else (config["models"][:2], MORE_STEPS)
+    models, changes = (config["models"], {}) if suite == "small" else (config["models"][:3], MORE_STEPS)
     return [{**base, **model, **changes, "seed": seed} for seed in config["seeds"] for model in models]
 
 

@@ -4,17 +4,22 @@ import numpy as np
 from keras import backend
 
 from ..checks import check_at_least, check_one_of, known_values, shapes_differ
-from ..feature_maps import FEATURE_MAPS
+from ..feature_maps import DETERMINISTIC_MAPS, FEATURE_MAPS
 from ..toeplitz import ROUTES
 from .masks import is_mask_of_pairs
 
 
-def check_kernel(feature_map: str, route: str):
-    """Raise a ValueError unless there is such a feature map and such a route, and the route serves the map."""
+def check_kernel(feature_map: str, route: str, normalize: bool):
+    """Raise a ValueError unless there is such a feature map and such a route, the route serves it and inputs fit it."""
     check_one_of(FEATURE_MAPS, feature_map=feature_map)
     check_one_of(ROUTES, route=route)
     if feature_map == "softmax" and route not in ("auto", "dense"):
         raise ValueError(f'`feature_map="softmax"` needs `route="dense"` or "auto". Received: route={route!r}')
+    if feature_map == "taylor" and not normalize:
+        raise ValueError(
+            '`normalize` must be True with `feature_map="taylor"`, whose weights might fall below zero otherwise. '
+            f"Received: normalize={normalize}"
+        )
 
 
 def check_window(sliding_window: int | None, route: str):
@@ -31,7 +36,7 @@ def check_window(sliding_window: int | None, route: str):
 
 def check_features(feature_map: str, num_features: int):
     """Raise a ValueError unless there are random features, or the feature map uses none."""
-    check_at_least(0 if feature_map in ("elu", "softmax") else 1, num_features=num_features)
+    check_at_least(0 if feature_map in DETERMINISTIC_MAPS else 1, num_features=num_features)
 
 
 def check_output_shape(output_shape) -> tuple[int, ...] | None:

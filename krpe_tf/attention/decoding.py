@@ -36,7 +36,7 @@ class Decoding(HeadProjections):
                 f"sequence instead. Received: causal={self.causal}, feature_map={self.feature_map!r}, "
                 f"sliding_window={self.sliding_window}, position_bias={self.position_bias!r}"
             )
-        features = {"elu": self.key_dim, "trigonometric": 2 * self.num_features}
+        features = {"elu": self.key_dim, "taylor": self.key_dim + 1, "trigonometric": 2 * self.num_features}
         m = features.get(self.feature_map, self.num_features)
         return initial_state(self._stream_bias, batch_size, m, self.value_dim)
 

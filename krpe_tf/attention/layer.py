@@ -52,11 +52,12 @@ class KernelizedRPEAttention(Decoding):
         num_heads: number of heads, at least 1.
         key_dim: width of a query and key head, at least 1.
         value_dim: width of a value head; `key_dim` if None.
-        num_features: number m of random features, at least 1. With "softmax" and "elu", which use none, 0 leaves them
-            out: the layer's weights are then those of `keras.layers.MultiHeadAttention`.
-        feature_map: "orthogonal", "positive", "spherical", "trigonometric", "elu" (the Linear Transformer), or
-            "softmax": the exact kernel that the others estimate, at quadratic cost, with the same weights. A trained
-            model converts by changing this argument. See `feature_maps.apply_feature_map`.
+        num_features: number m of random features, at least 1. With "taylor", "elu" and "softmax", which use none, 0
+            leaves them out: the layer's weights are then those of `keras.layers.MultiHeadAttention`.
+        feature_map: "orthogonal", "positive", "spherical" or "trigonometric", random features; "taylor", the first
+            terms of exp; "elu" (the Linear Transformer); or "softmax": the exact kernel that the first four estimate,
+            at quadratic cost, with the same weights. A trained model converts by changing this argument. See
+            `feature_maps.apply_feature_map`.
         normalize: divide queries and keys by their l2 norm (the paper's model, stable from scratch); if False, scale
             each by key_dim^(-1/4).
         position_bias: None, "decay", "bucketed", or a bias layer with as many heads; attention layers that get the same
@@ -132,7 +133,7 @@ class KernelizedRPEAttention(Decoding):
         sliding_window: int | None = None,
         **kwargs,
     ):
-        check_kernel(feature_map, route)
+        check_kernel(feature_map, route, normalize)
         check_window(sliding_window, route)
         check_features(feature_map, num_features)
         check_rate(dropout=dropout)
@@ -235,7 +236,7 @@ class KernelizedRPEAttention(Decoding):
         return (output, scores) if return_attention_scores else output
 
     def redraw(self, seed: int):
-        """Replace the random features by those of another seed. "elu" and "softmax" do not use them.
+        """Replace the random features by those of another seed. "taylor", "elu" and "softmax" do not use them.
 
         Args:
             seed: the same seed draws the same features.

@@ -69,7 +69,7 @@ class KernelizedRPEAttention(tf_keras.layers.MultiHeadAttention):
         **kwargs,
     ):
         check_at_least(1, num_heads=num_heads, key_dim=key_dim, num_features=num_features)
-        check_kernel(feature_map, route)
+        check_kernel(feature_map, route, normalize)
         if kwargs.get("attention_axes") is not None:
             raise ValueError(f"`attention_axes` must be None. Received: attention_axes={kwargs['attention_axes']!r}")
         super().__init__(num_heads, key_dim, **kwargs)
