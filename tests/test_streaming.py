@@ -65,8 +65,10 @@ def test_steps_of_any_size_give_what_the_whole_sequence_gives(bias, masked):
     check()
 
 
-@pytest.mark.parametrize("feature_map", MAPS)
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(
+    ("feature_map", "normalize"),
+    [(name, normalize) for name in MAPS for normalize in (True, False) if normalize or name != "taylor"],
+)
 def test_one_position_at_a_time_with_every_feature_map(feature_map, normalize):
     layer = make(feature_map=feature_map, normalize=normalize, route="dense", value_dim=3, output_shape=7)
     x = normal(2, 40, 6) / 2
