@@ -223,7 +223,8 @@ class Beam(Sampler):
         length_penalty: 0 compares log p itself, which favours short ones, 1 its mean. A number of at least 0.
         patience: None, or a number above 0: the search of a row also ends when `patience * num_beams` texts are
             finished, of which only those count that are among the `num_beams` most probable where they end. 1 is the
-            rule of fairseq. A length penalty above 1 needs it: a long text that says nothing may get the highest score.
+            rule of fairseq: it is cheaper, since with a length penalty a higher score is nearly always within reach of
+            a text that goes on to `max_length`, and may find a lower score.
 
     Raises:
         ValueError: For arguments outside of these ranges.

@@ -140,8 +140,13 @@ class SourceDecoding(TokenModel):
         """
         token_ids = self._step_ids(token_ids)
         x = self.token_embedding(token_ids)
-        places = state.get("places") if isinstance(state, dict) else None
-        if self.absolute_positions is not None and places is not None:
+        if not isinstance(state, dict) or ("places" in state) != (self.absolute_positions is not None):
+            received = sorted(state) if isinstance(state, dict) else state
+            raise ValueError(
+                f"`state` must come from `initial_state`, or from a step. Received: state={received!r:.80}"
+            )
+        places = state.get("places")
+        if places is not None:
             x = self.get_layer("decoder_positions").step(x, places)
         x, state = step_stack(self, x, state, self.num_decoder_layers, count, "decoder", "decoder_norm", cross=True)
         if places is not None:
@@ -167,7 +172,7 @@ class SourceDecoding(TokenModel):
 
             model.generate(ids, mask, max_length=100, sampler=samplers.Beam(5, length_penalty=1.2, patience=1.0))
 
-        That is the paper's search: 5 beams, log p / length**1.2, ended as fairseq ends it.
+        That is the paper's search: 5 beams and log p / length**1.2, ended as fairseq ends it.
 
         Args:
             source_ids: Integers `(batch, s)`.

@@ -125,6 +125,9 @@ def test_padding_changes_nothing(name):
     found = run(model, changed)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1, :6], expected[1, :6])
+    if model.absolute_positions is None:
+        left = {**inputs, **{key: np.roll(inputs[key], 4, axis=1) for key in ("source_ids", "source_mask")}}
+        assert error(run(model, left)[1, :6], expected[1, :6]) < 1e-5
 
 
 def test_a_target_sees_its_past_and_the_whole_source():
@@ -305,6 +308,8 @@ def test_bad_input_raises():
         model.step(ids(1, 1), {name: x for name, x in state.items() if "cross" not in name})
     with pytest.raises(ValueError, match=r"`state` must come from `initial_state`, or from a step"):
         model.step(ids(1, 1), None)
+    with pytest.raises(ValueError, match=r"`state` must come from `initial_state`.*Received: state=\['decoder_0_cross"):
+        moved("PRF").step(ids(1, 1), state)
     exact = moved("softmax softmax softmax")
     with pytest.raises(ValueError, match=r"`max_length` of the state must be at least"):
         exact.step(ids(1, 4), exact.initial_state(ids(1, 3), max_length=3))

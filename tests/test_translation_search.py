@@ -172,7 +172,7 @@ def test_a_source_is_written_alike_alone_and_padded_on_by_few_programs(monkeypat
 )
 def test_bad_input_raises_before_any_work(change, message, monkeypatch):
     model = sharp("linear")
-    monkeypatch.setattr(model, "_source_encoder", None)
+    monkeypatch.setattr(type(model), "_encode", None)
     arguments = {"source_ids": SOURCES, "source_mask": MASK, "max_length": LENGTH, "start_token_id": START}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         model.generate(**{**arguments, **change})
