@@ -17,7 +17,7 @@ from definition import error, forward_backward, to_numpy
 from layer_checks import ROUNDING
 
 from krpe_tf import KernelizedRPEAttention
-from krpe_tf.models import Encoder
+from krpe_tf.models import Encoder, EncoderDecoder
 
 BACKENDS = ("tensorflow", "jax", "torch")
 POLICIES = ("float32", *ROUNDING)
@@ -62,6 +62,11 @@ def compute():
     fill(encoder)
     inputs = {"token_ids": rng.integers(0, 30, (2, n)), "padding_mask": mask.astype("int32")}
     results["float32 | encoder | output"] = to_numpy(call(encoder, inputs))
+    translator = EncoderDecoder(30, 1, 1, 2, 8, 12, num_features=4, cross_feature_map="softmax", seed=1)
+    fill(translator)
+    targets = {"token_ids": rng.integers(0, 30, (2, 9)), "padding_mask": np.ones((2, 9), "int32")}
+    sources = {"source_ids": inputs["token_ids"], "source_mask": inputs["padding_mask"]}
+    results["float32 | encoder and decoder | output"] = to_numpy(call(translator, {**sources, **targets}))
     return results
 
 
@@ -101,8 +106,9 @@ def test_backends_agree(both, name, policy):
 
 
 @pytest.mark.slow
-def test_the_encoder_agrees(both):
-    ours, theirs = (results["float32 | encoder | output"] for results in both)
+@pytest.mark.parametrize("model", ["encoder", "encoder and decoder"])
+def test_models_agree(both, model):
+    ours, theirs = (results[f"float32 | {model} | output"] for results in both)
     assert error(ours, theirs) < 1e-5
 
 

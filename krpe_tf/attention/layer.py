@@ -94,7 +94,8 @@ class KernelizedRPEAttention(Decoding):
             alone, exactly as in a row of its own. Each run of equal ids is a document. On all routes but fft.
 
     Decoding, for causal self-attention on a bias over one axis: `state = layer.initial_state(batch_size)`, then
-    `output, state = layer.step(x, state)` for one position or any number of them at a time.
+    `output, state = layer.step(x, state)` for one position or any number of them at a time. For cross-attention without
+    a bias: `state = layer.cross_state(value, value_mask)`, once, then `output = layer.cross_step(query, state)`.
 
     Returns:
         (batch, n_q, output width), or the axes of `output_shape` for the width, and the scores if
