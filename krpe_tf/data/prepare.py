@@ -176,6 +176,7 @@ def _prepare_into(
     if not survey.visible.any():
         raise ValueError(f"`source` must hold texts. Received: source={settings['source']!r}")
     classes = survey.classes("source")
+    survey.check_copied("source")
     splits = survey.deal(fraction, seed, "source")
     if fraction:
         splits = survey.hold_some_out(splits)
@@ -188,7 +189,8 @@ def _prepare_into(
         )
     rows = DealtRows(source, splits)
     if tokenizer is None or isinstance(tokenizer, str):
-        sample = _sample((encoding.text(row) for row, split in rows if split == "train"), source.bytes, settings)
+        texts = encoding.learned_from(row for row, split in rows if split == "train")
+        sample = _sample(texts, source.bytes, settings)
         tokenizer = learn_tokenizer(sample, settings["vocabulary_size"], settings["cased"], tokenizer or "wordpiece")
         del sample
     tokenizer.save(folder / TOKENIZER)
