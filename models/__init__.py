@@ -4,6 +4,7 @@ from . import samplers
 from .absolute_positions import AbsolutePositions
 from .causal_lm import CausalLM
 from .encoder import Encoder
+from .encoder_decoder import EncoderDecoder
 from .head import Head
 from .interface import Array, Interface, interface_of
 from .layer_vectors import LayerVectors
@@ -20,6 +21,7 @@ __all__ = [
     "Array",
     "CausalLM",
     "Encoder",
+    "EncoderDecoder",
     "Head",
     "Interface",
     "LayerVectors",

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from ..checks import check_at_least
+from ..checks import check_at_least, known_values
 from ..finite import FiniteWeights
 from ..toeplitz import active_overrides
 
@@ -34,6 +34,22 @@ class AbsolutePositions(FiniteWeights, layers.Layer):
         self._check_call(x)
         # Not `table[:n]`: of more places than there are it would be shorter, and one place would fit them all.
         return x + ops.slice(ops.convert_to_tensor(self.table), (0, 0), ops.shape(x)[1:])
+
+    def step(self, x, places):
+        """Add the vectors of the places from `places` `(batch,)` on to the embeddings `(batch, k, width)` of a step.
+
+        Raises:
+            ValueError: If a place is known to be behind the last one.
+        """
+        known = known_values(places)
+        if known is not None and known.size and known.max() + x.shape[1] > self.length:
+            raise ValueError(
+                f"a model with `absolute_positions` reads at most {self.length} tokens. "
+                f"Received: {x.shape[1]} tokens behind {known.max()}"
+            )
+        places = places[:, None] + ops.arange(x.shape[1], dtype=places.dtype)
+        table = ops.convert_to_tensor(self.table)
+        return x + ops.cast(ops.take(table, ops.minimum(places, self.length - 1), axis=0), x.dtype)
 
     def compute_output_spec(self, x):
         self._check_call(x)

@@ -3,8 +3,9 @@
 The layers get the names that saved weights and layout maps know: `layer_0_attention`, `layer_0_feed_forward_in`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 from keras import layers
@@ -78,8 +79,28 @@ class BlockOptions:
             )
 
 
+@dataclass(frozen=True)
+class CrossAttention:
+    """What the blocks of a decoder also attend to, between their own attention and the feed-forward block.
+
+    Attributes: `source`, a symbolic tensor `(batch, s, width)`; `mask`, `(batch, s)`, zero where padded; `attention`,
+    arguments of `KernelizedRPEAttention`; `seed`, which with a block's index draws its random features and dropout.
+    """
+
+    source: keras.KerasTensor
+    mask: keras.KerasTensor
+    attention: dict
+    seed: int | None
+
+
 def transformer_stack(
-    x, mask, position_biases: Sequence, options: BlockOptions, name: str = "layer", norm="final_norm"
+    x,
+    mask,
+    position_biases: Sequence,
+    options: BlockOptions,
+    name: str = "layer",
+    norm="final_norm",
+    cross: CrossAttention | None = None,
 ):
     """Apply a block for each position bias and, with `normalize_first`, a norm that closes the stack.
 
@@ -90,18 +111,30 @@ def transformer_stack(
         options: Sizes and arguments that all blocks share.
         name: Begins the names of the blocks' layers: "layer" makes "layer_0_attention".
         norm: The name of the last norm.
+        cross: What all blocks attend to besides, for a decoder: then there are "layer_0_cross_attention" and so on.
 
     Returns:
         A symbolic tensor like `x`, float32.
     """
     for index, position_bias in enumerate(position_biases):
         seed = None if options.seed is None else options.seed + index
-        x = transformer_block(x, mask, f"{name}_{index}", position_bias, seed, options)
+        x = transformer_block(x, mask, f"{name}_{index}", position_bias, seed, options, cross)
+        cross = cross if cross is None or cross.seed is None else replace(cross, seed=cross.seed + 1)
     return make_norm(norm, options.norm, options.norm_epsilon)(x) if options.normalize_first else x
 
 
-def transformer_block(x, mask, prefix: str, position_bias, attention_seed: int | None, options: BlockOptions):
+def transformer_block(
+    x,
+    mask,
+    prefix: str,
+    position_bias,
+    attention_seed: int | None,
+    options: BlockOptions,
+    cross: CrossAttention | None = None,
+):
     """Apply one block: x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    In a decoder x + cross_attention(norm(x), source) stands between them.
 
     Without `normalize_first` it is norm(x + attention(x)), then norm(x + feed_forward(x)), as in BERT.
 
@@ -112,73 +145,125 @@ def transformer_block(x, mask, prefix: str, position_bias, attention_seed: int |
         position_bias: A bias layer, or None. Blocks that are given the same one share it.
         attention_seed: Draws the random features and the attention's dropout: another one for each block.
         options: Sizes and arguments that all blocks share.
+        cross: What the block of a decoder attends to besides.
 
     Returns:
         A symbolic tensor like `x`.
     """
-    attention = KernelizedRPEAttention(
-        options.num_heads,
-        options.key_dim or options.hidden_dim // options.num_heads,
-        position_bias=position_bias,
-        dropout=options.dropout,
-        use_bias=options.use_bias,
-        seed=attention_seed,
-        kernel_initializer=options.initializer.clone(),
-        dtype=options.dtype,
-        name=f"{prefix}_attention",
-        **options.attention,
-    )
-    norm = make_norm(f"{prefix}_attention_norm", options.norm, options.norm_epsilon)
-    y = norm(x) if options.normalize_first else x
-    y = attention(y, y, query_mask=mask, value_mask=mask)
-    x = layers.Add(dtype=options.dtype, name=f"{prefix}_attention_residual")([x, y])
-    x = x if options.normalize_first else norm(x)
+    own = {"position_bias": position_bias, "seed": attention_seed, **options.attention}
+    x = attention_block(x, mask, f"{prefix}_attention", own, options)
+    if cross is not None:
+        others = {"position_bias": None, "seed": cross.seed, **cross.attention}
+        x = attention_block(x, mask, f"{prefix}_cross_attention", others, options, cross.source, cross.mask)
     return feed_forward_block(x, f"{prefix}_feed_forward", options)
 
 
-def step_stack(model: keras.Model, x, state: dict, count=None, name: str = "layer", norm: str = "final_norm"):
+def attention_block(x, mask, name: str, attention: dict, options: BlockOptions, source=None, source_mask=None):
+    """Apply x + attention(norm(x)), or x + attention(norm(x), source) where there is a source; see `BlockOptions`.
+
+    Args:
+        x, mask, options: As for `transformer_block`.
+        name: Of the attention layer; its norm and sum are "{name}_norm" and "{name}_residual".
+        attention: Arguments of the layer, besides those that `options` gives to all.
+        source, source_mask: Symbolic tensors `(batch, s, width)` and `(batch, s)`: where keys and values come from.
+    """
+    layer = KernelizedRPEAttention(
+        options.num_heads,
+        options.key_dim or options.hidden_dim // options.num_heads,
+        dropout=options.dropout,
+        use_bias=options.use_bias,
+        kernel_initializer=options.initializer.clone(),
+        dtype=options.dtype,
+        name=name,
+        **attention,
+    )
+    norm = make_norm(f"{name}_norm", options.norm, options.norm_epsilon)
+    y = norm(x) if options.normalize_first else x
+    source, source_mask = (y, mask) if source is None else (source, source_mask)
+    y = layer(y, source, query_mask=mask, value_mask=source_mask)
+    x = layers.Add(dtype=options.dtype, name=f"{name}_residual")([x, y])
+    return x if options.normalize_first else norm(x)
+
+
+def step_stack(
+    model: keras.Model,
+    x,
+    state: dict,
+    num_layers: int,
+    count=None,
+    name: str = "layer",
+    norm: str = "final_norm",
+    cross: bool = False,
+):
     """Apply the stack that `transformer_stack` made in a causal model to the next positions of streams.
 
     Args:
-        model: Holds the layers, by their names, and says `num_layers`, `normalize_first` and `use_gated_activation`.
+        model: Holds the layers, by their names, and says `normalize_first` and `use_gated_activation`.
         x: `(batch, k, hidden_dim)`.
-        state: From `initial_stack_state`, or from the call before.
+        state: From `initial_stack_state`, or from the call before. With `cross` it also holds what `cross_state` of the
+            layers gives, as "layer_0_cross_sums"; that stays as it is.
+        num_layers: How many blocks there are.
         count: As in `KernelizedRPEAttention.step`.
         name, norm: As in `transformer_stack`.
+        cross: Whether it is the stack of a decoder.
 
     Returns:
         `(batch, k, hidden_dim)`, float32, and the new state.
     """
     if not isinstance(state, dict):
         raise ValueError(f"`state` must come from `initial_state`, or from a step. Received: state={state!r:.80}")
-    after, first = {}, model.normalize_first
-    for index in range(model.num_layers):
-        prefix = f"{name}_{index}"
-        attention = model.get_layer(f"{prefix}_attention")
-        parts = {key.removeprefix(f"{prefix}_"): part for key, part in state.items() if key.startswith(f"{prefix}_")}
-        norms = [model.get_layer(f"{prefix}_{part}_norm") for part in ("attention", "feed_forward")]
-        y, parts = attention.step(norms[0](x) if first else x, parts, count=count)
+    after, first = dict(state), model.normalize_first
+
+    def around(name, x, function):
+        """Return x + function(norm(x)), or norm(x + function(x))."""
+        norm = model.get_layer(f"{name}_norm")
+        x = model.get_layer(f"{name}_residual")([x, function(norm(x) if first else x)])
+        return x if first else norm(x)
+
+    def attend(prefix, x):
+        parts = take_state(state, prefix)
+        y, parts = model.get_layer(f"{prefix}_attention").step(x, parts, count=count)
         after.update({f"{prefix}_{key}": part for key, part in parts.items()})
-        x = model.get_layer(f"{prefix}_attention_residual")([x, y])
-        x = x if first else norms[0](x)
-        y = norms[1](x) if first else x
-        inner = model.get_layer(f"{prefix}_feed_forward_in")(y)
+        return y
+
+    def attend_to_source(prefix, x):
+        return model.get_layer(f"{prefix}_cross_attention").cross_step(x, take_state(state, f"{prefix}_cross"))
+
+    def feed_forward(prefix, x):
+        inner = model.get_layer(f"{prefix}_feed_forward_in")(x)
         if model.use_gated_activation:
-            gate = model.get_layer(f"{prefix}_feed_forward_gate")(y)
+            gate = model.get_layer(f"{prefix}_feed_forward_gate")(x)
             inner = model.get_layer(f"{prefix}_feed_forward_gated")([inner, gate])
-        y = model.get_layer(f"{prefix}_feed_forward_out")(inner)
-        x = model.get_layer(f"{prefix}_feed_forward_residual")([x, y])
-        x = x if first else norms[1](x)
+        return model.get_layer(f"{prefix}_feed_forward_out")(inner)
+
+    for prefix in (f"{name}_{index}" for index in range(num_layers)):
+        x = around(f"{prefix}_attention", x, functools.partial(attend, prefix))
+        if cross:
+            x = around(f"{prefix}_cross_attention", x, functools.partial(attend_to_source, prefix))
+        x = around(f"{prefix}_feed_forward", x, functools.partial(feed_forward, prefix))
     return model.get_layer(norm)(x) if first else x, after
 
 
-def initial_stack_state(model: keras.Model, batch_size: int, name: str = "layer") -> dict:
-    """Return the state of streams that have read nothing, of all layers: "layer_0_keys", "layer_0_values", ..."""
-    layers_by_prefix = {f"{name}_{i}": model.get_layer(f"{name}_{i}_attention") for i in range(model.num_layers)}
+def take_state(state: dict, prefix: str) -> dict:
+    """Return the part of a state that belongs to a layer, "keys" for "layer_0_keys"; not what it keeps of a source."""
+    own = {key.removeprefix(f"{prefix}_"): part for key, part in state.items() if key.startswith(f"{prefix}_")}
+    return {key: part for key, part in own.items() if not key.startswith("cross_")}
+
+
+def initial_stack_state(
+    model: keras.Model, batch_size: int, num_layers: int, name: str = "layer", max_length: int | None = None
+) -> dict:
+    """Return the state of streams that have read nothing, of all layers: "layer_0_keys", "layer_0_values", ...
+
+    Args:
+        model, num_layers, name: As for `step_stack`.
+        batch_size, max_length: As for `KernelizedRPEAttention.initial_state`.
+    """
+    layers_by_prefix = {f"{name}_{i}": model.get_layer(f"{name}_{i}_attention") for i in range(num_layers)}
     return {
         f"{prefix}_{key}": part
         for prefix, attention in layers_by_prefix.items()
-        for key, part in attention.initial_state(batch_size).items()
+        for key, part in attention.initial_state(batch_size, max_length).items()
     }
 
 
@@ -231,18 +316,24 @@ def take_dtype_policy(arguments: dict) -> keras.DTypePolicy:
     return keras.dtype_policies.get(arguments.pop("dtype", None) or keras.config.dtype_policy())
 
 
-def make_token_inputs(length: int | None) -> dict:
+def make_token_inputs(length: int | None, ids: str = "token_ids", mask: str = "padding_mask") -> dict:
     """Make the symbolic inputs `token_ids` and `padding_mask` `(batch, length)`, int32; any length if it is None.
+
+    Args:
+        length: Of a row.
+        ids, mask: Other names of the two.
 
     Raises:
         ValueError: For a length below 1.
     """
     if length is not None:
         check_at_least(1, length=length)
-    return {name: keras.Input((length,), dtype="int32", name=name) for name in ("token_ids", "padding_mask")}
+    return {name: keras.Input((length,), dtype="int32", name=name) for name in (ids, mask)}
 
 
-def make_token_embedding(vocabulary_size: int, options: BlockOptions) -> ReversibleEmbedding:
+def make_token_embedding(
+    vocabulary_size: int, options: BlockOptions, name: str = "token_embedding"
+) -> ReversibleEmbedding:
     """Make the token embedding; `reverse=True` gives float32 logits with the same table."""
     return ReversibleEmbedding(
         vocabulary_size,
@@ -250,11 +341,11 @@ def make_token_embedding(vocabulary_size: int, options: BlockOptions) -> Reversi
         embeddings_initializer=options.initializer.clone(),
         reverse_dtype="float32",
         dtype=options.dtype,
-        name="token_embedding",
+        name=name,
     )
 
 
-def make_biases(position_bias, num_heads: int, num_layers: int, share: bool) -> list:
+def make_biases(position_bias, num_heads: int, num_layers: int, share: bool, name: str = "layer") -> list:
     """Make the position bias of every block.
 
     Args:
@@ -262,12 +353,18 @@ def make_biases(position_bias, num_heads: int, num_layers: int, share: bool) -> 
         num_heads: Heads of the bias.
         num_layers: How many blocks there are.
         share: The same bias for all blocks; otherwise one for each, of which `position_bias` is the pattern.
+        name: Begins the names of the biases that are made here, but for one that all blocks of a "layer" stack share.
 
     Returns:
         A bias layer or None for each block.
     """
     bias = make_position_bias(position_bias, num_heads)
-    if share or bias is None:
-        return [bias] * num_layers
-    config = bias.get_config()
-    return [type(bias).from_config({**config, "name": f"layer_{i}_{bias.name}"}) for i in range(num_layers)]
+    if bias is None:
+        return [None] * num_layers
+
+    def named(prefix):
+        return type(bias).from_config({**bias.get_config(), "name": f"{prefix}_{bias.name}"})
+
+    if share:
+        return [named(name) if isinstance(position_bias, str) and name != "layer" else bias] * num_layers
+    return [named(f"{name}_{i}") for i in range(num_layers)]

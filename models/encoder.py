@@ -1,7 +1,6 @@
 """The encoder: a transformer whose attention is kernelized with relative positions."""
 
 import keras
-from keras import ops
 
 from ..checks import check_at_least
 from ..position_bias import deserialize_bias, serialize_bias
@@ -19,22 +18,12 @@ from .blocks import (
     transformer_stack,
 )
 from .keras_hub import copy_weights, encoder_arguments
-from .layout import make_layout_map
+from .layout import make_layout_map, sharded_weights
 from .presets import preset_arguments
 from .teacher import student_arguments, take_weights
 from .token_model import TokenModel
 
-# Weights that are sharded over the devices of a model, by path, and along which axis. Heads and the inside of the
-# feed-forward block are, as in Megatron-LM (arXiv 1909.08053); what is small, or meets all heads, is whole everywhere.
-SHARDED_WEIGHTS = {
-    r"(.*/)?layer_\d+_attention/(query|key|value|gate)/kernel": (None, "model", None),
-    r"(.*/)?layer_\d+_attention/(query|key|value|gate)/bias": ("model", None),
-    r"(.*/)?layer_\d+_attention/attention_output/kernel": ("model", None, None),
-    r"(.*/)?layer_\d+_feed_forward_(in|gate)/kernel": (None, "model"),
-    r"(.*/)?layer_\d+_feed_forward_(in|gate)/bias": ("model",),
-    r"(.*/)?layer_\d+_feed_forward_out/kernel": ("model", None),
-    r"(.*/)?token_embedding/embeddings": (None, "model"),
-}
+SHARDED_WEIGHTS = sharded_weights(r"layer_\d+", "token_embedding")
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
@@ -215,7 +204,7 @@ class Encoder(TokenModel):
                 "an encoder that reads step by step must have no `absolute_positions`: its state counts no places. "
                 f"Received: absolute_positions={self.absolute_positions}"
             )
-        return initial_stack_state(self, batch_size)
+        return initial_stack_state(self, batch_size, self.num_layers)
 
     def step(self, token_ids, state: dict, count=None):
         """Read the next tokens of a causal encoder, in constant memory and time a token.
@@ -232,20 +221,13 @@ class Encoder(TokenModel):
         Raises:
             ValueError: For ids outside of the vocabulary, or a state or count that does not fit.
         """
-        self._check_ids({"token_ids": token_ids})
-        token_ids = ops.convert_to_tensor(token_ids, "int32")
-        if len(token_ids.shape) != 2 or not token_ids.shape[1]:
-            raise ValueError(
-                "`token_ids` must have shape (batch, k), k known and at least 1. "
-                f"Received: token_ids.shape={tuple(token_ids.shape)}"
-            )
-        return self.step_vectors(self.token_embedding(token_ids), state, count)
+        return self.step_vectors(self.token_embedding(self._step_ids(token_ids)), state, count)
 
     def step_vectors(self, vectors, state: dict, count=None):
         """Read the next tokens as `step` does, from their embeddings `(batch, k, hidden_dim)`."""
         if not self.normalize_first:
             vectors = self.get_layer("embedding_norm")(vectors)
-        return step_stack(self, vectors, state, count)
+        return step_stack(self, vectors, state, self.num_layers, count)
 
     @classmethod
     def from_preset(cls, preset: str, **overrides) -> "Encoder":

@@ -39,7 +39,8 @@ def generate(
     Args:
         model: See the top of this module.
         token_ids, max_length, sampler, stop_token_ids, seed, padding_mask, pad_id: As for `CausalLM.generate`.
-        state: What the model has read before the prompts; None for `model.initial_state(batch_size)`.
+        state: What the model has read before the prompts, or a function that reads it, called once all arguments are
+            checked; None for `model.initial_state(batch_size)`.
 
     Returns:
         int32 (batch, max_length).
@@ -64,6 +65,7 @@ def generate(
     texts[:, : prompts.shape[1]] = prompts
     if shortest < max_length:
         state = model.initial_state(len(texts)) if state is None else state
+        state = state() if callable(state) else state
         state = _read(model, texts[:, : shortest - 1], state)
         is_prompt = np.arange(max_length) < lengths[:, None]
         texts = _write(model, texts, is_prompt, shortest, state, sampler, stops, seed)

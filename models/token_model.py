@@ -3,6 +3,7 @@
 import json
 
 import keras
+from keras import ops
 
 from ..checks import known_values
 from ..position_bias import check_scope
@@ -10,7 +11,7 @@ from .interface import InterfaceModel
 
 
 class TokenModel(InterfaceModel):
-    """A functional model whose input `token_ids` must lie in its vocabulary.
+    """A functional model whose inputs of ids must lie in their vocabularies.
 
     PyTorch refuses other ids by itself. JAX gives NaN for an id past the embedding, and JAX and TensorFlow count
     negative ones from the end: here they are refused wherever their values are known, which is not inside `jax.jit` or
@@ -58,19 +59,32 @@ class TokenModel(InterfaceModel):
             f'quantization="int8"). Received: mode={mode!r}'
         )
 
+    @property
+    def vocabulary_sizes(self) -> dict[str, int]:
+        """Of each input that holds ids, the number of ids that there are."""
+        return {"token_ids": getattr(self, "encoder", self).vocabulary_size}
+
     def _check_ids(self, inputs):
         if keras.backend.backend() not in ("jax", "tensorflow") or not isinstance(inputs, dict):
             return
-        ids = known_values(inputs["token_ids"]) if "token_ids" in inputs else None
-        if ids is None or not ids.size:
-            return
-        lowest, highest = ids.min(), ids.max()
-        size = getattr(self, "encoder", self).vocabulary_size
-        if lowest < 0 or highest >= size:
+        for name, size in self.vocabulary_sizes.items():
+            ids = known_values(inputs[name]) if name in inputs else None
+            if ids is not None and ids.size and (ids.min() < 0 or ids.max() >= size):
+                raise ValueError(
+                    f"`{name}` must lie in the vocabulary, from 0 to {size - 1}. "
+                    f"Received: ids from {ids.min()} to {ids.max()}"
+                )
+
+    def _step_ids(self, token_ids):
+        """Return the ids of a step, int32 `(batch, k)`, checked."""
+        self._check_ids({"token_ids": token_ids})
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
+        if len(token_ids.shape) != 2 or not token_ids.shape[1]:
             raise ValueError(
-                f"`token_ids` must lie in the vocabulary, from 0 to {size - 1}. "
-                f"Received: ids from {lowest} to {highest}"
+                "`token_ids` must have shape (batch, k), k known and at least 1. "
+                f"Received: token_ids.shape={tuple(token_ids.shape)}"
             )
+        return token_ids
 
 
 def _write_registered_name(path, model_class: type) -> None:

@@ -157,9 +157,9 @@ def check_input_shapes(query_shape, value_shape, key_shape):
         )
 
 
-def check_widths(inputs, widths):
+def check_widths(inputs, widths, names=("query", "value", "key")):
     """Raise a ValueError unless query, value and key, in this order, are as wide as those the layer was built for."""
-    for name, x, width in zip(("query", "value", "key"), inputs, widths, strict=False):
+    for name, x, width in zip(names, inputs, widths, strict=False):
         if x.shape[-1] != width:
             raise ValueError(
                 f"`{name}` must have width {width}, for which the layer was built. "
@@ -216,6 +216,26 @@ def check_step(query, state, expected, mask, reset, count):
         f"`state` must come from `initial_state(batch_size={batch})` or from the previous step: arrays of shapes "
         f"{wanted}. Received: state of shapes {received}"
     )
+
+
+def check_cross_step(query, state, expected: dict):
+    """Raise a ValueError unless a query (batch, n, width) fits a state of cross-attention.
+
+    Args:
+        query, state: the arguments of the step.
+        expected: shapes of the arrays that the state holds, without the batch.
+    """
+    check_input_shape("query", tuple(query.shape))
+    shapes = {name: tuple(x.shape) for name, x in state.items()} if isinstance(state, dict) else {}
+    fits = shapes.keys() == expected.keys()
+    fits = fits and not any(shapes_differ(shape[1:], expected[name]) for name, shape in shapes.items())
+    rows = next(iter(shapes.values()))[0] if fits else None
+    if not fits or (rows and query.shape[0] is not None and query.shape[0] % rows):
+        raise ValueError(
+            "`state` must come from `cross_state`, of a batch that divides that of `query`: arrays of shapes "
+            f"{ {name: ('batch', *shape) for name, shape in expected.items()} }. "
+            f"Received: state of shapes {shapes or f'{state!r:.80}'}, query.shape={tuple(query.shape)}"
+        )
 
 
 def _check_count(count, reset, n: int):

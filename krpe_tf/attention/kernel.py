@@ -7,6 +7,11 @@ from ..toeplitz import at_least_float32, exact_attention, toeplitz_attention
 from .masks import zero_masked
 
 
+def heads_first(x):
+    """Return (batch, length, heads, width) as (batch, heads, length, width), in float32 or float64."""
+    return at_least_float32(ops.transpose(x, (0, 2, 1, 3)))
+
+
 def to_features(query, key, value, query_mask, *, feature_map: str, projection, normalize: bool):
     """Return phi(q), phi(k) and v of projected heads.
 
@@ -18,7 +23,7 @@ def to_features(query, key, value, query_mask, *, feature_map: str, projection, 
     Returns:
         The three, (batch, heads, length, width), in float32 or float64.
     """
-    query, key, value = (at_least_float32(ops.transpose(x, (0, 2, 1, 3))) for x in (query, key, value))
+    query, key, value = map(heads_first, (query, key, value))
     query, key = (apply_feature_map(feature_map, x, projection, normalize) for x in (query, key))
     return zero_masked(query, None if query_mask is None else query_mask[:, None]), key, value
 

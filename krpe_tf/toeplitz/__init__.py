@@ -4,6 +4,7 @@
 """
 
 from .banded import SMALLEST_CHUNK
+from .cache import initial_cache, make_cache, read_cache, stream_cache
 from .checks import check_segments
 from .cost_model import banded_cost, choose_route
 from .dispatch import ROUTES, exact_attention, toeplitz_attention
@@ -11,6 +12,7 @@ from .grid import is_grid
 from .numerics import at_least_float32
 from .overrides import active_overrides, override
 from .streaming import initial_state, stream
+from .sums import read_sums, sum_keys
 
 __all__ = [
     "ROUTES",
@@ -21,9 +23,15 @@ __all__ = [
     "check_segments",
     "choose_route",
     "exact_attention",
+    "initial_cache",
     "initial_state",
     "is_grid",
+    "make_cache",
     "override",
+    "read_cache",
+    "read_sums",
     "stream",
+    "stream_cache",
+    "sum_keys",
     "toeplitz_attention",
 ]

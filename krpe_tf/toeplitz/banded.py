@@ -20,7 +20,8 @@ import numpy as np
 from keras import ops
 
 from ..position_bias import NoBias
-from .numerics import append_one, at_least_float32, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows
+from .numerics import at_least_float32, divide, fold_heads, hide_keys, per_sequence, toeplitz_rows
+from .sums import read_sums, sum_keys
 
 # One size for most lengths: the signatures of an exported file then share its constants.
 SMALLEST_CHUNK = 64
@@ -40,9 +41,7 @@ def banded_attention(query_features, key_features, value, position_bias, *, caus
     batch, heads, n_q, m = ops.shape(query)
     n_k, d = ops.shape(value)[2:]
     if isinstance(position_bias, NoBias) and not causal and segments is None:
-        # All weights are one, and all keys reach every query through one sum: plain linear attention.
-        state = ops.matmul(ops.swapaxes(key, -1, -2), append_one(value))
-        return divide(ops.matmul(query, state))
+        return read_sums(query, sum_keys(key, value))
     static = isinstance(n_q, int) and isinstance(n_k, int)
     n = max(n_q, n_k) if static else ops.maximum(n_q, n_k)
     chunk, blocks = chunk_plan(n if static else None, position_bias.radius, m, causal)

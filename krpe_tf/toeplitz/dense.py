@@ -109,9 +109,9 @@ def attend_pairs(query, key, value, bias, visible, exact_kernel=False, scores=Fa
     """
     similarity = ops.matmul(query, ops.swapaxes(key, -1, -2))
     if exact_kernel:
-        weights = _exp_from_row_maximum(similarity + bias[None], visible)
+        weights = exp_from_row_maximum(similarity + bias[None], visible)
     else:
-        weights = similarity * _exp_from_row_maximum(bias[None], visible)
+        weights = similarity * exp_from_row_maximum(bias[None], visible)
     inverse = safe_inverse(ops.sum(weights, axis=-1, keepdims=True))
     output = ops.matmul(weights, value) * inverse
     return (output, weights * inverse) if scores else output
@@ -173,7 +173,7 @@ def by_blocks(attend, query, rows, blocks, *shared):
     return ops.reshape(output, (-1, heads, blocks * rows, output.shape[-1]))[:, :, :n_q]
 
 
-def _exp_from_row_maximum(logits, visible):
+def exp_from_row_maximum(logits, visible):
     """Return exp(logits - the row's visible maximum), zero where not visible."""
     if visible is None:
         return ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))

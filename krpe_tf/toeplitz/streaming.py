@@ -195,8 +195,8 @@ def _read(position_bias, state, query, key, value, starts=None, count=None):
         leaving, kept = _decays(weights.rates, count, n, m, value.dtype)
     left = ops.matmul(ops.swapaxes(_each_term(last_keys[:, :, :n], leaving), -1, -2), last_values[:, :, :n])
     state = {
-        "keys": _window(last_keys, n if count is None else count, radius),
-        "values": _window(last_values, n if count is None else count, radius),
+        "keys": window(last_keys, n if count is None else count, radius),
+        "values": window(last_values, n if count is None else count, radius),
         "sums": last_sums * kept + left,
     }
     return output, state
@@ -210,7 +210,7 @@ def _decays(rates, count, n: int, m: int, dtype: str):
     return leaving, ops.exp(-ops.repeat(rates, m, axis=-1)[..., None] * count)
 
 
-def _window(x, start, radius: int):
+def window(x, start, radius: int):
     """Return the `radius` positions of (batch, heads, length, width) from `start` on, an int, () or (batch,)."""
     if isinstance(start, int):
         return x[:, :, start:]

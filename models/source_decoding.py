@@ -1,0 +1,175 @@
+"""What an encoder and decoder needs to decode: the source is read once, the target a step at a time."""
+
+from dataclasses import replace
+
+import keras
+from keras import ops
+
+from ..attention import check_mask_values
+from ..checks import shapes_differ
+from .blocks import initial_stack_state, step_stack
+from .interface import Array, Interface, functional_interface
+from .token_model import TokenModel
+
+# Sources are padded to few lengths, so that few programs serve all: to a multiple of this, or of an eighth of the power
+# of two above.
+SMALLEST_STEP = 16
+
+
+class SourceDecoding(TokenModel):
+    """What `EncoderDecoder` needs to decode; it brings the layers, their sizes, and `_source_encoder`."""
+
+    @property
+    def vocabulary_sizes(self) -> dict[str, int]:
+        """Of each input that holds ids, the number of ids that there are."""
+        return {
+            "source_ids": self.source_vocabulary_size or self.vocabulary_size,
+            "token_ids": self.vocabulary_size,
+        }
+
+    def call(self, inputs, training=None, mask=None):
+        """Compute the logits.
+
+        Raises:
+            ValueError: For `segment_ids`: no target tells which part of a source it is of.
+        """
+        if isinstance(inputs, dict) and "segment_ids" in inputs:
+            raise ValueError(
+                f"{type(self).__name__} takes no `segment_ids`: put each source and its target into a row of its own. "
+                f"Received: inputs {', '.join(inputs)}"
+            )
+        return super().call(inputs, training=training, mask=mask)
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether `initial_state`, `step` and `generate` serve this model: the position bias of the decoder decides."""
+        return all(x.can_decode or x.feature_map == "softmax" for x in self._decoder_layers("attention").values())
+
+    @property
+    def interface(self) -> Interface:
+        """What the model takes and gives; `state`, what a step of decoding carries.
+
+        The axes "source_length" of a state, and "max_length", are of caches: where the exact kernel attends.
+        """
+        found = functional_interface(self)
+        inputs = tuple(
+            replace(x, axes=tuple("source_length" if name == "length" else name for name in x.axes))
+            if x.name in ("source_ids", "source_mask")
+            else x
+            for x in found.inputs
+        )
+        return Interface(inputs, found.outputs, self._state_arrays() if self.can_decode else ())
+
+    def _state_arrays(self) -> tuple[Array, ...]:
+        arrays = []
+        for prefix, layer in self._decoder_layers("attention").items():
+            for name, x in layer.initial_state(1, 1).items():
+                axes = ["batch", *x.shape[1:]]
+                if layer.feature_map == "softmax":
+                    axes[2] = "max_length"
+                arrays.append(Array(f"{prefix}_{name}", "float32", tuple(axes)))
+        for prefix, layer in self._decoder_layers("cross_attention").items():
+            for name, shape in layer.cross_shapes.items():
+                axes = ("batch", *("source_length" if size is None else size for size in shape))
+                arrays.append(Array(f"{prefix}_cross_{name}", "float32", axes))
+        if self.absolute_positions is not None:
+            arrays.append(Array("places", "int32", ("batch",)))
+        return tuple(arrays)
+
+    def _decoder_layers(self, kind: str) -> dict[str, keras.layers.Layer]:
+        """Return the attention layers of a kind by their blocks."""
+        return {f"decoder_{i}": self.get_layer(f"decoder_{i}_{kind}") for i in range(self.num_decoder_layers)}
+
+    def encode(self, source_ids, source_mask=None):
+        """Compute the encoder's vectors, float32 `(batch, s, hidden_dim)`.
+
+        Args:
+            source_ids: Integers `(batch, s)`.
+            source_mask: Bool or integer `(batch, s)`, zero where padded; None without padding.
+
+        Raises:
+            ValueError: For ids outside of the vocabulary, or a mask of another shape.
+        """
+        return self._encode(*self._sources(source_ids, source_mask))
+
+    def initial_state(self, source_ids, source_mask=None, max_length: int | None = None) -> dict:
+        """Read sources, and return the state of targets of which nothing is read, for `step`.
+
+        For each block "decoder_i" of the decoder it holds the streaming state of its attention, "decoder_0_keys",
+        "decoder_0_values" and "decoder_0_sums", and "decoder_0_cross_sums", all that cross-attention needs of the
+        source. Their size depends on neither length. With the exact kernel in cross-attention there are
+        "decoder_0_cross_keys" and "decoder_0_cross_values" of all tokens of the source in their place.
+
+        Args:
+            source_ids: Integers `(batch, s)`.
+            source_mask: Bool or integer `(batch, s)`, zero where padded; None without padding. A source of nothing but
+                padding adds nothing to its target.
+            max_length: The most tokens of a target that will be read. Needed with `decoder_feature_map="softmax"`,
+                whose keys and values are kept; without effect otherwise.
+
+        Raises:
+            ValueError: As `encode`; without a `max_length` where one is needed.
+        """
+        source_ids, source_mask = self._sources(source_ids, source_mask)
+        batch = ops.shape(source_ids)[0]
+        state = initial_stack_state(self, batch, self.num_decoder_layers, "decoder", max_length)
+        vectors = self._encode(source_ids, source_mask)
+        for prefix, layer in self._decoder_layers("cross_attention").items():
+            parts = layer.cross_state(vectors, source_mask)
+            state.update({f"{prefix}_cross_{name}": x for name, x in parts.items()})
+        if self.absolute_positions is not None:
+            state["places"] = ops.zeros((batch,), "int32")
+        return state
+
+    def step(self, token_ids, state: dict, count=None):
+        """Read the next tokens of targets, at a cost that depends on neither length; what `model` gives for the whole.
+
+        Args:
+            token_ids: Integers `(batch, k)`, the next k tokens of each target, k known and at least 1. Where the state
+                of cross-attention has fewer rows, as many rows that follow one another share one of its rows.
+            state: From `initial_state`, or from the previous step.
+            count: None, or integers `()` or `(batch,)`, from 0 to k: how many first tokens of the k there are; what
+                follows them is padding. None for all.
+
+        Returns:
+            The logits of the token after each, float32 `(batch, k, vocabulary_size)`, and the new state. Logits of
+            padding mean nothing.
+
+        Raises:
+            ValueError: For ids outside of the vocabulary, a state or count that does not fit, or more tokens than
+                `max_length`, as far as values are known.
+        """
+        token_ids = self._step_ids(token_ids)
+        x = self.token_embedding(token_ids)
+        places = state.get("places") if isinstance(state, dict) else None
+        if self.absolute_positions is not None and places is not None:
+            x = self.get_layer("decoder_positions").step(x, places)
+        x, state = step_stack(self, x, state, self.num_decoder_layers, count, "decoder", "decoder_norm", cross=True)
+        if places is not None:
+            state["places"] = places + ops.cast(token_ids.shape[1] if count is None else count, "int32")
+        return self.token_embedding(x, reverse=True), state
+
+    def _sources(self, source_ids, source_mask):
+        """Return ids and mask of sources as tensors, checked."""
+        self._check_ids({"source_ids": source_ids})
+        source_ids = ops.convert_to_tensor(source_ids)
+        is_int = keras.backend.is_int_dtype(keras.backend.standardize_dtype(source_ids.dtype))
+        if len(source_ids.shape) != 2 or not is_int or source_ids.shape[1] == 0:
+            raise ValueError(
+                "`source_ids` must be integers of shape (batch, s), with one position at least, be it hidden. "
+                f"Received: {keras.backend.standardize_dtype(source_ids.dtype)}, shape {tuple(source_ids.shape)}"
+            )
+        source_ids = ops.cast(source_ids, "int32")
+        if source_mask is None:
+            return source_ids, ops.ones_like(source_ids)
+        source_mask = ops.convert_to_tensor(source_mask)
+        check_mask_values(source_mask=source_mask)
+        if shapes_differ(source_mask.shape, source_ids.shape):
+            raise ValueError(
+                f"`source_mask` must have the shape of `source_ids`, {tuple(source_ids.shape)}. "
+                f"Received: shape {tuple(source_mask.shape)}"
+            )
+        return source_ids, ops.cast(ops.cast(source_mask, "bool"), "int32")
+
+    def _encode(self, source_ids, source_mask):
+        return self._source_encoder({"source_ids": source_ids, "source_mask": source_mask}, training=False)
