@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
 ON_JAX := $(patsubst %,tests/test_%.py,streaming masks position_bias conversion feature_maps attention encoder masked_lm \
-	causal_lm samplers generation text_classifier token_classifier checkpoints resumable training_logs) \
+	causal_lm cross_attention encoder_decoder translation_search samplers generation text_classifier token_classifier checkpoints resumable training_logs) \
 	tests/test_toeplitz.py::test_route_computes_the_definition tests/test_toeplitz.py::test_half_precision_is_computed_in_float32 \
 	tests/test_toeplitz.py::test_prefix_is_seen_by_every_query tests/test_segments.py::test_random_borders \
 	tests/test_segments.py::test_models_take_segments_and_keep_their_interface tests/test_grid.py::test_route_computes_the_definition

@@ -5,7 +5,7 @@ A model gives `initial_state(batch_size)`, a tree of arrays whose first axis is 
 tokens; and `vocabulary_size`, its own or its encoder's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from keras import ops
@@ -21,6 +21,7 @@ LARGEST_PIECE, SMALLEST_PIECE = 1024, 16
 NOTHING = -1
 
 
+# Long: the arguments of a model's own `generate`, and where its state comes from.
 def generate(
     model,
     token_ids,
@@ -31,6 +32,7 @@ def generate(
     padding_mask=None,
     pad_id: int = 0,
     state=None,
+    fixed: Collection[str] = (),
 ) -> np.ndarray:
     """Continue prompts; see `CausalLM.generate`.
 
@@ -41,6 +43,8 @@ def generate(
         token_ids, max_length, sampler, stop_token_ids, seed, padding_mask, pad_id: As for `CausalLM.generate`.
         state: What the model has read before the prompts, or a function that reads it, called once all arguments are
             checked; None for `model.initial_state(batch_size)`.
+        fixed: Names of arrays of the state, a dict, that steps leave as they are. All beams of a row share its own:
+            the model's step then gets them with fewer rows than tokens.
 
     Returns:
         int32 (batch, max_length).
@@ -68,7 +72,7 @@ def generate(
         state = state() if callable(state) else state
         state = _read(model, texts[:, : shortest - 1], state)
         is_prompt = np.arange(max_length) < lengths[:, None]
-        texts = _write(model, texts, is_prompt, shortest, state, sampler, stops, seed)
+        texts = _write(model, texts, is_prompt, shortest, state, sampler, stops, seed, fixed)
     texts = _pad_after_stop(texts, lengths, stops, pad_id)
     if (texts == NOTHING).any():
         raise ValueError("the model must give numbers as logits. Received: NaN, of which no token is the largest")
@@ -150,15 +154,18 @@ def _read(model, token_ids: np.ndarray, state):
     return state
 
 
-def _write(model, texts, is_prompt, index, state, sampler, stops, seed) -> np.ndarray:
+def _write(model, texts, is_prompt, index, state, sampler, stops, seed, fixed=()) -> np.ndarray:
     """Return texts (batch, max_length), filled from position `index` on; the state has read all but the last before."""
 
-    def next(texts, state, index):
-        token = ops.slice(texts, [0, index - 1], [ops.shape(texts)[0], 1])
-        logits, state = model.step(token, state)
-        return logits[:, 0], None, state
-
     def write(texts, is_prompt, index, state, *noise):
+        kept = {name: state[name] for name in fixed}
+
+        def next(texts, state, index):
+            token = ops.slice(texts, [0, index - 1], [ops.shape(texts)[0], 1])
+            logits, state = model.step(token, {**state, **kept} if kept else state)
+            return logits[:, 0], None, _without(state, fixed)
+
+        state = _without(state, fixed)
         return sampler(
             next=next,
             prompt=texts,
@@ -174,6 +181,10 @@ def _write(model, texts, is_prompt, index, state, sampler, stops, seed) -> np.nd
     program = kept_program(model, key, write, _variables(sampler), jit_compile=True)
     noise = _noise(sampler, np.random.default_rng(seed), texts.shape)
     return np.array(ops.convert_to_numpy(program(texts, is_prompt, np.int32(index), state, *noise)))
+
+
+def _without(state, names):
+    return {name: x for name, x in state.items() if name not in names} if names else state
 
 
 def _pad_after_stop(texts, lengths, stops, pad_id):
@@ -274,6 +285,12 @@ def _check_sampler(sampler, seed):
     if getattr(sampler, "return_all_beams", False):
         raise ValueError(f"`sampler` must give one text a row, not all beams. Received: sampler={sampler!r}")
     return sampler
+
+
+def padded_length(count: int) -> int:
+    """Return a length of at least `count` of which there are few: a multiple of an eighth of a power of two."""
+    step = max(SMALLEST_PIECE, (1 << (count - 1).bit_length()) // 8)
+    return -(-count // step) * step
 
 
 def check_integers(values, name: str, rank: int) -> np.ndarray:

@@ -215,21 +215,28 @@ class Beam(Sampler):
 
     A continuation that ends with a stop token is finished; its score is log p / length**length_penalty, of the tokens
     behind the prompt, the stop token among them. The result is the finished one of the highest score; where none
-    finishes within `max_length`, the most probable one. The search ends as soon as no other can get a higher score.
+    finishes within `max_length`, the most probable one. The search ends as soon as no other can get a higher score, or
+    when it has waited for as many as `patience` says.
 
     Args:
         num_beams: How many are kept, at least 1.
         length_penalty: 0 compares log p itself, which favours short ones, 1 its mean. A number of at least 0.
+        patience: None, or a number above 0: the search of a row also ends when `patience * num_beams` texts are
+            finished, of which only those count that are among the `num_beams` most probable where they end. 1 is the
+            rule of fairseq. A length penalty above 1 needs it: a long text that says nothing may get the highest score.
 
     Raises:
         ValueError: For arguments outside of these ranges.
     """
 
-    def __init__(self, num_beams: int = 5, length_penalty: float = 1.0):
+    def __init__(self, num_beams: int = 5, length_penalty: float = 1.0, patience: float | None = None):
         check_at_least(1, num_beams=num_beams)
         _check_number("of at least 0", lambda x: x >= 0, length_penalty=length_penalty)
+        if patience is not None:
+            _check_number("above 0", lambda x: x > 0, patience=patience)
         self.num_beams = num_beams
         self.length_penalty = length_penalty
+        self.patience = patience
 
     def __call__(
         self,
@@ -258,12 +265,14 @@ class Beam(Sampler):
             "length": ops.zeros((batch,)),
             "best": prompt,
             "best_score": ops.full((batch,), -math.inf),
+            "finished": ops.zeros((batch,)),
         }
 
         def cond(index, cache, search):
             # log p only falls, and is divided by a length of at most `most`.
-            reachable = self._score(search["log_p"][:, 0], most)
-            return ops.logical_and(index < max_length, ops.any(search["best_score"] < reachable))
+            goes_on = search["best_score"] < self._score(search["log_p"][:, 0], most)
+            goes_on = ops.logical_and(goes_on, ops.logical_not(self._is_done(search)))
+            return ops.logical_and(index < max_length, ops.any(goes_on))
 
         def body(index, cache, search):
             logits, _, cache = next(ops.reshape(search["texts"], (batch * beams, max_length)), cache, index)
@@ -289,10 +298,18 @@ class Beam(Sampler):
     def _score(self, log_p, length):
         return log_p / ops.maximum(length, 1.0) ** self.length_penalty
 
+    def _is_done(self, search):
+        return search["finished"] >= (math.inf if self.patience is None else self.patience * self.num_beams)
+
     def _finish(self, search, totals, index, free_here, stop_token_ids):
         """Return the search after the best text that a stop token finishes here is compared with the best so far."""
+        free_here = ops.logical_and(free_here, ops.logical_not(self._is_done(search)))
         stops = ops.convert_to_tensor(list(stop_token_ids), "int32")
         ends = ops.reshape(ops.take(totals, stops, axis=-1), (totals.shape[0], -1))
+        if self.patience is not None:
+            least = _largest(ops.reshape(totals, (totals.shape[0], -1)), self.num_beams)[0][:, -1:]
+            ends = ops.where(ends >= least, ends, -math.inf)
+        count = ops.sum(ops.cast(ends > -math.inf, "float32"), axis=-1)
         place = ops.argmax(ends, axis=-1)
         parent, token = place // stops.shape[0], ops.take(stops, place % stops.shape[0])
         text = _continue_texts(search["texts"], parent[:, None], token[:, None], index)[:, 0]
@@ -302,6 +319,7 @@ class Beam(Sampler):
             **search,
             "best": ops.where(better[:, None], text, search["best"]),
             "best_score": ops.where(better, score, search["best_score"]),
+            "finished": search["finished"] + ops.where(free_here, count, 0),
         }
 
     def _extend(self, search, totals, index, free_here):
@@ -316,7 +334,7 @@ class Beam(Sampler):
         return parent, {**search, "texts": _continue_texts(texts, parent, token, index), "log_p": log_p}
 
     def get_config(self):
-        return {"num_beams": self.num_beams, "length_penalty": self.length_penalty}
+        return {"num_beams": self.num_beams, "length_penalty": self.length_penalty, "patience": self.patience}
 
 
 SAMPLERS = {"greedy": Greedy, "random": Random, "top_k": TopK, "top_p": TopP, "beam": Beam}

@@ -14,6 +14,15 @@ ROOT = Path(__file__).parent.parent
 TOEPLITZ = "krpe_tf/toeplitz/"
 # file, what stands there, what breaks it, the test file that notices
 MUTATIONS = [
+    (TOEPLITZ + "cache.py", "<= length + ops.arange(n)", "< length + ops.arange(n)", "test_cross_attention.py"),
+    (TOEPLITZ + "cache.py", "- (length + n - 1)", "- (length + n)", "test_cross_attention.py"),
+    (
+        TOEPLITZ + "sums.py",
+        "at_least_float32(value), key_mask)",
+        "at_least_float32(value), None)",
+        "test_cross_attention.py",
+    ),
+    ("models/samplers.py", "ends >= least", "ends > least", "test_translation_search.py"),
     (TOEPLITZ + "dense.py", "key_position <= position", "key_position < position", "test_toeplitz.py"),
     (TOEPLITZ + "dense.py", "start = (blocks - 1) * rows - first", "start = (blocks - 1) * rows", "test_toeplitz.py"),
     (

@@ -58,11 +58,14 @@ def test_no_keys_give_zeros_and_padding_no_gradient(feature_map):
     mask = ~PADDED & (np.arange(2) == 1)[:, None]  # The first row has no keys.
 
     def function(query, value):
-        return layer.cross_step(query, layer.cross_state(value, mask))
+        return layer(query, value, value_mask=mask)
 
     output, gradients, of_weights = forward_backward(function, [query, value], variables=layer.trainable_weights)
+    stepped = to_numpy(layer.cross_step(query, layer.cross_state(value, mask)))
     assert (output[0] == 0).all()
+    assert (stepped[0] == 0).all()
     assert (output[1] != 0).all()
+    assert error(stepped[1], output[1]) < 1e-4
     assert all(np.isfinite(x).all() for x in [output, *gradients, *of_weights])
     assert (gradients[1][~mask] == 0).all()
     nothing = layer.cross_step(query, layer.cross_state(value[:, :0]))
