@@ -11,11 +11,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="krpe-tf", description="Train, export and use models of long documents.", epilog=EXIT_CODES
     )
-    adders = (_add_prepare, _add_train, _add_export, _add_web, _add_predict, _add_generate, _add_demo)
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="prepare | train | export | web | predict | generate | demo"
-    )
-    for add in adders:
+    names = "prepare | train | export | web | predict | generate | translate | evaluate | demo"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
+    for add in (_add_prepare, _add_train, _add_export, _add_web, _add_predict, _add_generate):
+        add(commands)
+    for add in (_add_translate, _add_evaluate, _add_demo):
         add(commands)
     return parser
 
@@ -25,7 +25,10 @@ def _add_prepare(commands):
 
     prepare = commands.add_parser("prepare", help="turn texts into a vocabulary and token ids on disk to train from")
     prepare.add_argument(
-        "source", help="a folder of .txt files, with or without a subfolder per label, or a .csv, .jsonl or .conll file"
+        "source",
+        nargs="+",
+        help="a folder of .txt files, with or without a subfolder per label, or a .csv, .tsv, .jsonl or .conll file; "
+        "for translation also two files, sources and targets line by line",
     )
     prepare.add_argument("--output", required=True, help="folder to write")
     prepare.add_argument("--task", help=f"task to prepare for: {', '.join(TASKS)} (default: by the source's labels)")
@@ -35,7 +38,7 @@ def _add_prepare(commands):
     prepare.add_argument(
         "--tokenizer",
         choices=["wordpiece", "sentencepiece", "bytes"],
-        help="what to learn (default: sentencepiece for causal_lm, else wordpiece)",
+        help="what to learn (default: sentencepiece for causal_lm and translation, else wordpiece)",
     )
     prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
     prepare.add_argument(
@@ -63,7 +66,9 @@ def _add_train(commands):
     train.set_defaults(distribution="none", coordinator=None, processes=None, process=None)
     train.add_argument(
         "data",
-        help="a .csv, .jsonl or .conll file, a folder of .txt files (a subfolder per label), or what prepare wrote",
+        nargs="+",
+        help="a .csv, .tsv, .jsonl or .conll file, a folder of .txt files (a subfolder per label), or what prepare "
+        "wrote; for translation also two files, sources and targets line by line",
     )
     train.add_argument("--output", required=True, help="run folder to write")
     train.add_argument(
@@ -101,18 +106,23 @@ def _columns() -> list[str]:
     """Return the columns that tasks read."""
     from .tasks import TASKS
 
-    return list(dict.fromkeys(column for task in TASKS.values() for column in task.encoding.columns))
+    encodings = [task.encoding for task in TASKS.values()]
+    return list(dict.fromkeys(column for each in encodings for column in (*each.columns, *each.optional)))
 
 
 def _add_columns(command):
     for column in _columns():
-        text = f"name of the {column} column in a .csv or .jsonl file (default: {column})"
-        command.add_argument(f"--{column}-column", default=None, help=text)
+        _add_column(command, column)
+
+
+def _add_column(command, column: str):
+    text = f"name of the {column} column in a .csv, .tsv or .jsonl file (default: {column})"
+    command.add_argument(f"--{column}-column", default=None, help=text)
 
 
 def column_names(options: argparse.Namespace) -> dict[str, str]:
     """Return what the file calls its columns, by column, where it is another name."""
-    return {column: name for column in _columns() if (name := getattr(options, f"{column}_column"))}
+    return {column: name for column in _columns() if (name := getattr(options, f"{column}_column", None))}
 
 
 def _add_export(commands):
@@ -175,6 +185,35 @@ def _add_generate(commands):
     generate.add_argument("--top-p", type=float, help="share of the probability that is drawn from (default: 0.9)")
     generate.add_argument("--top-k", type=int, help="number of tokens that is drawn from (default: 40 for top_k)")
     generate.add_argument("--seed", type=int, help="integer for the same text again (default: another each time)")
+
+
+def _add_translate(commands):
+    translate = commands.add_parser("translate", help="translate texts with a run of translation")
+    translate.add_argument("run", help="a folder that train wrote")
+    translate.add_argument("text", nargs="*", default=[], help="texts")
+    translate.add_argument("--file", action="append", default=[], help="a file of a text in each line; may be repeated")
+    _add_search(translate)
+
+
+def _add_evaluate(commands):
+    evaluate = commands.add_parser("evaluate", help="translate the sources of pairs; print BLEU and chrF by sacrebleu")
+    evaluate.add_argument("run", help="a folder that train wrote")
+    evaluate.add_argument("data", nargs="+", help="pairs that were not trained on, in files as train takes them")
+    for column in ("source", "target", "document"):
+        _add_column(evaluate, column)
+    evaluate.add_argument("--tokenize", default="13a", help="how BLEU finds words: 13a, intl, zh, ... (default: 13a)")
+    _add_search(evaluate)
+
+
+def _add_search(command):
+    command.add_argument("--sampler", default="beam", help="beam, greedy, random, top_k or top_p (default: beam)")
+    command.add_argument("--num-beams", type=int, help="translations that beam follows at a time (default: 5)")
+    command.add_argument("--length-penalty", type=float, help="of beam: more favours longer ones (default: 1.2)")
+    command.add_argument("--temperature", type=float, help="see generate (default: 0.8)")
+    command.add_argument("--top-p", type=float, help="see generate (default: 0.9)")
+    command.add_argument("--top-k", type=int, help="see generate (default: 40 for top_k)")
+    command.add_argument("--max-tokens", type=int, help="tokens of a translation at most (default: by its source)")
+    command.add_argument("--seed", type=int, help="integer for the same random translation again")
 
 
 def _add_demo(commands):

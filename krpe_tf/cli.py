@@ -1,4 +1,4 @@
-"""The command line: python -m krpe_tf prepare | train | export | web | predict | generate | demo."""
+"""The command line: python -m krpe_tf COMMAND, one of `COMMANDS`."""
 
 import contextlib
 import dataclasses
@@ -61,7 +61,7 @@ def _prepare(options):
 
     task = None if options.task is None else choose_task(options.task)
     prepared = prepare(
-        options.source,
+        _one_or_more(options.source),
         options.output,
         vocabulary_size=options.vocabulary_size,
         cased=options.cased,
@@ -77,6 +77,10 @@ def _prepare(options):
     for split in ("train", "validation"):
         print(f"{options.output}: {split}: {prepared.documents(split):,} documents, {prepared.tokens(split):,} tokens")
     print(f"{options.output}: a vocabulary of {prepared.tokenizer.vocabulary_size:,} tokens")
+
+
+def _one_or_more(paths: list[str]) -> str | list[str]:
+    return paths[0] if len(paths) == 1 else paths
 
 
 def _train(options):
@@ -98,7 +102,7 @@ def _train(options):
         if isinstance(value, list):
             given[name] = {**settings.get(name, {}), **_named_values(name, value)}
     train_run(
-        options.data,
+        _one_or_more(options.data),
         options.output,
         task=options.task,
         names=column_names(options),
@@ -204,6 +208,29 @@ def _generate(options):
     print(f"{text.tokens} tokens: the first in {text.first_seconds:.2f} s{speed}", file=sys.stderr)
 
 
+SEARCH = ("sampler", "num_beams", "length_penalty", "temperature", "top_p", "top_k", "max_tokens", "seed")
+
+
+def _translate(options):
+    from .runs import translate_run
+
+    texts = [*options.text, *(line for path in options.file for line in _read_file(path).splitlines())]
+    if not texts:
+        raise ValueError("`text` must be given, or a `--file` that has lines. Received: neither")
+    for line in translate_run(options.run, texts, **{name: getattr(options, name) for name in SEARCH}):
+        print(line)
+
+
+def _evaluate(options):
+    from .runs import evaluate_run
+
+    search = {name: getattr(options, name) for name in SEARCH}
+    names = column_names(options)
+    found = evaluate_run(options.run, _one_or_more(options.data), names=names, tokenize=options.tokenize, **search)
+    for name, (score, signature) in zip(("BLEU", "chrF"), found.values(), strict=True):
+        print(f"{name} {score:.2f}  {signature}")
+
+
 def _silence_libraries():
     """Leave the terminal to Python: the libraries in C++ write there whatever one sets, in the middle of a text."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
@@ -224,5 +251,7 @@ COMMANDS = {
     "web": _web,
     "predict": _predict,
     "generate": _generate,
+    "translate": _translate,
+    "evaluate": _evaluate,
     "demo": _demo,
 }

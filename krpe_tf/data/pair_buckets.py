@@ -126,7 +126,8 @@ def pair_buckets(
     kept = np.flatnonzero(shape_of < len(shapes))
     if not len(kept):
         raise ValueError(
-            f"`shapes` must hold some pair. Received: {len(lengths):,} pairs, none of which fits into shapes={shapes}"
+            "`shapes` must hold some pair; a larger `max_length` makes larger ones. Received: "
+            f"{len(lengths):,} pairs, none of which fits into shapes={shapes}"
         )
     rows = [batch_multiple * max(1, batch_tokens // sum(shape) // batch_multiple) for shape in shapes]
     plan = Plan(shape_of[kept], rows, seed, shuffle)
