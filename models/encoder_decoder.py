@@ -21,7 +21,10 @@ from .layout import make_layout_map, sharded_weights
 from .precision import in_float32
 from .source_decoding import SourceDecoding
 
-SHARDED_WEIGHTS = sharded_weights(r"(encoder|decoder)_\d+", "(token|source)_embedding")
+BLOCK = r"(encoder|decoder)_\d+"
+
+# The tokens' embedding by the name that it has in `Encoder`: a layout of all models must name each weight once.
+SHARDED_WEIGHTS = {**sharded_weights(BLOCK, "token_embedding"), **sharded_weights(BLOCK, "source_embedding")}
 
 
 @keras.saving.register_keras_serializable("krpe_tf")

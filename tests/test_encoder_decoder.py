@@ -51,6 +51,7 @@ CONFIGURATIONS = {
         "norm_epsilon": 1e-3,
         "use_bias": False,
         "key_dim": 3,
+        "value_dim": 5,
         "dropout": 0.0,
         "route": "banded",
     },

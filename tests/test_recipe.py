@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from krpe_tf.data import TEXTS, Corpus, LabelledTexts, Ragged, open_source
-from krpe_tf.models import Encoder, MaskedLM, TextClassifier, TokenClassifier
+from krpe_tf.models import Encoder, EncoderDecoder, MaskedLM, TextClassifier, TokenClassifier
 from krpe_tf.runs import RunSettings, choose_task, make_recipe, train_run
 from krpe_tf.tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Settings, layout_map
 from krpe_tf.text import ByteTokenizer
@@ -95,16 +95,17 @@ def test_a_task_fits_together(task):
     assert getattr(RunSettings(), task.length) >= 3
     assert issubclass(task.model, keras.Model)
     assert TASKS[task.name] is task
-    assert task.answer is not None or task.encoding is TEXTS
+    assert task.answer is not None or task.writes or task.encoding is TEXTS
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone shards a model")
 def test_the_layout_of_a_run_holds_that_of_every_model():
     mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"])
     layout = layout_map(mesh)
-    assert set(layout) == set(encoder_layout(mesh))
+    assert set(layout) == {*encoder_layout(mesh), *EncoderDecoder.get_layout_map(mesh)}
     encoder = Encoder.from_preset("tiny", num_layers=1)
-    for model in (MaskedLM(encoder), TextClassifier(encoder, 2), TokenClassifier(encoder, 3)):
+    translator = TASKS["translation"].backbone.make("tiny", num_layers=1)
+    for model in (MaskedLM(encoder), TextClassifier(encoder, 2), TokenClassifier(encoder, 3), translator):
         own = type(model).get_layout_map(mesh)
         axes = {
             weight.path: [each[weight.path] and each[weight.path].axes for each in (layout, own)]

@@ -137,7 +137,7 @@ def test_folder_per_label(tmp_path):
         ("a.jsonl", '{"text": "", "label": "a"}\n', "empty text. Received: row 1"),
         ("a.jsonl", "\n", "no rows"),
         ("a.jsonl", b'{"text": "\xff", "label": "a"}\n', "valid UTF-8.*a.jsonl"),
-        ("a.tsv", "text\tlabel\n", "must be a .csv file, a .jsonl file, a .conll file or a folder.*a.tsv"),
+        ("a.txt", "text\tlabel\n", "must be a .csv file, a .tsv file, a .jsonl file, .*a.txt"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, content, message):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from krpe_tf.training import class_probabilities, make_optimizer
+from krpe_tf.training import GlobalCrossEntropy, Perplexity, class_probabilities, make_optimizer
 
 
 def test_rate_rises_linearly_then_falls_to_zero():
@@ -75,3 +75,23 @@ def test_bad_optimizer_arguments(arguments, name):
 
 def test_class_probabilities_of_large_logits():
     np.testing.assert_allclose(class_probabilities([[1000.0, 1000.0], [0.0, np.log(3)]]), [[0.5, 0.5], [0.25, 0.75]])
+
+
+def test_label_smoothing_and_perplexity_against_the_definition():
+    random = np.random.default_rng(0)
+    loss, metric, total, count = GlobalCrossEntropy(label_smoothing=0.1), Perplexity(), 0.0, 0
+    for rows in (1, 3):
+        logits = random.normal(0, 3, (rows, 4, 5)).astype("float32")
+        labels, weights = random.integers(0, 5, (rows, 4)), (random.random((rows, 4)) < 0.7).astype("float32")
+        exact = logits.astype("float64")
+        nats = np.log(np.exp(exact).sum(-1, keepdims=True)) - exact
+        smoothed = ((np.eye(5)[labels] * 0.9 + 0.02) * nats).sum(-1)
+        assert float(loss(labels, logits, weights)) == pytest.approx((smoothed * weights).sum() / weights.sum(), 1e-5)
+        metric.update_state(labels, logits, weights)
+        total += (np.take_along_axis(nats, labels[..., None], -1)[..., 0] * weights).sum()
+        count += weights.sum()
+    assert float(metric.result()) == pytest.approx(np.exp(total / count), rel=1e-5)
+    again = GlobalCrossEntropy.from_config(loss.get_config())
+    assert float(again(labels, logits, weights)) == float(loss(labels, logits, weights))
+    with pytest.raises(ValueError, match=r"`label_smoothing` must be a number in \[0, 1\)"):
+        GlobalCrossEntropy(label_smoothing=1)

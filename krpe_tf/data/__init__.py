@@ -16,9 +16,10 @@ from .corpus import (
     load_corpus,
     load_prepared,
 )
-from .encoding import LABELLED_TEXTS, TEXTS, Encoding
+from .encoding import LABELLED_TEXTS, PAIRS, TEXTS, Encoding
 from .labelled import LabelledTexts, load_labelled_texts, split_holdout
 from .masking import Masking, masking
+from .pair_buckets import PairReport, pair_buckets, pair_lengths, pair_shapes
 from .prepare import prepare
 from .ragged import Ragged
 from .shifting import Shifting, shifting
@@ -29,6 +30,7 @@ from .windows import Transform, windows
 
 __all__ = [
     "LABELLED_TEXTS",
+    "PAIRS",
     "TEXTS",
     "Array",
     "Batches",
@@ -38,6 +40,7 @@ __all__ = [
     "Encoding",
     "LabelledTexts",
     "Masking",
+    "PairReport",
     "PreparedCorpus",
     "PreparedTexts",
     "Ragged",
@@ -58,6 +61,9 @@ __all__ = [
     "masked_lm_dataset",
     "masking",
     "open_source",
+    "pair_buckets",
+    "pair_lengths",
+    "pair_shapes",
     "prepare",
     "prepare_arrays",
     "shifting",

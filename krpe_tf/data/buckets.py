@@ -96,7 +96,9 @@ def buckets(
     lengths = documents.lengths
     sizes = length_buckets(min_length, max_length)
     rows = rows_per_bucket(sizes, batch_tokens, batch_multiple)
-    plan = _Plan(lengths, sizes, rows, seed, shuffle)
+    # A byte a document: doublings make few buckets.
+    bucket_of = np.searchsorted(sizes, np.minimum(lengths, sizes[-1])).astype("uint8")
+    plan = Plan(bucket_of, rows, seed, shuffle)
     per_token = isinstance(targets, Ragged)
 
     def make(step: int, process_index: int, process_count: int) -> tuple:
@@ -126,14 +128,21 @@ def buckets(
     return Batches(make, plan.steps, batch_multiple, signature), cut_report(lengths, max_length)
 
 
-class _Plan:
-    """Which documents are in the batch of each step: of every epoch a permutation, a few bytes a document."""
+class Plan:
+    """Which documents are in the batch of each step: of every epoch a permutation, a few bytes a document.
 
-    def __init__(self, lengths: np.ndarray, sizes: list[int], rows: list[int], seed: int, shuffle: bool):
-        # A byte a document: doublings make few buckets.
-        self._bucket_of = np.searchsorted(sizes, np.minimum(lengths, sizes[-1])).astype("uint8")
+    Attributes: `steps`, the batches of an epoch.
+
+    Args:
+        bucket_of: The bucket of each document, uint8.
+        rows: Of each bucket, the rows of a batch.
+        seed, shuffle: See `buckets`.
+    """
+
+    def __init__(self, bucket_of: np.ndarray, rows: list[int], seed: int, shuffle: bool):
+        self._bucket_of = bucket_of
         self._rows = np.array(rows)
-        self._counts = np.bincount(self._bucket_of, minlength=len(sizes))
+        self._counts = np.bincount(self._bucket_of, minlength=len(rows))
         batches = -(-self._counts // self._rows)
         self.steps = int(batches.sum())
         self._first_batch = np.cumsum(batches) - batches

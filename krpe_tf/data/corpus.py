@@ -303,7 +303,7 @@ def encode_documents(
     """Make a corpus in memory of documents that are read and dealt already; for the arguments see `build_corpus`."""
     rows, encoding, classes = documents.rows, documents.encoding, documents.survey.classes("data")
     if tokenizer is None or isinstance(tokenizer, str):
-        texts = [encoding.text(row) for row, split in rows if split == "train"]
+        texts = list(encoding.learned_from(row for row, split in rows if split == "train"))
         tokenizer = learn_tokenizer(texts, vocabulary_size, cased, tokenizer or "wordpiece")
     found = {split: {} for split in SPLITS}
     for fields, splits in encode_in_parallel(rows, encoding, tokenizer, classes):

@@ -19,11 +19,16 @@ class Encoding:
 
     Attributes:
         columns: What a source must give, of `sources.COLUMNS`.
+        optional: What is read too where a source has it.
         encode: `encode(rows, tokenizer, classes)` returns, by field name, a list with an integer array or an integer
             for each row. Called from several threads.
         label: `label(row)` returns the labels that a row has; the sorted set of all is `classes`. None: there are none.
-        text: `text(row)` returns what the vocabulary is learned from. A row whose text is invisible is left out.
+        text: `text(row)` returns by what rows are equal. A row whose text is invisible is left out.
+        texts: `texts(row)` returns what the vocabulary is learned from. None: the text.
         stratum: `stratum(row)` returns what rows are held out by: of each stratum the same share.
+        document: `document(row)` returns of which document a row is, which is held out as a whole; None for a row that
+            is one by itself. Rows of different documents may be equal.
+        copied: `copied(row)` returns whether there is nothing to learn from a row, as the answer is the text.
         ids: The fields that hold ids of the vocabulary.
     """
 
@@ -31,8 +36,17 @@ class Encoding:
     encode: Callable[[list[dict], Tokenizer, list[str] | None], dict[str, list]]
     label: Callable[[dict], Iterable[str]] | None = None
     text: Callable[[dict], str] = lambda row: row["text"]
+    texts: Callable[[dict], tuple[str, ...]] | None = None
     stratum: Callable[[dict], str | None] = lambda row: None
+    document: Callable[[dict], str | None] | None = None
+    copied: Callable[[dict], bool] | None = None
+    optional: tuple[str, ...] = ()
     ids: tuple[str, ...] = ("token_ids",)
+
+    def learned_from(self, rows: Iterable[dict]) -> Iterator[str]:
+        """Iterate over the texts that the vocabulary is learned from."""
+        for row in rows:
+            yield from (self.text(row),) if self.texts is None else self.texts(row)
 
 
 def _encode_texts(rows: list[dict], tokenizer: Tokenizer, classes: list[str] | None) -> dict[str, list]:
@@ -45,6 +59,10 @@ def _encode_labelled_texts(rows: list[dict], tokenizer: Tokenizer, classes: list
     return {"token_ids": token_ids, "label": [class_ids[row["label"]] for row in rows]}
 
 
+def _encode_pairs(rows: list[dict], tokenizer: Tokenizer, classes: list[str] | None) -> dict[str, list]:
+    return {f"{side}_ids": tokenizer.encode([row[side] for row in rows]) for side in ("source", "target")}
+
+
 TEXTS = Encoding(("text",), _encode_texts)
 
 LABELLED_TEXTS = Encoding(
@@ -52,6 +70,18 @@ LABELLED_TEXTS = Encoding(
     _encode_labelled_texts,
     label=lambda row: (row["label"],),
     stratum=lambda row: row["label"],
+)
+
+# Sentences and their translations, both with a start and an end token, of one vocabulary.
+PAIRS = Encoding(
+    ("source", "target"),
+    _encode_pairs,
+    text=lambda row: row["source"],
+    texts=lambda row: (row["source"], row["target"]),
+    document=lambda row: row.get("document"),
+    copied=lambda row: row["source"] == row["target"],
+    optional=("document",),
+    ids=("source_ids", "target_ids"),
 )
 
 

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -41,7 +41,7 @@ CONTENTS = (MANIFEST, TOKENIZER, *SPLITS)
 
 # Long: the public arguments of 0.1, each of which the command line offers.
 def prepare(
-    source: str | os.PathLike,
+    source: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
     vocabulary_size: int = 8192,
@@ -68,8 +68,8 @@ def prepare(
     label with its number of documents before anything is learned.
 
     Args:
-        source: A folder of .txt files, or a .csv, .jsonl or .conll file, see `open_source`. A folder's files are taken
-            in random order, a file's rows as they stand.
+        source: A folder of .txt files, a .csv, .tsv, .jsonl or .conll file, or two aligned files, see `open_source`. A
+            folder's files are taken in random order, a file's rows as they stand.
         output: The folder to write.
         vocabulary_size: Tokens to learn, at most.
         cased: Learn a tokenizer that keeps upper case and accents.
@@ -112,11 +112,14 @@ def prepare(
         )
     output = Path(output)
     check_free(output, overwrite)
-    encoding = _choose_encoding(Path(source), labelled, encoding)
-    names = {"text": text_column, "label": label_column, **(names or {})}
-    documents = open_source(source, encoding.columns, names, argument="source", seed=seed)
+    paths = [source] if isinstance(source, str | os.PathLike) else [*source]
+    encoding = _choose_encoding(Path(paths[0]), labelled, encoding)
+    renamed = {"text": text_column, "label": label_column}
+    names = {**{column: name for column, name in renamed.items() if name != column}, **(names or {})}
+    options = {"argument": "source", "seed": seed, "optional": encoding.optional}
+    documents = open_source(source, encoding.columns, names, **options)
     settings = {
-        "source": str(source),
+        "source": " ".join(map(str, paths)),
         "vocabulary_size": vocabulary_size,
         "vocabulary_bytes": vocabulary_bytes,
         "cased": cased,
@@ -176,6 +179,7 @@ def _prepare_into(
     if not survey.visible.any():
         raise ValueError(f"`source` must hold texts. Received: source={settings['source']!r}")
     classes = survey.classes("source")
+    survey.check_copied("source")
     splits = survey.deal(fraction, seed, "source")
     if fraction:
         splits = survey.hold_some_out(splits)
@@ -188,7 +192,8 @@ def _prepare_into(
         )
     rows = DealtRows(source, splits)
     if tokenizer is None or isinstance(tokenizer, str):
-        sample = _sample((encoding.text(row) for row, split in rows if split == "train"), source.bytes, settings)
+        texts = encoding.learned_from(row for row, split in rows if split == "train")
+        sample = _sample(texts, source.bytes, settings)
         tokenizer = learn_tokenizer(sample, settings["vocabulary_size"], settings["cased"], tokenizer or "wordpiece")
         del sample
     tokenizer.save(folder / TOKENIZER)

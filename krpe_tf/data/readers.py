@@ -1,16 +1,17 @@
-"""Files of rows: .csv, .jsonl and .conll, each row with its place for messages."""
+"""Files of rows: .csv, .tsv, .jsonl, .conll and aligned lines, each row with its place for messages."""
 
+import contextlib
 import csv
 import itertools
 import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from ..text import split_at_spaces
+from ..text import is_visible, split_at_spaces
 
 WITHOUT_LABELS = "Texts without labels are for masked LM: `prepare --unlabelled`, then train on the folder it writes."
 
@@ -27,13 +28,20 @@ LONGEST_FIELD = 2**31 - 1
 FIELD_LIMIT = threading.Lock()
 
 
-def read_csv(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tuple[str, dict]]:
+# The columns of a .tsv file without a header, and of two aligned files.
+PAIR = ("source", "target")
+
+
+def read_csv(
+    path: Path, names: Mapping[str, str], argument: str, optional: Collection[str] = ()
+) -> Iterator[tuple[str, dict]]:
     """Read the rows of a .csv file with a header.
 
     Args:
         path: The file.
         names: What the file calls each column to read.
         argument: What messages call the path.
+        optional: Columns of `names` that are read if the file has them.
 
     Yields:
         The row's place, and its values by column.
@@ -46,6 +54,7 @@ def read_csv(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tu
     with _open_text(path, argument, newline="") as file:
         records = _records(file, path, argument)
         header = next(records, [])
+        names = _present(header, names, optional)
         _check_names(header, path, names, argument)
         places = {column: header.index(name) for column, name in names.items()}
         width, needed = len(header), max(places.values(), default=-1)
@@ -59,9 +68,91 @@ def read_csv(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tu
             yield place, {column: fields[index] for column, index in places.items()}
 
 
-def read_jsonl(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tuple[str, dict]]:
-    """Read the rows of a file with a JSON object per line; see `read_csv`."""
-    decoder, wanted = json.JSONDecoder(object_pairs_hook=_object), set(names.values())
+def read_tsv(
+    path: Path, names: Mapping[str, str], argument: str, optional: Collection[str] = ()
+) -> Iterator[tuple[str, dict]]:
+    """Read the lines of a .tsv file, cells between tabs: with a header, or the two columns of pairs without one.
+
+    Quotation marks are characters as others are, and no cell holds a tab or a line break. See `read_csv`.
+    """
+    with _open_text(path, argument, newline="\n") as file:
+        lines = (line.rstrip("\r\n").split("\t") for line in file)
+        header = next(lines, [])
+        first = 2
+        if is_pair(header, names, optional):
+            header, first, lines = [names[each] for each in PAIR], 1, itertools.chain([header], lines)
+        names = _present(header, names, optional)
+        _check_names(header, path, names, argument)
+        places = {column: header.index(name) for column, name in names.items()}
+        for number, cells in enumerate(lines, first):
+            place = f"line {number} of {path}"
+            if len(cells) != len(header):
+                raise ValueError(
+                    f"`{argument}` must hold lines as wide as the first, {len(header)} columns. "
+                    f"Received: {place}, {len(cells)} columns"
+                )
+            yield place, {column: cells[index] for column, index in places.items()}
+
+
+def is_pair(first: Sequence[str], names: Mapping[str, str], optional: Collection[str]) -> bool:
+    """Return whether the first line of a .tsv file is a pair: two cells, none of which names a column to read.
+
+    Columns that were given a name stand in a header.
+
+    Args:
+        first: The cells of the line.
+        names, optional: See `read_csv`.
+    """
+    wanted = {column: name for column, name in names.items() if column not in optional}
+    return len(first) == 2 and wanted == {each: each for each in PAIR} and not set(first) & set(names.values())
+
+
+def has_no_header(path: Path, names: Mapping[str, str], optional: Collection[str]) -> bool:
+    """Return whether a .tsv file begins with a pair; False for a file that cannot be read."""
+    with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8-sig", newline="\n") as file:
+        return is_pair(file.readline().rstrip("\r\n").split("\t"), names, optional)
+    return False
+
+
+def read_aligned(paths: Sequence[Path], argument: str) -> Iterator[tuple[str, dict]]:
+    """Read two files line by line: sources, and their translations; see `read_csv`.
+
+    Raises:
+        ValueError: For files of different line counts, an empty line, or what is no UTF-8; names file and line.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(_open_text(path, argument, newline="\n")) for path in paths]
+        lines = [_lines(file, path, argument) for file, path in zip(files, paths, strict=True)]
+        for number, pair in enumerate(itertools.zip_longest(*lines), 1):
+            if None in pair:
+                counts = [
+                    number - (line is None) + sum(1 for _ in rest) for line, rest in zip(pair, lines, strict=True)
+                ]
+                listed = " and ".join(f"{count:,} in {path}" for count, path in zip(counts, paths, strict=True))
+                raise ValueError(
+                    f"`{argument}` must be two files of as many lines, each a sentence beside its translation. "
+                    f"Received: {listed}"
+                )
+            for line, path in zip(pair, paths, strict=True):
+                if not is_visible(line):
+                    raise ValueError(
+                        f"`{argument}` must hold a sentence in each line. Received: line {number} of {path}, empty"
+                    )
+            yield f"line {number} of {paths[0]} and {paths[1]}", dict(zip(PAIR, pair, strict=True))
+
+
+def _lines(file: TextIO, path: Path, argument: str) -> Iterator[str]:
+    try:
+        yield from file
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, argument, error.reason) from error
+
+
+def read_jsonl(
+    path: Path, names: Mapping[str, str], argument: str, optional: Collection[str] = ()
+) -> Iterator[tuple[str, dict]]:
+    """Read the rows of a file with a JSON object per line; see `read_csv`. The first says which columns it has."""
+    decoder, wanted = json.JSONDecoder(object_pairs_hook=_object), set()
     with _open_text(path, argument) as file:
         lines = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
         for row_number, (line_number, line) in enumerate(lines, 1):
@@ -80,12 +171,17 @@ def read_jsonl(path: Path, names: Mapping[str, str], argument: str) -> Iterator[
                 ) from error
             if not isinstance(row, dict):
                 raise ValueError(f"`{argument}` must hold a JSON object per line. Received: {place}")
+            if row_number == 1:
+                names = _present(row, names, optional)
+                wanted = set(names.values())
             if not wanted <= row.keys() or isinstance(row, _Repeated):
                 _check_names([*row, *getattr(row, "repeated", ())], place, names, argument)
             yield place, {column: row[name] for column, name in names.items()}
 
 
-def read_conll(path: Path, names: Mapping[str, str], argument: str) -> Iterator[tuple[str, dict]]:
+def read_conll(
+    path: Path, names: Mapping[str, str], argument: str, optional: Collection[str] = ()
+) -> Iterator[tuple[str, dict]]:
     """Read the sentences of a file with a word and its label per line; see `read_csv`."""
     tokens, labels, start = [], [], 1
     with _open_text(path, argument) as file:
@@ -197,6 +293,11 @@ def _separator_hint(path: Path) -> str:
     if counts[most] <= counts[","]:
         return ""
     return f" Its header looks separated by {SEPARATORS[most]}; the columns of a .csv file are separated by commas."
+
+
+def _present(found: Collection[str], names: Mapping[str, str], optional: Collection[str]) -> dict[str, str]:
+    """Return `names` without the optional columns that are not found."""
+    return {column: name for column, name in names.items() if column not in optional or name in found}
 
 
 def _check_names(found: Iterable[str], place: Path | str, names: Mapping[str, str], argument: str) -> None:

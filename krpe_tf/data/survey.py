@@ -26,6 +26,9 @@ LEFT_OUT = len(SPLITS)
 # How many labels are listed one by one.
 LISTED = 20
 
+# The share of pairs to warn of whose target is their source: these make a beam search copy (arXiv 1803.00047).
+WARN_ABOVE = 0.1
+
 # Labels that usually stand for none: as pandas, spreadsheets and JSON write a missing value, and folders of texts
 # without labels.
 MISSING = {"-", "?", "#n/a", "<na>", "n/a", "na", "nan", "nat", "nil", "none", "null", "undefined"}
@@ -40,7 +43,7 @@ class Survey:
 
     Attributes: `documents`, how many there are; `visible`, bool, which of them have a visible text; `labels`, how often
     each label comes among these, a `Counter`, or None where the encoding has no labels; `copies`, how many documents
-    repeat the text of another.
+    repeat the text of another; `copied`, how many have their text as the answer.
 
     Args:
         rows: Each a value by column.
@@ -49,11 +52,16 @@ class Survey:
 
     def __init__(self, rows: Iterable[dict], encoding: Encoding):
         keys, labels, strata, visible = array.array("q"), array.array("q"), array.array("i"), bytearray()
-        known, counts = {}, Counter()
-        self._single = True
+        known, counts, groups = {}, Counter(), array.array("q")
+        self._single, self.copied = True, 0
         for row in rows:
             text = encoding.text(row)
             keys.append(text_key(text))
+            if encoding.document is not None:
+                document = encoding.document(row)
+                groups.append(keys[-1] if document is None else hash((document,)))
+            if encoding.copied is not None:
+                self.copied += encoding.copied(row)
             visible.append(is_visible(text))
             strata.append(known.setdefault(encoding.stratum(row), len(known)))
             if encoding.label is not None:
@@ -67,9 +75,10 @@ class Survey:
         self.labels = None if encoding.label is None else counts
         self._known, self._strata = list(known), strata
         # The first document of an equal text. Of what is left out, none is.
-        _, first, text = np.unique(np.frombuffer(keys, np.int64), return_index=True, return_inverse=True)
-        self._first = np.where(self.visible, first[text], np.arange(self.documents))
+        self._first = np.where(self.visible, _firsts(keys), np.arange(self.documents))
         self.copies = int(np.sum(self._first != np.arange(self.documents)))
+        # The first of what is held out as a whole: of equal texts, or of a document.
+        self._leader = self._first if encoding.document is None else _firsts(groups)
         labels = np.frombuffer(labels, np.int64)
         # The first documents of texts with two labels or more.
         self._mixed = np.unique(self._first[labels != labels[self._first]]) if len(labels) else labels
@@ -89,11 +98,20 @@ class Survey:
             )
         return sorted(self.labels)
 
+    def check_copied(self, argument: str) -> None:
+        """Raise a ValueError if each document has its text as the answer; names the argument."""
+        if self.documents and self.copied == self.documents:
+            raise ValueError(
+                f"`{argument}` must hold translations, and in each pair source and target are equal: is one column, or "
+                f"one file, given twice? Received: {self.documents:,} pairs"
+            )
+
     def deal(self, fraction: float, seed: int, argument: str) -> np.ndarray:
         """Return the split of each document, uint8: its place in `SPLITS`, or `LEFT_OUT` for one without a text.
 
         Of equal texts the first is dealt by `streaming_holdout`, and the others follow it. A text with two labels or
-        more is to train on: so each label has a text there.
+        more is to train on: so each label has a text there. Rows of one document are dealt together; of those held out
+        the ones are left out whose text is also in a document to train on.
 
         Args:
             fraction, seed: See `streaming_holdout`.
@@ -106,14 +124,19 @@ class Survey:
             check_shared_labels(self.labels, argument)
         held_out = streaming_holdout(fraction, seed)
         splits = np.zeros(self.documents, "uint8")
-        for place in np.flatnonzero(self._first == np.arange(self.documents)):
+        for place in np.flatnonzero(self._leader == np.arange(self.documents)):
             splits[place] = held_out(self._known[self._strata[place]])
         splits[self._mixed] = 0
         if self.labels:  # A label's first document may be one without text.
             shown = np.flatnonzero(self.visible)
             _, first = np.unique(np.frombuffer(self._strata, "i4")[shown], return_index=True)
             splits[self._first[shown[first]]] = 0
-        return np.where(self.visible, splits[self._first], np.uint8(LEFT_OUT))
+        return self._without_repeats(np.where(self.visible, splits[self._leader], np.uint8(LEFT_OUT)))
+
+    def _without_repeats(self, splits: np.ndarray) -> np.ndarray:
+        """Return splits that leave out what is held out and equals a text to train on."""
+        repeated = (splits == 1) & np.isin(self._first, self._first[splits == 0])
+        return np.where(repeated, np.uint8(LEFT_OUT), splits)
 
     def hold_some_out(self, splits: np.ndarray) -> np.ndarray:
         """Return splits by which some documents are held out: those given or, if none is, others for one text.
@@ -127,11 +150,12 @@ class Survey:
         shown = np.flatnonzero(splits == 0)
         strata = np.frombuffer(self._strata, "i4")
         _, first = np.unique(strata[shown], return_index=True)
-        places = np.setdiff1d(self._first[shown], [*self._first[shown[first]], *self._mixed])
+        places = np.setdiff1d(self._leader[shown], [*self._leader[shown[first]], *self._mixed])
         if np.any(splits == 1) or not len(places):
             return splits
         commonest = np.bincount(strata[places]).argmax()
-        return np.where(self._first == places[strata[places] == commonest][-1], np.uint8(1), splits)
+        chosen = places[strata[places] == commonest][-1]
+        return self._without_repeats(np.where(self._leader == chosen, np.uint8(1), splits))
 
     def log(self, splits: np.ndarray, source: object) -> None:
         """Log what is left out, the labels, and which texts are equal.
@@ -143,6 +167,16 @@ class Survey:
         left_out = self.documents - int(self.visible.sum())
         if left_out:
             logger.info("%s: %d documents without text were left out", source, left_out)
+        if repeated := int(np.sum(self.visible & (splits == LEFT_OUT))):
+            logger.info(
+                "%s: of documents that are held out, %s rows whose text is also to train on were left out",
+                source,
+                f"{repeated:,}",
+            )
+        if self.copied:
+            level = logging.WARNING if self.copied > WARN_ABOVE * self.documents else logging.INFO
+            share = f"{self.copied:,} of {self.documents:,}"
+            logger.log(level, "%s: %s pairs have a target that is their source, which teaches to copy", source, share)
         if self.labels:
             log_labels(self.labels, source, "documents" if self._single else "words")
         if not self.copies:
@@ -161,6 +195,12 @@ class Survey:
                 f"{len(self._mixed):,}",
                 f"{self._mixed[0] + 1:,}",
             )
+
+
+def _firsts(keys: array.array) -> np.ndarray:
+    """Return for each key the place where it first stands."""
+    _, first, key = np.unique(np.frombuffer(keys, np.int64), return_index=True, return_inverse=True)
+    return first[key]
 
 
 class DealtRows:
@@ -237,6 +277,7 @@ def deal_documents(
     if not survey.visible[split_of_part == 0].any():
         raise ValueError(f"`data` must hold documents with a visible text. Received: none in {source}")
     survey.classes("data", f" {WITHOUT_LABELS}")
+    survey.check_copied("data")
     if not share:
         splits = np.where(survey.visible, split_of_part, np.uint8(LEFT_OUT))
     elif isinstance(data, LabelledTexts):  # As in 0.1, whose unfinished runs resume.

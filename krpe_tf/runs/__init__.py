@@ -13,6 +13,7 @@ from .recipe import choose_task, make_recipe
 from .settings import RunSettings, load_config
 from .state import RunState
 from .train import train_run
+from .translate import evaluate_run, translate_run
 from .web import web_run, web_server
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "RunSettings",
     "RunState",
     "choose_task",
+    "evaluate_run",
     "export_run",
     "generate_run",
     "load_config",
@@ -30,6 +32,7 @@ __all__ = [
     "save_run",
     "show_answers",
     "train_run",
+    "translate_run",
     "web_run",
     "web_server",
 ]

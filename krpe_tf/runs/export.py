@@ -60,6 +60,8 @@ def export_run(
             f"`{given[0]}` must be left out for the task {task.name!r}: a generator writes at any length, and exactly. "
             f"Received: {given[0]}={options[given[0]]!r}"
         )
+    if task.translates:
+        raise ValueError(f"`run` must be of a task that has an export, {task.name!r} has none. Received: {str(run)!r}")
     make_directory(run, argument="run")  # It can be written to: that is known before the work is done.
     trained, tokenizer, _ = load_run(run)
     if task.causal:

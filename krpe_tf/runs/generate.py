@@ -5,27 +5,11 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .. import models
-from ..checks import check_at_least, check_one_of
+from ..checks import check_at_least
 from ..export import LiteRTGenerator
 from ..text import ReversibleTokenizer, load_tokenizer
 from .folder import check_run, load_run, load_task
-
-# By the sampler's name, what may be set of it.
-SAMPLERS = {
-    "greedy": (),
-    "random": ("temperature",),
-    "top_k": ("temperature", "top_k"),
-    "top_p": ("temperature", "top_k", "top_p"),
-}
-
-TEMPERATURE = 0.8
-
-WITHIN = {"temperature": lambda x: 1e-6 <= x <= 1e6, "top_p": lambda x: 0 < x <= 1}
-RULES = {
-    "temperature": "from 1e-6 to 1e6; sampler 'greedy' takes the likeliest token",
-    "top_p": "above 0 and at most 1",
-}
+from .sampling import SAMPLERS, make_sampler, sampler_options
 
 
 # Long: what the command line offers.
@@ -62,12 +46,18 @@ def generate_run(
     check_at_least(1, max_tokens=max_tokens)
     if seed is not None:
         check_at_least(0, seed=seed)
-    options = _options(sampler, {"temperature": temperature, "top_p": top_p, "top_k": top_k})
+    if sampler == "beam":
+        raise ValueError(
+            "`sampler` must choose token by token; a beam search knows its text at the end: call the model's "
+            "`generate` for it. Received: sampler='beam'"
+        )
+    options = sampler_options(sampler, {"temperature": temperature, "top_p": top_p, "top_k": top_k}, SAMPLERS)
     exported = run / "model.tflite"
     check_run(run, *(["tokenizer.json"] if exported.is_file() else ["model.keras", "tokenizer.json", "training.json"]))
     task = load_task(run)
     if not task.causal:
         hint = "" if task.answer is None else "; take `predict`, which answers with it"
+        hint = "; take `translate`, which translates with it" if task.translates else hint
         raise ValueError(
             f"`run` must be of a task that writes, {task.name!r} does not{hint}. Received: run={str(run)!r}"
         )
@@ -83,7 +73,7 @@ def generate_run(
                 '`run` must hold a model that decodes: of a feature map other than "softmax", and a bias with a near '
                 f"band and tails. Received: run={str(run)!r} with feature_map={model.encoder.feature_map!r}"
             )
-        stream = model.stream(ids, max_tokens, _sampler(sampler, options), **shared)
+        stream = model.stream(ids, max_tokens, make_sampler(sampler, options), **shared)
     return GeneratedText(stream, tokenizer)
 
 
@@ -136,26 +126,3 @@ def _check_prompt(prompt: str | bytes) -> str:
     except UnicodeError as error:
         raise ValueError(f"`prompt` must be valid UTF-8 ({error.reason}). Received: prompt={prompt!r:.80}") from error
     return prompt
-
-
-def _options(sampler: str, options: dict) -> dict:
-    """Check the options of a sampler, and return those that it takes."""
-    if sampler == "beam":
-        raise ValueError(
-            "`sampler` must choose token by token; a beam search knows its text at the end: call the model's "
-            "`generate` for it. Received: sampler='beam'"
-        )
-    check_one_of(tuple(SAMPLERS), sampler=sampler)
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
-        if name not in SAMPLERS[sampler]:
-            raise ValueError(f"`{name}` must be left out with sampler={sampler!r}. Received: {name}={value!r}")
-        if name == "top_k":
-            check_at_least(1, top_k=value)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not WITHIN[name](value):
-            raise ValueError(f"`{name}` must be a number {RULES[name]}. Received: {name}={value!r}")
-    return {"temperature": TEMPERATURE, **given} if "temperature" in SAMPLERS[sampler] else given
-
-
-def _sampler(name: str, options: dict) -> models.samplers.Sampler:
-    return models.samplers.SAMPLERS[name](**{name.removeprefix("top_"): value for name, value in options.items()})

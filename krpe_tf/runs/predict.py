@@ -32,6 +32,7 @@ def predict_run(run: str | os.PathLike, texts: list[str]) -> list:
     task = load_task(run)
     if task.answer is None:
         hint = "; take `generate`, which continues a text with it" if task.causal else ""
+        hint = "; take `translate`, which translates with it" if task.translates else hint
         raise ValueError(
             f"`run` must be of a task that answers, {task.name!r} does not{hint}. Received: run={str(run)!r}"
         )

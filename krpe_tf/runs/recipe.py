@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 
 from ..data import Corpus, LabelledTexts, Source
-from ..tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Task
+from ..tasks import MASKED_LM, TASKS, TEXT_CLASSIFICATION, Task, check_names
 from ..text import Tokenizer
 from .settings import RunSettings
 
@@ -23,9 +23,10 @@ def make_recipe(task: Task, settings: RunSettings, tokenizer: Tokenizer | None =
         tokenizer: The one that is there already; None for one to learn.
 
     Raises:
-        ValueError: If nothing is to be trained, an encoder that is not causal is to write, or a phase cannot take the
-            tokenizer.
+        ValueError: If nothing is to be trained, the model has not the arguments of `encoder`, an encoder that is not
+            causal is to write, or a phase cannot take the tokenizer.
     """
+    check_names(task.backbone.arguments, encoder=settings.encoder)
     if task.causal and settings.encoder.get("causal", True) is not True:
         raise ValueError(
             f"`encoder` must leave `causal` on for the task {task.name!r}, or each token sees those that it is to "
@@ -65,14 +66,14 @@ def choose_task(name: str | None, data: Data | str | os.PathLike | None = None) 
     """
     if name is not None and name not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}. Received: task={name!r}")
-    if data is None or isinstance(data, PATH):
+    if data is None or isinstance(data, (*PATH, tuple, list)):
         return TEXT_CLASSIFICATION if name is None else TASKS[name]
     if not isinstance(data, Data):
         raise ValueError(f"`data` must be a path, LabelledTexts, a Source or a Corpus. Received: {type(data).__name__}")
     if name is None:
         fitting = [each for each in TASKS.values() if set(each.encoding.columns) == set(data.columns)]
         reversible = isinstance(data, Corpus) and getattr(data.tokenizer, "reversible", False)
-        task = next((each for each in fitting if each.causal == reversible), fitting[0] if fitting else MASKED_LM)
+        task = next((each for each in fitting if each.writes == reversible), fitting[0] if fitting else MASKED_LM)
     else:
         task = TASKS[name]
     if not (task is MASKED_LM and isinstance(data, Corpus)):  # Every corpus has the token ids that masked LM takes.
@@ -84,7 +85,7 @@ def choose_task(name: str | None, data: Data | str | os.PathLike | None = None) 
 
 def check_tokenizer(task: Task, tokenizer: Tokenizer | None) -> None:
     """Raise a ValueError for a tokenizer that does not give the text back, if the model of the task is to write."""
-    if task.causal and tokenizer is not None and not tokenizer.reversible:
+    if task.writes and tokenizer is not None and not tokenizer.reversible:
         raise ValueError(
             f"the task {task.name!r} needs a tokenizer that gives the text back: a PieceTokenizer or a ByteTokenizer, "
             f"or a corpus of `prepare --task {task.name}`. Received: a {type(tokenizer).__name__}"

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..checks import check_at_least, check_one_of
-from ..models import PRESETS, Encoder
-from ..tasks import TASKS, Settings, argument_names, check_names, setting
+from ..models import PRESETS
+from ..tasks import TASKS, Settings, check_names, setting
 from ..text import KINDS
 
 TOKENIZER = (
-    "tokenizer to learn: wordpiece, sentencepiece or bytes; auto is sentencepiece for causal_lm, wordpiece for others"
+    "tokenizer to learn: wordpiece, sentencepiece or bytes; auto is sentencepiece for causal_lm and translation, "
+    "wordpiece for others"
 )
 
 
@@ -21,7 +22,7 @@ class CommonSettings(Settings):
     """Settings of every run, whatever its task."""
 
     preset: str = setting("small", "size of the encoder: tiny, small or base")
-    encoder: dict = setting({}, "encoder options that override the preset's: dropout=0 ...")  # noqa: RUF009
+    encoder: dict = setting({}, "model options that override the preset's: dropout=0 ...")  # noqa: RUF009
     vocabulary_size: int = setting(8192, "tokens to learn at most; sentencepiece needs 320")
     tokenizer: str = setting("auto", TOKENIZER)
     cased: bool = setting(False, "keep upper case and accents in the vocabulary to learn")
@@ -43,7 +44,8 @@ class CommonSettings(Settings):
             raise ValueError(
                 f"`validation_fraction` must lie between 0 and 1. Received: validation_fraction={fraction}"
             )
-        check_names(argument_names(Encoder) - {"vocabulary_size", "seed"} | {"dtype"}, encoder=self.encoder)
+        # Of all tasks; the recipe of a run asks its own.
+        check_names(set().union(*(task.backbone.arguments for task in TASKS.values())), encoder=self.encoder)
 
 
 def _of_tasks() -> list[type[Settings]]:

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -51,7 +51,7 @@ OF_A_CORPUS = {"vocabulary_size", "cased", "validation_fraction", "tokenizer"}
 
 # Long: what the command line offers, and what only Python has.
 def train_run(
-    data: Data | str | os.PathLike,
+    data: Data | str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
     task: str | None = None,
@@ -70,9 +70,9 @@ def train_run(
     run that is trained again starts over.
 
     Args:
-        data: Labelled texts, a source, a corpus, or the path of one: a folder that `prepare` wrote, a .csv or .jsonl
-            file, or a folder of .txt files. `vocabulary_size`, `cased` and `validation_fraction` do not apply to a
-            corpus.
+        data: Labelled texts, a source, a corpus, or the path of one: a folder that `prepare` wrote, a .csv, .tsv or
+            .jsonl file, or a folder of .txt files; for translation also the paths of two aligned files.
+            `vocabulary_size`, `cased` and `validation_fraction` do not apply to a corpus.
         output: The run folder.
         task: A name of `krpe_tf.tasks.TASKS`. None for the task of the columns that a corpus, a source or labelled
             texts have, masked LM where those are of no task, and text classification for a path.
@@ -158,8 +158,8 @@ def _open(data, task: str | None, names, validation, tokenizer) -> tuple[Data, T
     if isinstance(data, PATH) and is_prepared(data):
         data = load_corpus(data)
     task = choose_task(task, data)
-    if isinstance(data, PATH):
-        data = open_source(data, task.encoding.columns, names, argument="data")
+    if isinstance(data, (*PATH, tuple, list)):
+        data = open_source(data, task.encoding.columns, names, argument="data", optional=task.encoding.optional)
     if validation is not None and isinstance(data, Corpus):
         raise ValueError("`validation` must be None for a corpus, which has its own. Received: a validation set")
     if not isinstance(validation, LabelledTexts | Source | None):
@@ -213,10 +213,11 @@ def _budget(phase: Task, settings: RunSettings, train: Batches, validation: Batc
 def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, initial_encoder, start) -> dict:
     """Make and compile the models of all phases before any is trained, as a resumed run does."""
     keras.utils.set_random_seed(settings.seed)
-    causal = {"causal": True} if any(phase.causal for phase in budgets) else {}
+    *_, task = budgets
+    causal = {"causal": True} if task.causal else {}
     given = {**causal, **settings.encoder, "vocabulary_size": corpus.tokenizer.vocabulary_size, "seed": settings.seed}
     if start is None:
-        encoder = Encoder.from_preset(settings.preset, **given)
+        encoder = task.backbone.make(settings.preset, **given)
     else:
         encoder = Encoder.from_encoder(start.encoder, **{**start.changes, **given})
     if initial_encoder is not None:
@@ -224,7 +225,8 @@ def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, 
     models = {phase: phase.build(encoder, corpus, settings) for phase in budgets}
     for phase, model in models.items():
         optimizer = make_optimizer(steps=budgets[phase].steps, **getattr(settings, phase.optimizer))
-        compile_model(model, optimizer, weighted_metrics=phase.metrics(corpus), loss=phase.loss and phase.loss())
+        loss = phase.loss and phase.loss(settings)
+        compile_model(model, optimizer, weighted_metrics=phase.metrics(corpus), loss=loss)
     return models
 
 

@@ -4,14 +4,18 @@ import keras
 
 from .causal_lm import CAUSAL_LM
 from .distill import DISTILL
-from .documents import DocumentSettings, document_batches, document_budget
+from .documents import DocumentSettings, document_batches, epoch_budget
 from .masked_lm import MASKED_LM
 from .settings import Settings, argument_names, check_names, setting
 from .task import Task
 from .text_classification import TEXT_CLASSIFICATION
 from .token_classification import TOKEN_CLASSIFICATION
+from .translation import TRANSLATION
+from .translator import score, translate
 
-TASKS = {task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, CAUSAL_LM, DISTILL)}
+TASKS = {
+    task.name: task for task in (MASKED_LM, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, CAUSAL_LM, DISTILL, TRANSLATION)
+}
 
 
 def layout_map(device_mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
@@ -34,13 +38,16 @@ __all__ = [
     "TASKS",
     "TEXT_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
+    "TRANSLATION",
     "DocumentSettings",
     "Settings",
     "Task",
     "argument_names",
     "check_names",
     "document_batches",
-    "document_budget",
+    "epoch_budget",
     "layout_map",
+    "score",
     "setting",
+    "translate",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 from ..data import TEXTS, Array, Batches
 from ..models import LayerVectors, TextEmbedder
 from ..training import GlobalVectorError
-from .documents import PHASE, DocumentSettings, document_batches, document_budget
+from .documents import PHASE, DocumentSettings, document_batches, epoch_budget
 from .settings import setting
 from .task import Start, Task
 from .teacher import load_teacher
@@ -84,8 +84,8 @@ DISTILL = Task(
     start=_start,
     build=_build,
     batches=_batches,
-    budget=document_budget,
-    loss=GlobalVectorError,
+    budget=epoch_budget,
+    loss=lambda settings: GlobalVectorError(),
     exported=lambda model: TextEmbedder(model.encoder),
     answer=_answer,
     show=lambda answer: " ".join(f"{value:.4f}" for value in answer),

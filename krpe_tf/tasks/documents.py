@@ -14,21 +14,30 @@ PHASE = "fine_tuning"
 
 
 @dataclass(frozen=True)
-class DocumentSettings(Settings):
-    """Settings of a task on whole documents."""
+class EpochSettings(Settings):
+    """Settings of a task that trains for epochs, in batches of about as many tokens."""
 
-    max_length: int = setting(8192, "tokens per document; longer documents are truncated")
-    min_length: int = setting(128, "tokens of the shortest length bucket; `max_length` makes all batches of one shape")
+    max_length: int = setting(8192, "tokens per document; longer ones are truncated, and longer pairs left out")
     epochs: int = setting(4, "passes over the documents at most")
-    batch_tokens: int = setting(16_384, "tokens per batch of documents, padding included")
+    batch_tokens: int = setting(16_384, "tokens per batch of documents or of pairs, padding included")
     patience: int = setting(3, "epochs without improvement before training stops early")
-    fine_tune_optimizer: dict = setting({}, "optimizer options for the task, see docs/training.md")  # noqa: RUF009
 
     def __post_init__(self):  # noqa: D105
         super().__post_init__()
         check_at_least(3, max_length=self.max_length)
-        check_at_least(1, min_length=self.min_length)
         check_at_least(1, epochs=self.epochs, batch_tokens=self.batch_tokens, patience=self.patience)
+
+
+@dataclass(frozen=True)
+class DocumentSettings(EpochSettings):
+    """Settings of a task on whole documents."""
+
+    min_length: int = setting(128, "tokens of the shortest length bucket; `max_length` makes all batches of one shape")
+    fine_tune_optimizer: dict = setting({}, "optimizer options for the task, see docs/training.md")  # noqa: RUF009
+
+    def __post_init__(self):  # noqa: D105
+        super().__post_init__()
+        check_at_least(1, min_length=self.min_length)
         complete_optimizer(self, "fine_tune_optimizer", learning_rate=1e-3)
 
 
@@ -56,7 +65,7 @@ def document_batches(
     return batches
 
 
-def document_budget(settings: DocumentSettings, batches: Batches) -> Budget:
+def epoch_budget(settings: EpochSettings, batches: Batches, phase: str = PHASE) -> Budget:
     """Make the budget of `settings.epochs` epochs, with a validation after each."""
     steps = batches.steps_per_epoch
-    return Budget(settings.epochs * steps, validate_every=steps, patience=settings.patience, phase=PHASE)
+    return Budget(settings.epochs * steps, validate_every=steps, patience=settings.patience, phase=phase)

@@ -36,9 +36,9 @@ def check_names(allowed: set[str], **settings: Mapping) -> None:
             raise ValueError(f"`{name}` must hold values for {', '.join(sorted(allowed))}. Received: {name}={given!r}")
 
 
-def complete_optimizer(settings: Settings, name: str, learning_rate: float) -> None:
-    """Check a setting that holds arguments of `make_optimizer`, and give it this learning rate if it has none."""
+def complete_optimizer(settings: Settings, name: str, **defaults) -> None:
+    """Check a setting that holds arguments of `make_optimizer`, and give it these where it has none."""
     check_names(argument_names(make_optimizer) - {"steps"}, **{name: getattr(settings, name)})
     # The dataclass is frozen for its users.
-    object.__setattr__(settings, name, {"learning_rate": learning_rate, **getattr(settings, name)})
+    object.__setattr__(settings, name, {**defaults, **getattr(settings, name)})
     check_optimizer(**getattr(settings, name))

@@ -11,7 +11,23 @@ from ..data import Batches, Corpus, Encoding
 from ..models import Encoder
 from ..text import Tokenizer
 from ..training import Budget
-from .settings import Settings
+from .settings import Settings, argument_names
+
+
+class Backbone(NamedTuple):
+    """What the model of a task is built on, made from a preset and the setting `encoder`.
+
+    Attributes: `make`, `(preset, **arguments)` -> it; `arguments`, the names that the setting may hold.
+    """
+
+    make: Callable[..., keras.Model]
+    arguments: frozenset[str]
+
+
+# Arguments that a run has settings of its own for.
+OF_A_RUN = {"vocabulary_size", "seed"}
+
+ENCODER = Backbone(Encoder.from_preset, frozenset(argument_names(Encoder) - OF_A_RUN | {"dtype"}))
 
 
 class Start(NamedTuple):
@@ -44,10 +60,13 @@ class Task:
         tokenizers: The kinds of tokenizer that it may learn, see `learn_tokenizer`; by default the first.
         causal: Whether its model writes text: its encoder is then causal, its tokenizer gives the text back, `export`
             writes a generator, and `generate` runs it.
+        translates: Whether its model writes a target for a source: its tokenizer gives the text back, and `translate`
+            and `evaluate` run it.
+        backbone: What its model is built on.
         model: The class of its model; brings `get_layout_map`.
-        build: `(encoder, corpus, settings)` -> the model, not compiled.
+        build: `(backbone, corpus, settings)` -> the model, not compiled.
         start: `(settings)` -> the `Start` of the run's encoder. None: it is a preset's, and starts at random.
-        loss: `()` -> the loss; None for cross-entropy.
+        loss: `(settings)` -> the loss; None for cross-entropy.
         batches: `(corpus, split, settings, seed, batch_multiple)` -> the `Batches` of a split, shuffled for "train".
         budget: `(settings, batches)` -> steps, validations and patience.
         exported: `(model)` -> the model to export.
@@ -68,14 +87,16 @@ class Task:
     optimizer: str
     length: str
     model: type[keras.Model]
-    build: Callable[[Encoder, Corpus, Any], keras.Model]
+    build: Callable[[keras.Model, Corpus, Any], keras.Model]
     batches: Callable[[Corpus, str, Any, int, int], Batches]
     budget: Callable[[Any, Batches], Budget]
     batch_size: str | None = None
     tokenizers: tuple[str, ...] = ("wordpiece",)
     causal: bool = False
+    translates: bool = False
+    backbone: Backbone = ENCODER
     start: Callable[[Any], Start] | None = None
-    loss: Callable[[], keras.losses.Loss] | None = None
+    loss: Callable[[Any], keras.losses.Loss] | None = None
     exported: Callable[[keras.Model], keras.Model] = lambda model: model
     answer: Callable[[list[np.ndarray], list[str], Tokenizer, list[str] | None], list] | None = None
     show: Callable[[Any], str] = str
@@ -83,6 +104,11 @@ class Task:
     scores: Callable[[keras.Model, Batches, Corpus], dict[str, float]] | None = None
     page: str | None = None
     pretraining: "Task | None" = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether its model writes text, so that its tokenizer must give texts back."""
+        return self.causal or self.translates
 
     def learns(self, settings: Settings) -> str:
         """Return which tokenizer these settings have it learn, see `learn_tokenizer`."""

@@ -8,7 +8,7 @@ from ..checks import check_one_of
 from ..data import LABELLED_TEXTS
 from ..models import TextClassifier
 from ..training import class_probabilities
-from .documents import PHASE, DocumentSettings, document_batches, document_budget
+from .documents import PHASE, DocumentSettings, document_batches, epoch_budget
 from .masked_lm import MASKED_LM
 from .settings import setting
 from .task import Task
@@ -40,7 +40,7 @@ TEXT_CLASSIFICATION = Task(
     model=TextClassifier,
     build=lambda encoder, corpus, settings: TextClassifier(encoder, len(corpus.classes), pooling=settings.pooling),
     batches=document_batches,
-    budget=document_budget,
+    budget=epoch_budget,
     tokenizers=("wordpiece", "sentencepiece", "bytes"),
     answer=_answer,
     show=lambda answer: "  ".join(f"{label} {probability:.3f}" for label, probability in answer.items()),

@@ -7,7 +7,7 @@ import numpy as np
 from ..data import Encoding
 from ..models import TokenClassifier
 from ..training import class_probabilities
-from .documents import PHASE, DocumentSettings, document_batches, document_budget
+from .documents import PHASE, DocumentSettings, document_batches, epoch_budget
 from .masked_lm import MASKED_LM
 from .task import Task
 from .word_alignment import encode_words, split_words
@@ -65,7 +65,7 @@ TOKEN_CLASSIFICATION = Task(
     model=TokenClassifier,
     build=_build,
     batches=lambda *arguments: document_batches(*arguments, target="labels"),
-    budget=document_budget,
+    budget=epoch_budget,
     answer=_answer,
     show=lambda answer: " ".join(f"{each['word']}/{each['label']}" for each in answer),
     scores=_scores,

@@ -15,6 +15,7 @@ from .optimizer import (
     check_optimizer,
     make_optimizer,
 )
+from .perplexity import Perplexity
 
 __all__ = [
     "ONE_DEVICE",
@@ -30,6 +31,7 @@ __all__ = [
     "GlobalVectorError",
     "InverseSquareRootDecay",
     "LinearDecay",
+    "Perplexity",
     "check_optimizer",
     "check_resumable",
     "class_probabilities",

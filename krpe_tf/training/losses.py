@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..checks import check_rate
 from .replicas import sum_over_replicas
 
 
@@ -23,17 +24,27 @@ class GlobalCrossEntropy(keras.losses.Loss):
     Replicas may hold different numbers of masked tokens, or of rows: each counts once. On a replica the loss is its
     share, and gradients are summed over replicas; a batch without any weight has loss 0.
 
+    Args:
+        label_smoothing: Share s of the labels that is spread evenly over all classes, in [0, 1): the loss of a label is
+            (1 - s) * -log softmax(logits)[label] + s * the mean over all classes of -log softmax(logits).
+
     Call arguments:
         y_true: Class ids (batch, ...).
         y_pred: Logits (batch, ..., classes).
         sample_weight: (batch, ...), of the rank of `y_true` or less; all ones if None.
     """
 
-    def __init__(self, name: str = "cross_entropy", dtype=None):
+    def __init__(self, name: str = "cross_entropy", dtype=None, label_smoothing: float = 0.0):
+        check_rate(label_smoothing=label_smoothing)
         super().__init__(name=name, reduction="sum", dtype=dtype)
+        self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
-        return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+        losses = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+        if not self.label_smoothing:
+            return losses
+        spread = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
+        return (1 - self.label_smoothing) * losses + self.label_smoothing * spread
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_pred = ops.convert_to_tensor(y_pred, self.dtype)
@@ -47,7 +58,8 @@ class GlobalCrossEntropy(keras.losses.Loss):
         return _global_mean(losses, weights)
 
     def get_config(self):
-        return {"name": self.name}
+        smoothing = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
+        return {"name": self.name, **smoothing}
 
 
 @keras.saving.register_keras_serializable("krpe_tf")
