@@ -17,7 +17,7 @@ PHASE = "fine_tuning"
 class DocumentSettings(Settings):
     """Settings of a task on whole documents."""
 
-    max_length: int = setting(8192, "tokens per document; longer documents are truncated")
+    max_length: int = setting(8192, "tokens per document; longer ones are truncated, for token_classification split")
     min_length: int = setting(128, "tokens of the shortest length bucket; `max_length` makes all batches of one shape")
     epochs: int = setting(4, "passes over the documents at most")
     batch_tokens: int = setting(16_384, "tokens per batch of documents, padding included")
@@ -33,13 +33,20 @@ class DocumentSettings(Settings):
 
 
 def document_batches(
-    corpus: Corpus, split: str, settings: DocumentSettings, seed: int, batch_multiple: int, target: str = "label"
+    corpus: Corpus,
+    split: str,
+    settings: DocumentSettings,
+    seed: int,
+    batch_multiple: int,
+    target: str = "label",
+    split_long: bool = False,
 ) -> Batches:
-    """Make the batches of a split in length buckets, and log what was truncated.
+    """Make the batches of a split in length buckets, and log what was truncated or split.
 
     Args:
         corpus, split, settings, seed, batch_multiple: See `Task.batches`.
         target: The field to predict: a class for each document, or one for each token.
+        split_long: See `buckets`.
     """
     batches, report = buckets(
         corpus[split],
@@ -48,6 +55,7 @@ def document_batches(
         tokenizer=corpus.tokenizer,
         min_length=settings.min_length,
         target=target,
+        split_long=split_long,
         seed=seed,
         shuffle=split == "train",
         batch_multiple=batch_multiple,
