@@ -13,7 +13,7 @@ class DemoSettings:
     hidden_dim: int = 128
     intermediate_dim: int = 512
     num_features: int = 16
-    epochs: int = 3
+    epochs: int = 2
     # Both models train on pieces of messages that the twin's quadratic cost allows; the model then reads `max_length`.
     train_length: int = 512
     batch_tokens: int = 4096
