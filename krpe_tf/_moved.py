@@ -51,9 +51,11 @@ REMOVED = {
     ),
     "Use `krpe_tf.data.windows` and `krpe_tf.data.buckets`, which read any corpus.": (
         *("lanes.Lane", "lanes.Pool", "lanes.BLOCK_TOKENS", "batches.labelled_epochs"),
-        *("length_buckets.cut_documents", "length_buckets.padded_batch"),
+        *("length_buckets.cut_documents", "length_buckets.cut_report", "length_buckets.padded_batch"),
     ),
-    "Use `krpe_tf.demo.run_demo`.": ("demo.label_agreement", "demo_report.PLOTS"),
+    "Use `krpe_tf.demo.run_demo`.": (
+        *("demo.label_agreement", "demo.majority_accuracy", "demo.tfidf_accuracy", "demo_report.PLOTS"),
+    ),
     "Use `krpe_tf.data.masking`.": ("masking.check_masking",),
     "`krpe_tf.data.prepare` writes flat arrays, not shards.": ("shards.SHARD_BYTES", "shards.MOST_SHARDS"),
     "Use `krpe_tf.tasks.TASKS`: a task names the setting of its optimizer.": ("run_state.OPTIMIZERS",),

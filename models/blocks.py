@@ -4,6 +4,7 @@ The layers get the names that saved weights and layout maps know: `layer_0_atten
 """
 
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -305,7 +306,9 @@ def apply_dropout(x, name: str, options: BlockOptions):
     """Apply dropout; without a layer where the rate is zero."""
     if not options.dropout:
         return x
-    return layers.Dropout(options.dropout, dtype=options.dtype, seed=options.seed, name=name)(x)
+    # Of its name too: layers of one seed would all drop the same places in every step.
+    seed = None if options.seed is None else (options.seed + zlib.crc32(name.encode())) % 2**31
+    return layers.Dropout(options.dropout, dtype=options.dtype, seed=seed, name=name)(x)
 
 
 def make_norm(name: str, norm: str = "layer", epsilon: float = 1e-6) -> layers.Layer:

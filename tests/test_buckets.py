@@ -1,5 +1,6 @@
 """Whole documents in length buckets, against the documents: what comes, in which shapes, and what is truncated."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from batch_checks import same, taken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepared_texts import SEP, WORDS, ids_of, make_text
+from prepared_texts import CLS, SEP, WORDS, ids_of, make_text
 
 from krpe_tf.data import CutReport, Ragged, buckets, classification_batches, classification_dataset
 
@@ -230,8 +231,43 @@ def test_a_target_for_each_token(words_tokenizer):
     assert [*found.values()] == [*(document.tolist() for document in documents[:4]), truncated]
 
 
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(3, 90), min_size=1, max_size=20), max_length=st.sampled_from([3, 8, 24, 90]))
+def test_long_documents_are_split_and_lose_nothing(words_tokenizer, lengths, max_length):
+    """Every token of the documents comes once, with its target; a piece has a [CLS] and a [SEP] of its own."""
+    starts = np.cumsum([0, *lengths])
+    documents = [np.array([CLS, *range(100 + a, 98 + b), SEP]) for a, b in itertools.pairwise(starts)]
+    targets = [np.where(np.isin(ids, (CLS, SEP)), -1, ids + 1000) for ids in documents]
+    made, report = buckets(
+        {"token_ids": Ragged.join(documents), "tags": Ragged.join(targets)},
+        max_length,
+        100,
+        tokenizer=words_tokenizer,
+        min_length=8,
+        target="tags",
+        split_long=True,
+    )
+    pieces = []
+    for inputs, labels, weights in taken(made, made.steps_per_epoch):
+        for ids, mask, label, weight in zip(*inputs.values(), labels, weights, strict=True):
+            if mask.any():
+                piece = ids[mask == 1].tolist()
+                assert (piece[0], piece[-1]) == (CLS, SEP)
+                assert weight.tolist() == [0, *[1] * (len(piece) - 2), *[0] * (len(ids) - len(piece) + 1)]
+                assert label[weight == 1].tolist() == [token + 1000 for token in piece[1:-1]]
+                pieces.append(piece[1:-1])
+    assert [token for piece in sorted(pieces) for token in piece] == [token for ids in documents for token in ids[1:-1]]
+    whole = sum(length <= max_length for length in lengths)
+    assert report == CutReport(len(lengths), len(lengths) - whole, 0, sum(lengths), len(pieces))
+    assert str(report) == f"split {len(lengths) - whole} of {len(lengths)} documents; {len(pieces)} pieces in all"
+    assert max(map(len, pieces)) <= max_length - 2
+
+
 def test_no_documents_are_refused(words_tokenizer):
     with pytest.raises(ValueError, match="`fields` must hold at least one document"):
         buckets({"token_ids": Ragged.join([]), "label": np.zeros(0)}, 16, 64, tokenizer=words_tokenizer)
     with pytest.raises(ValueError, match="`batch_multiple` must be"):
         classification_batches(words_tokenizer, ["alpha"], [0], 16, 64, batch_multiple=0)
+    fields = {"token_ids": Ragged.join([ids_of("alpha")]), "label": np.zeros(1)}
+    with pytest.raises(ValueError, match="`split_long` needs a target for each token"):
+        buckets(fields, 16, 64, tokenizer=words_tokenizer, split_long=True)

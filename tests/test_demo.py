@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from krpe_tf.cli import main
-from krpe_tf.data import LabelledTexts
+from krpe_tf.data import open_source
 from krpe_tf.demo import demo as demo_module
 from krpe_tf.demo import load_messages, run_demo, split_messages
-from krpe_tf.demo.baselines import majority_accuracy
+from krpe_tf.demo.baselines import MostFrequentLabel, WindowClassifier, window_features
 from krpe_tf.demo.messages import PERIODS
+from krpe_tf.demo.words import bare_words, restore, word_scores
 from krpe_tf.export import LiteRTModel
 from krpe_tf.runs import load_run
 
@@ -27,9 +28,44 @@ def test_messages_cover_the_periods_and_no_president_is_in_two_parts():
     assert sum(parts.counts.values()) == len(messages.texts)
 
 
-def test_majority_is_that_of_the_training_labels():
-    train = LabelledTexts(["a"] * 3, ["x", "y", "y"])
-    assert majority_accuracy(train, LabelledTexts(["a"] * 4, ["x", "y", "x", "x"])) == 0.25
+def test_words_lose_capitals_and_punctuation_and_labels_give_them_back():
+    words, labels = bare_words('In 1790, "fellow-citizens" of the U.S. -- all:\nwhat cost $1,000? Peace!')
+    assert " ".join(words) == "in 1790 fellow-citizens of the u.s all what cost $1,000 peace"
+    marks = ["", ",", "", "", "", ".", ":", "", "", "?", "."]
+    capitals = [word in ("in", "u.s", "peace") for word in words]
+    assert labels == [("capital" if big else "small") + mark for big, mark in zip(capitals, marks, strict=True)]
+    assert restore(words, labels) == "In 1790, fellow-citizens of the U.s. all: what cost $1,000? Peace."
+
+
+def test_word_scores_against_scikit_learn():
+    from sklearn.metrics import accuracy_score, f1_score
+
+    random = np.random.default_rng(0)
+    labels = ["small", "small", "small", "capital", "small,", "capital,", "small.", "capital."]
+    actual, predicted = random.choice(labels, (2, 500))
+    scores = word_scores(predicted, actual)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
+    marks = [[label.lstrip("capitsml") for label in labels] for labels in (actual, predicted)]
+    assert scores["punctuation"] == pytest.approx(f1_score(*marks, labels=[",", "."], average="micro"))
+    capitals = [[label[0] == "c" for label in labels] for labels in (actual, predicted)]
+    assert scores["capitals"] == pytest.approx(f1_score(*capitals))
+    nothing = word_scores(["small"] * 3, ["small"] * 3)
+    assert nothing == {"accuracy": 1, "punctuation": 0, "capitals": 0}
+
+
+def test_baselines_know_single_words_and_the_words_around():
+    """The mark after "b" depends on the word that follows: a window sees it, a word alone does not."""
+    rows = [
+        {"tokens": ["b", "c", "b", "d", "b", "c"], "labels": ["a,", "A", "a.", "a", "a,", "A"]},
+        {"tokens": ["b", "c", "b", "d"], "labels": ["a,", "A", "a.", "a"]},
+    ]
+    frequent = MostFrequentLabel(rows)
+    assert frequent.predict([{"tokens": ["b", "d", "c", "new"]}]).tolist() == ["a,", "a", "A", "a,"]
+    unseen = {"tokens": ["b", "d", "b", "c", "b", "d"]}
+    assert WindowClassifier(rows * 20, seed=0).predict([unseen])[2:].tolist() == ["a,", "A", "a.", "a"]
+    features = list(window_features(["one", "two"]))
+    assert len(features) == 2
+    assert {"2<s>", "3one", "4two", "5</s>", "34one two", "234<s> one two", "end4two"} <= set(features[0])
 
 
 def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch):
@@ -48,7 +84,7 @@ def test_a_demo_starts_anew_unless_the_same_one_was_interrupted(tmp_path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo_module, "train_run", stop)
-    for folder in (tmp_path, tmp_path / "pretrained", tmp_path / "twin"):
+    for folder in (tmp_path, tmp_path / "twin"):
         folder.mkdir(exist_ok=True)
         (folder / "model.keras").touch()
     for settings in (demo_module.QUICK, demo_module.QUICK, replace(demo_module.QUICK, epochs=2)):
@@ -61,18 +97,14 @@ def test_a_demo_starts_anew_unless_the_same_one_was_interrupted(tmp_path, monkey
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> tuple[Path, list[tuple], dict]:
-    """A quick demo, interrupted before its last training, then run again.
-
-    Its folder; for each training the run's name and the encoder's weights to start from, None for new ones; the report.
-    """
+    """A quick demo, interrupted before its last training, then run again: its folder, the runs trained, the report."""
     folder = tmp_path_factory.mktemp("demo")
     trained = []
     train_run = demo_module.train_run
 
     def train_or_stop(data, output, **arguments):
-        initial = arguments.get("initial_encoder")
-        trained.append((output.relative_to(folder).name, None if initial is None else initial.get_weights()))
-        if len(trained) == 3:
+        trained.append(output.relative_to(folder).name)
+        if len(trained) == 2:
             raise KeyboardInterrupt
         return train_run(data, output, **arguments)
 
@@ -87,44 +119,53 @@ def interrupted(tmp_path_factory) -> tuple[Path, list[tuple], dict]:
 @pytest.mark.slow
 def test_an_interrupted_demo_trains_only_what_was_not_finished(interrupted):
     folder, trained, report = interrupted
-    assert [name for name, _ in trained] == ["pretrained", "", "twin", "twin"]
+    assert trained == ["", "twin", "twin"]
     assert report["resumed"]
-    assert report["histories"].keys() == {"pretraining", "fine_tuning", "twin_fine_tuning"}
+    assert report["histories"].keys() == {"fine_tuning", "twin_fine_tuning"}
     assert not (folder / demo_module.UNFINISHED).exists()
 
 
 @pytest.mark.slow
-def test_the_twin_starts_from_the_same_weights_and_differs_in_its_feature_map(interrupted):
-    folder, trained, _ = interrupted
-    (_, none), *others = trained
-    assert none is None
-    pretrained = load_run(folder / "pretrained")[0].encoder.get_weights()
-    for _, start in others:
-        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(start, pretrained, strict=True))
-    model, twin = (load_run(run)[0].encoder.get_config() for run in (folder, folder / "twin"))
+def test_the_twin_differs_in_its_feature_map(interrupted):
+    folder, _, report = interrupted
+    runs = [load_run(run) for run in (folder, folder / "twin")]
+    model, twin = (run[0].encoder.get_config() for run in runs)
     assert (model.pop("feature_map"), twin.pop("feature_map")) == ("orthogonal", "softmax")
     assert {**model, "name": None} == {**twin, "name": None}
+    assert runs[0][1].get_config() == runs[1][1].get_config()
+    ours, theirs = (json.loads((run / "training.json").read_text())["settings"] for run in (folder, folder / "twin"))
+    assert {**ours, "encoder": None} == {**theirs, "encoder": None}
+    steps = [report["histories"][name]["step"][-1] for name in ("fine_tuning", "twin_fine_tuning")]
+    assert steps[0] == steps[1]
 
 
 @pytest.mark.slow
 def test_quick_demo_leaves_what_it_promises(interrupted):
     folder, _, report = interrupted
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"model.keras", "saved_model", "model.tflite", "report.json", "report.md"}
+    assert names >= {"model.keras", "saved_model", "model.tflite", "words", "report.json", "report.md"}
     assert names >= {"training.png", "biases.png", "scaling.png"}
-    assert json.loads((folder / "report.json").read_text())["accuracy"] == report["accuracy"]
+    assert json.loads((folder / "report.json").read_text())["scores"] == report["scores"]
+    assert report["scores"].keys() == {"most_frequent", "window", "softmax_twin", "model_in_pieces", "model"}
     exports = report["exports"]
     assert max(exports["float32"]["max_error"].values()) < 1e-4
     assert set(exports["float32"]["custom_ops"]) == {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
-    held_out = report["messages"]["held_out"]
-    assert report["label_agreement"]["float32"] == report["label_agreement"]["float16"] == held_out
-    assert report["label_agreement"]["int8"] >= 0.9 * held_out
+    held_out = list(open_source(folder / "words" / "held_out.jsonl", ("tokens", "labels")))
+    words = sum(len(row["tokens"]) for row in held_out)
+    assert report["held_out_words"] == words
+    assert len(held_out) == report["messages"]["held_out"]
+    assert report["label_agreement"]["float32"] == words
+    assert report["label_agreement"]["int8"] >= 0.9 * words
     text = (folder / "report.md").read_text()
     for name in ("model", "model_float16", "model_int8"):
         written = json.loads((folder / f"{name}.report.json").read_text())
         assert written["bytes"] == (folder / f"{name}.tflite").stat().st_size
         assert f"| {written['quantization'] or 'float32'} | {written['bytes'] / 1e6:.2f} MB | 512 |" in text
-    assert f"float32 on {held_out} of {held_out}" in text
-    assert "TF-IDF" in text
+    assert f"float32 on {words:,} of {words:,}" in text
     assert text.count("![") == 3
-    assert LiteRTModel(folder / "model.tflite")(["Fellow citizens of the Senate"]).shape == (1, 4)
+    passage = report["passage"]
+    assert passage["bare"] == " ".join(held_out[0]["tokens"][:40])
+    for name in ("original", "model", "window"):
+        assert bare_words(passage[name])[0] == held_out[0]["tokens"][:40]
+        assert f"> {passage[name]}" in text
+    assert LiteRTModel(folder / "model.tflite")(["fellow citizens of the senate"]).ndim == 3

@@ -9,30 +9,62 @@ import numpy as np
 from ..checks import check_at_least
 from ..text import Tokenizer
 from .batches import Array, Batches
-from .ragged import Ragged
+from .ragged import Ragged, count_within
 
 
 @dataclass(frozen=True)
 class CutReport:
-    """How much was truncated to fit the longest bucket: documents, and tokens with [CLS] and [SEP]."""
+    """How many documents did not fit the longest bucket, and what became of them; tokens count [CLS] and [SEP].
+
+    `cut_tokens` were dropped of truncated documents; `pieces` is what documents were split into, 0 where none may be.
+    """
 
     documents: int
     cut_documents: int
     cut_tokens: int
     total_tokens: int
+    pieces: int = 0
 
     def __str__(self) -> str:
         """Describe it in one line."""
+        if self.pieces:
+            return f"split {self.cut_documents:,} of {self.documents:,} documents; {self.pieces:,} pieces in all"
         share = self.cut_tokens / max(1, self.total_tokens)
         return (
             f"truncated {self.cut_documents:,} of {self.documents:,} documents; {100 * share:.2g} % of tokens dropped"
         )
 
 
-def cut_report(lengths: np.ndarray, max_length: int) -> CutReport:
-    """Count what is truncated of documents of these token counts."""
+@dataclass(frozen=True)
+class _Pieces:
+    """What of documents joined into one array is read: where each piece starts, and how many tokens it has.
+
+    Where its `start` or its `end` is cut, its first or last token is in the place of a [CLS] or [SEP] of its own.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    start_cut: np.ndarray
+    end_cut: np.ndarray
+
+
+def _truncated(documents: Ragged, max_length: int) -> tuple[_Pieces, CutReport]:
+    """Return the beginning of every document."""
+    lengths = documents.lengths
     excess = np.maximum(lengths - max_length, 0)
-    return CutReport(len(lengths), int(np.count_nonzero(excess)), int(excess.sum()), int(lengths.sum()))
+    report = CutReport(len(lengths), int(np.count_nonzero(excess)), int(excess.sum()), int(lengths.sum()))
+    return _Pieces(documents.starts[:-1], lengths - excess, np.zeros(len(lengths), bool), excess > 0), report
+
+
+def _split(documents: Ragged, max_length: int) -> tuple[_Pieces, CutReport]:
+    """Return all of every document: a piece of `max_length` after the other, and what is left."""
+    lengths = documents.lengths
+    counts = np.maximum(-(-(lengths - 2) // (max_length - 2)), 1)
+    offsets = count_within(counts) * (max_length - 2)
+    rest = np.repeat(lengths, counts) - offsets
+    starts = np.repeat(documents.starts[:-1], counts) + offsets
+    report = CutReport(len(lengths), int(np.count_nonzero(counts > 1)), 0, int(lengths.sum()), int(counts.sum()))
+    return _Pieces(starts, np.minimum(rest, max_length), offsets > 0, rest > max_length), report
 
 
 def length_buckets(min_length: int, max_length: int) -> list[int]:
@@ -49,6 +81,7 @@ def rows_per_bucket(buckets: list[int], batch_tokens: int, multiple: int) -> lis
     return [multiple * max(1, batch_tokens // bucket // multiple) for bucket in buckets]
 
 
+# Long: how to batch, and what is the target of what.
 def buckets(
     fields: Mapping[str, Ragged | np.ndarray],
     max_length: int,
@@ -57,6 +90,7 @@ def buckets(
     tokenizer: Tokenizer,
     min_length: int = 128,
     target: str = "label",
+    split_long: bool = False,
     seed: int = 0,
     shuffle: bool = True,
     batch_multiple: int = 1,
@@ -73,16 +107,18 @@ def buckets(
             token, -1 where a token has none.
         max_length: Most tokens a document, at least 3. A longer one is truncated to as many, the last of them [SEP].
         batch_tokens: Tokens a batch, padding included.
-        tokenizer: Knows the ids of padding and [SEP].
+        tokenizer: Knows the ids of padding, [CLS] and [SEP].
         min_length: The smallest bucket.
         target: Which field is the target.
+        split_long: Split a longer document instead of truncating it: into pieces between [CLS] and [SEP] that lose
+            nothing of it. For a target for each token.
         seed: For the order, 0 or more.
         shuffle: Draw a new order each epoch. False: by length bucket, then in the documents' order, in every epoch.
         batch_multiple: What divides the rows of every batch: the number of devices or processes.
 
     Returns:
         The batches, `({"token_ids", "padding_mask"}, label, sample_weight)`: int32 `(rows, bucket)` twice, int32 and
-        float32 `(rows,)`, or `(rows, bucket)` for a target for each token; and what was truncated.
+        float32 `(rows,)`, or `(rows, bucket)` for a target for each token; and what was truncated or split.
 
     Raises:
         ValueError: For no documents, or numbers outside the ranges above.
@@ -93,28 +129,28 @@ def buckets(
     documents, targets = fields["token_ids"], fields[target]
     if not len(documents):
         raise ValueError("`fields` must hold at least one document. Received: none")
-    lengths = documents.lengths
+    per_token = isinstance(targets, Ragged)
+    if split_long and not per_token:
+        raise ValueError("`split_long` needs a target for each token. Received: split_long=True, one for each document")
+    pieces, report = (_split if split_long else _truncated)(documents, max_length)
     sizes = length_buckets(min_length, max_length)
     rows = rows_per_bucket(sizes, batch_tokens, batch_multiple)
     # A byte a document: doublings make few buckets.
-    bucket_of = np.searchsorted(sizes, np.minimum(lengths, sizes[-1])).astype("uint8")
-    plan = Plan(bucket_of, rows, seed, shuffle)
-    per_token = isinstance(targets, Ragged)
+    plan = Plan(np.searchsorted(sizes, pieces.lengths).astype("uint8"), rows, seed, shuffle)
 
     def make(step: int, process_index: int, process_count: int) -> tuple:
         bucket, members = plan.batch(step)
         size, width = rows[bucket] // process_count, sizes[bucket]
         mine = members[process_index * size : (process_index + 1) * size]
-        starts, counts = documents.starts[mine], documents.starts[mine + 1] - documents.starts[mine]
-        long = np.flatnonzero(counts > max_length)  # In the last bucket alone.
-        counts = np.minimum(counts, max_length)
+        starts, counts = pieces.starts[mine], pieces.lengths[mine]
+        start_cut, end_cut = np.flatnonzero(pieces.start_cut[mine]), np.flatnonzero(pieces.end_cut[mine])
         ids = documents.padded(starts, counts, (size, width), tokenizer.pad_id)
-        ids[long, width - 1] = tokenizer.end_id
+        ids[start_cut, 0], ids[end_cut, -1] = tokenizer.start_id, tokenizer.end_id  # These fill the longest bucket.
         mask = np.zeros((size, width), "int32")
         mask[: len(mine)] = np.arange(width) < counts[:, np.newaxis]
         if per_token:
-            labels = targets.padded(targets.starts[mine], counts, (size, width), -1)
-            labels[long, width - 1] = -1
+            labels = targets.padded(starts, counts, (size, width), -1)
+            labels[start_cut, 0] = labels[end_cut, -1] = -1
             weights = (labels >= 0).astype("float32")
             labels = np.maximum(labels, 0)
         else:
@@ -125,7 +161,7 @@ def buckets(
     row = (None, None) if per_token else (None,)
     tokens = Array((None, None), "int32")
     signature = ({"token_ids": tokens, "padding_mask": tokens}, Array(row, "int32"), Array(row, "float32"))
-    return Batches(make, plan.steps, batch_multiple, signature), cut_report(lengths, max_length)
+    return Batches(make, plan.steps, batch_multiple, signature), report
 
 
 class Plan:

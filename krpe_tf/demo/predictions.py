@@ -1,61 +1,54 @@
-"""What models and exported files predict for the held-out messages."""
+"""What models and exported files predict for the words of the held-out messages."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..data import Batches, LabelledTexts
-from ..export import LiteRTModel
+from ..data import Batches, Ragged, buckets
+from ..tasks import TOKEN_CLASSIFICATION
 from ..text import Tokenizer
-from ..training import class_probabilities
+
+
+def word_batches(
+    rows: Iterable[dict], tokenizer: Tokenizer, classes: list[str], max_length: int, batch_tokens: int
+) -> Batches:
+    """Make batches of rows of "tokens" and "labels" as the task does: long messages are split, and no word is lost."""
+    fields = TOKEN_CLASSIFICATION.encoding.encode(list(rows), tokenizer, classes)
+    batches, _ = buckets(
+        {name: Ragged.join(values) for name, values in fields.items()},
+        max_length,
+        batch_tokens,
+        tokenizer=tokenizer,
+        target="labels",
+        split_long=True,
+        shuffle=False,
+    )
+    return batches
 
 
 def predicted_classes(call: Callable, batches: Batches) -> np.ndarray:
-    """Return the most likely class of each document of `batches`, in their order.
+    """Return the most likely class of each word of `batches`, in their order.
 
     Args:
-        call: Gives one score a class for a batch of token ids, as a classifier or its .tflite file does.
-        batches: Labelled documents, one epoch of them.
+        call: Gives one score a class for every token of a batch, as a classifier or its .tflite file does.
+        batches: Labelled words, one epoch of them.
     """
-    return np.concatenate([np.argmax(np.asarray(call(inputs)), -1) for inputs, _ in _documents(batches)])
+    return np.concatenate([np.argmax(np.asarray(call(inputs)), -1)[words] for inputs, _, words in _epoch(batches)])
 
 
 def actual_classes(batches: Batches) -> np.ndarray:
-    """Return the class of each document of `batches`, in their order."""
-    return np.concatenate([labels for _, labels in _documents(batches)])
+    """Return the class of each word of `batches`, in their order."""
+    return np.concatenate([labels[words] for _, labels, words in _epoch(batches)])
 
 
-def _documents(batches: Batches):
-    """Yield inputs and labels of each batch of the first epoch, without rows of padding."""
+def _epoch(batches: Batches):
+    """Yield inputs, labels, and which tokens are the first of a word, of each batch without its rows of padding."""
     for step in range(batches.steps_per_epoch):
         inputs, labels, weights = batches[step]
-        real = weights > 0
-        yield {name: values[real] for name, values in inputs.items()}, labels[real]
+        real = inputs["padding_mask"].any(1)
+        yield {name: values[real] for name, values in inputs.items()}, labels[real], weights[real] > 0
 
 
 def fitting(tokenizer: Tokenizer, texts: list[str], length: int) -> list[int]:
     """Return the places of the texts of at most `length` tokens."""
     return [place for place, ids in enumerate(tokenizer.encode(texts)) if len(ids) <= length]
-
-
-def answer(path: Path, test: LabelledTexts, place: int, classes: list[str]) -> dict:
-    """Ask a .tflite file about one held-out message, as raw text.
-
-    Args:
-        path: The file.
-        test: The held-out messages.
-        place: Which of them to ask about.
-        classes: The labels, in the order of the file's scores.
-
-    Returns:
-        `beginning` of the message, `probabilities` by label, the label `predicted`, and the `actual` one.
-    """
-    text = test.texts[place]
-    probabilities = class_probabilities(LiteRTModel(path)([text]))[0]
-    return {
-        "beginning": " ".join(text.split()[:24]),
-        "probabilities": {label: round(float(p), 4) for label, p in zip(classes, probabilities, strict=True)},
-        "predicted": classes[int(np.argmax(probabilities))],
-        "actual": test.labels[place],
-    }

@@ -17,7 +17,10 @@ PHASE = "fine_tuning"
 class EpochSettings(Settings):
     """Settings of a task that trains for epochs, in batches of about as many tokens."""
 
-    max_length: int = setting(8192, "tokens per document; longer ones are truncated, and longer pairs left out")
+    max_length: int = setting(
+        8192,
+        "tokens per document; longer ones are truncated, for token_classification split; longer pairs are left out",
+    )
     epochs: int = setting(4, "passes over the documents at most")
     batch_tokens: int = setting(16_384, "tokens per batch of documents or of pairs, padding included")
     patience: int = setting(3, "epochs without improvement before training stops early")
@@ -42,13 +45,20 @@ class DocumentSettings(EpochSettings):
 
 
 def document_batches(
-    corpus: Corpus, split: str, settings: DocumentSettings, seed: int, batch_multiple: int, target: str = "label"
+    corpus: Corpus,
+    split: str,
+    settings: DocumentSettings,
+    seed: int,
+    batch_multiple: int,
+    target: str = "label",
+    split_long: bool = False,
 ) -> Batches:
-    """Make the batches of a split in length buckets, and log what was truncated.
+    """Make the batches of a split in length buckets, and log what was truncated or split.
 
     Args:
         corpus, split, settings, seed, batch_multiple: See `Task.batches`.
         target: The field to predict: a class for each document, or one for each token.
+        split_long: See `buckets`.
     """
     batches, report = buckets(
         corpus[split],
@@ -57,6 +67,7 @@ def document_batches(
         tokenizer=corpus.tokenizer,
         min_length=settings.min_length,
         target=target,
+        split_long=split_long,
         seed=seed,
         shuffle=split == "train",
         batch_multiple=batch_multiple,

@@ -64,7 +64,7 @@ TOKEN_CLASSIFICATION = Task(
     length="max_length",
     model=TokenClassifier,
     build=_build,
-    batches=lambda *arguments: document_batches(*arguments, target="labels"),
+    batches=lambda *arguments: document_batches(*arguments, target="labels", split_long=True),
     budget=epoch_budget,
     answer=_answer,
     show=lambda answer: " ".join(f"{each['word']}/{each['label']}" for each in answer),
