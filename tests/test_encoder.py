@@ -183,6 +183,13 @@ def test_the_softmax_twin_takes_over_the_weights():
     assert error(run(encoder, batch(9)), run(twin, batch(9))) < 0.5
 
 
+def test_every_dropout_of_a_seed_drops_other_places():
+    layers = [layer for layer in make(dropout=0.5, seed=3).layers if isinstance(layer, keras.layers.Dropout)]
+    x = np.ones((4, 9, 8), "float32")
+    kept = {to_numpy(layer(x, training=True)).tobytes() for layer in layers}
+    assert len(kept) == len(layers) > 2
+
+
 def test_dropout_is_active_in_training_only():
     encoder, inputs = make(dropout=0.5), batch(9)
     np.testing.assert_array_equal(run(encoder, inputs), run(encoder, inputs))
