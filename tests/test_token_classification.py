@@ -103,7 +103,7 @@ def test_only_spaces_and_tabs_part_columns_and_sentences_need_no_last_line(tmp_p
         ("a.csv", 'tokens,labels\n"[""a"", ",O\n', r"words as tokens.*Received: row 1 of"),
         ("a.csv", "tokens,labels\n\"['a', 'b']\",\"['O', 'O']\"\n", r"a JSON list \(.*Received: row 1 of"),
         ("a.csv", "tokens,tags\na,O\n", r"`labels_column` must be one of \['tokens', 'tags'\]"),
-        ("a.txt", "a O", r"must be a \.csv file, a \.jsonl file, a \.conll file or a folder"),
+        ("a.txt", "a O", r"must be a \.csv file, a \.tsv file, a \.jsonl file, a \.conll file or a folder"),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path, name, content, message):
