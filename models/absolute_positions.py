@@ -1,6 +1,7 @@
 """Learned absolute positions, as in BERT: what the biases over offsets replace."""
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from ..checks import check_at_least, known_values
@@ -35,18 +36,28 @@ class AbsolutePositions(FiniteWeights, layers.Layer):
         # Not `table[:n]`: of more places than there are it would be shorter, and one place would fit them all.
         return x + ops.slice(ops.convert_to_tensor(self.table), (0, 0), ops.shape(x)[1:])
 
-    def step(self, x, places):
+    def step(self, x, places, count=None):
         """Add the vectors of the places from `places` `(batch,)` on to the embeddings `(batch, k, width)` of a step.
+
+        Args:
+            x: The embeddings.
+            places: Integers `(batch,)`.
+            count: None, or integers `()` or `(batch,)`: how many first tokens of the k there are, as in a step. What
+                follows them is padding, which needs no place.
 
         Raises:
             ValueError: If a place is known to be behind the last one.
         """
-        known = known_values(places)
-        if known is not None and known.size and known.max() + x.shape[1] > self.length:
-            raise ValueError(
-                f"a model with `absolute_positions` reads at most {self.length} tokens. "
-                f"Received: {x.shape[1]} tokens behind {known.max()}"
-            )
+        known, counts = known_values(places), x.shape[1] if count is None else known_values(count)
+        # A count of another shape is refused by the layers behind this one.
+        if known is not None and known.size and np.shape(counts) in ((), known.shape) and counts is not None:
+            counts = np.broadcast_to(counts, known.shape)
+            row = (known + counts).argmax()
+            if known[row] + counts[row] > self.length:
+                raise ValueError(
+                    f"a model with `absolute_positions` reads at most {self.length} tokens. "
+                    f"Received: {counts[row]} tokens behind {known[row]}"
+                )
         places = places[:, None] + ops.arange(x.shape[1], dtype=places.dtype)
         table = ops.convert_to_tensor(self.table)
         return x + ops.cast(ops.take(table, ops.minimum(places, self.length - 1), axis=0), x.dtype)
@@ -58,12 +69,12 @@ class AbsolutePositions(FiniteWeights, layers.Layer):
     def _check_call(self, x):
         if x.shape[1] is not None and x.shape[1] > self.length:
             raise ValueError(
-                f"an encoder with `absolute_positions` reads rows of at most {self.length} tokens. "
+                f"a model with `absolute_positions` reads rows of at most {self.length} tokens. "
                 f"Received: {x.shape[1]} tokens"
             )
         if active_overrides().segment_ids is not None:
             raise ValueError(
-                "an encoder with `absolute_positions` takes no `segment_ids`: places count from the start of a row; "
+                "a model with `absolute_positions` takes no `segment_ids`: places count from the start of a row; "
                 "put each document into a row of its own. Received: segment_ids"
             )
 

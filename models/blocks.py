@@ -215,9 +215,13 @@ def step_stack(
 
     Returns:
         `(batch, k, hidden_dim)`, float32, and the new state.
+
+    Raises:
+        ValueError: For a state or count that does not fit, or more positions than a state holds, as far as values are
+            known.
     """
     if not isinstance(state, dict):
-        raise ValueError(f"`state` must come from `initial_state`, or from a step. Received: state={state!r:.80}")
+        raise not_a_state(state)
     after, first = dict(state), model.normalize_first
 
     def around(name, x, function):
@@ -248,6 +252,12 @@ def step_stack(
             x = around(f"{prefix}_cross_attention", x, functools.partial(attend_to_source, prefix))
         x = around(f"{prefix}_feed_forward", x, functools.partial(feed_forward, prefix))
     return model.get_layer(norm)(x) if first else x, after
+
+
+def not_a_state(state) -> ValueError:
+    """Return the error that says that `state` is none of a model's."""
+    received = sorted(state) if isinstance(state, dict) else state
+    return ValueError(f"`state` must come from `initial_state`, or from a step. Received: state={received!r:.80}")
 
 
 def take_state(state: dict, prefix: str) -> dict:

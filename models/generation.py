@@ -61,7 +61,7 @@ def generate(
             f"Received: max_length={max_length}"
         )
     stops = _check_stops(stop_token_ids, size)
-    _check_id(size, pad_id=pad_id)
+    check_id(size, pad_id=pad_id)
     sampler = _check_sampler(sampler, seed)
 
     shortest = int(lengths.min())
@@ -258,7 +258,8 @@ def _check_range(name: str, ids: np.ndarray, size: int):
         )
 
 
-def _check_id(size: int, **arguments):
+def check_id(size: int, **arguments):
+    """Raise a ValueError unless every named argument is an id of a vocabulary of this size."""
     for name, value in arguments.items():
         check_at_least(0, **{name: value})
         _check_range(name, np.array([value]), size)

@@ -216,7 +216,7 @@ class Beam(Sampler):
     A continuation that ends with a stop token is finished; its score is log p / length**length_penalty, of the tokens
     behind the prompt, the stop token among them. The result is the finished one of the highest score; where none
     finishes within `max_length`, the most probable one. The search ends as soon as no other can get a higher score, or
-    when it has waited for as many as `patience` says.
+    when as many texts are finished as `patience` allows.
 
     Args:
         num_beams: How many are kept, at least 1.

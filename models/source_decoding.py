@@ -8,8 +8,8 @@ from keras import ops
 
 from ..attention import check_mask_values
 from ..checks import check_at_least, shapes_differ
-from .blocks import initial_stack_state, step_stack
-from .generation import check_integers, generate, padded_length
+from .blocks import initial_stack_state, not_a_state, step_stack
+from .generation import check_id, check_integers, generate, padded_length
 from .interface import Array, Interface, functional_interface
 from .programs import kept_program
 from .token_model import TokenModel
@@ -38,6 +38,11 @@ class SourceDecoding(TokenModel):
                 f"Received: inputs {', '.join(inputs)}"
             )
         return super().call(inputs, training=training, mask=mask)
+
+    @property
+    def longest_source(self) -> int | None:
+        """The most tokens of a source that the model reads; None where there is no such bound."""
+        return min((n for n in (self.source_length, self.absolute_positions) if n is not None), default=None)
 
     @property
     def can_decode(self) -> bool:
@@ -87,7 +92,8 @@ class SourceDecoding(TokenModel):
             source_mask: Bool or integer `(batch, s)`, zero where padded; None without padding.
 
         Raises:
-            ValueError: For ids outside of the vocabulary, or a mask of another shape.
+            ValueError: For ids outside of the vocabulary, more tokens a row than `longest_source`, or a mask of another
+                shape.
         """
         return self._encode(*self._sources(source_ids, source_mask))
 
@@ -141,13 +147,10 @@ class SourceDecoding(TokenModel):
         token_ids = self._step_ids(token_ids)
         x = self.token_embedding(token_ids)
         if not isinstance(state, dict) or ("places" in state) != (self.absolute_positions is not None):
-            received = sorted(state) if isinstance(state, dict) else state
-            raise ValueError(
-                f"`state` must come from `initial_state`, or from a step. Received: state={received!r:.80}"
-            )
+            raise not_a_state(state)
         places = state.get("places")
         if places is not None:
-            x = self.get_layer("decoder_positions").step(x, places)
+            x = self.get_layer("decoder_positions").step(x, places, count)
         x, state = step_stack(self, x, state, self.num_decoder_layers, count, "decoder", "decoder_norm", cross=True)
         if places is not None:
             state["places"] = places + ops.cast(token_ids.shape[1] if count is None else count, "int32")
@@ -168,7 +171,8 @@ class SourceDecoding(TokenModel):
         """Write the targets of sources, in one compiled loop; with linear maps at the same cost for every token.
 
         It is compiled once for a batch size, a `max_length`, stop ids and a sampler's arguments, and kept; the encoder
-        once for each of a few lengths, to which sources are padded.
+        once for each of a few lengths, to which sources are padded (with `decoder_feature_map="softmax"` for each of
+        these and each `max_length`).
 
             model.generate(ids, mask, max_length=100, sampler=samplers.Beam(5, length_penalty=1.2, patience=1.0))
 
@@ -192,21 +196,22 @@ class SourceDecoding(TokenModel):
             `pad_id`.
 
         Raises:
-            ValueError: For ids outside of a vocabulary, a mask of another shape, sizes below 1, a seed that is no
-                integer, an unknown sampler.
+            ValueError: For ids outside of a vocabulary, no sources or longer ones than `longest_source`, a mask of
+                another shape, sizes below 1, a seed that is no integer, an unknown sampler.
         """
         check_at_least(1, max_length=max_length)
-        check_at_least(0, start_token_id=start_token_id)
+        check_id(self.vocabulary_size, start_token_id=start_token_id)
         if self.absolute_positions is not None and max_length > self.absolute_positions:
             raise ValueError(
                 f"`max_length` must be at most `absolute_positions`, {self.absolute_positions}. "
                 f"Received: max_length={max_length}"
             )
         ids, mask = self._padded_sources(source_ids, source_mask)
+        kept = max_length if self.decoder_feature_map == "softmax" else None
 
         def read():
             program = kept_program(
-                self, ("source", ids.shape, max_length), lambda *source: self.initial_state(*source, max_length)
+                self, ("source", ids.shape, kept), lambda *source: self.initial_state(*source, max_length)
             )
             return program(ids, mask)
 
@@ -218,6 +223,8 @@ class SourceDecoding(TokenModel):
     def _padded_sources(self, source_ids, source_mask):
         """Return checked sources as arrays, of a length of which there are few."""
         ids = check_integers(source_ids, "source_ids", 2)
+        if not len(ids):
+            raise ValueError(f"`source_ids` must hold at least one source. Received: shape {ids.shape}")
         ids, mask = (np.array(ops.convert_to_numpy(x)) for x in self._sources(ids, source_mask))
         length = ids.shape[1]
         wanted = self.source_length or padded_length(length)
@@ -235,6 +242,9 @@ class SourceDecoding(TokenModel):
                 "`source_ids` must be integers of shape (batch, s), with one position at least, be it hidden. "
                 f"Received: {keras.backend.standardize_dtype(source_ids.dtype)}, shape {tuple(source_ids.shape)}"
             )
+        longest, length = self.longest_source, source_ids.shape[1]
+        if longest is not None and length is not None and length > longest:
+            raise ValueError(f"`source_ids` must have at most {longest} tokens a row. Received: {length} tokens")
         source_ids = ops.cast(source_ids, "int32")
         if source_mask is None:
             return source_ids, ops.ones_like(source_ids)

@@ -314,8 +314,22 @@ def test_bad_input_raises():
     exact = moved("softmax softmax softmax")
     with pytest.raises(ValueError, match=r"`max_length` of the state must be at least"):
         exact.step(ids(1, 4), exact.initial_state(ids(1, 3), max_length=3))
+    prf = moved("PRF")
     with pytest.raises(ValueError, match=r"at most 40 tokens. Received: 41 tokens behind 0"):
-        moved("PRF").step(ids(1, 41), moved("PRF").initial_state(ids(1, 3)))
+        prf.step(ids(1, 41), prf.initial_state(ids(1, 3)))
+    with pytest.raises(ValueError, match=r"`source_ids` must have at most 40 tokens a row. Received: 41 tokens"):
+        prf.encode(ids(1, 41))
+
+
+def test_padding_behind_the_last_place_is_no_token():
+    model, tokens = moved("PRF"), ids(2, 40)
+    padded, count = np.pad(tokens, [(0, 0), (0, 24)]), np.array([40, 3])
+    logits, state = model.step(padded, model.initial_state(ids(2, 3)), count=count)
+    alone, _ = model.step(tokens, model.initial_state(ids(2, 3)))
+    np.testing.assert_allclose(to_numpy(logits)[0, :40], to_numpy(alone)[0], atol=1e-5)
+    np.testing.assert_array_equal(to_numpy(state["places"]), count)
+    with pytest.raises(ValueError, match=r"at most 40 tokens. Received: 1 tokens behind 40"):
+        model.step(ids(2, 4), state, count=np.array([1, 4]))
 
 
 @pytest.mark.parametrize(
