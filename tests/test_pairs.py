@@ -73,12 +73,32 @@ def test_a_column_of_documents_is_read_where_there_is_one(tmp_path):
     )
     assert read(tsv) == read(csv, {"document": "page"}) == of([("a", "b")], document="7")
     assert read(csv) == of([("a", "b")])
+    with pytest.raises(ValueError, match=r"`document_column` must be left out: `path` is read for source and target "):
+        open_source(csv, ("source", "target"), {"document": "page"})
     with pytest.raises(
         ValueError, match=r"`document_column` must be one of \['source', 'target'\] in row 2 of .*a.jsonl"
     ):
         read(jsonl)
     with pytest.raises(ValueError, match=r"`document_column` must be one of .*in .*a.csv.*document_column='chapter'"):
         read(csv, {"document": "chapter"})
+
+
+def test_a_document_without_a_name_is_a_row_by_itself(tmp_path):
+    tsv, jsonl, bad = write(
+        tmp_path,
+        a__tsv="document\tsource\ttarget\n \ta\tb\n",
+        a__jsonl='{"source": "a", "target": "b", "document": null}\n',
+        b__jsonl='{"source": "a", "target": "b", "document": [7]}\n',
+    )
+    assert read(tsv) == read(jsonl) == of([("a", "b")], document=None)
+    with pytest.raises(ValueError, match=r"`data` must hold a string or integer as document. Received: row 1 of .*b"):
+        read(bad)
+
+
+def test_an_empty_target_of_python_is_refused_as_one_of_a_file_is():
+    for rows in (of([("a", "b"), ("c", " ")]), of([("a", "b"), (" ", "c")])):
+        with pytest.raises(ValueError, match=r"`data` must hold no row with an empty text. Received: row 2"):
+            deal_documents(rows, PAIRS)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ class Encoding:
         encode: `encode(rows, tokenizer, classes)` returns, by field name, a list with an integer array or an integer
             for each row. Called from several threads.
         label: `label(row)` returns the labels that a row has; the sorted set of all is `classes`. None: there are none.
-        text: `text(row)` returns by what rows are equal. A row whose text is invisible is left out.
-        texts: `texts(row)` returns what the vocabulary is learned from. None: the text.
+        text: `text(row)` returns by what rows are equal.
+        texts: `texts(row)` returns what the vocabulary is learned from. None: the text. A row of which one of these is
+            invisible is left out.
         stratum: `stratum(row)` returns what rows are held out by: of each stratum the same share.
         document: `document(row)` returns of which document a row is, which is held out as a whole; None for a row that
             is one by itself. Rows of different documents may be equal.
@@ -46,7 +47,11 @@ class Encoding:
     def learned_from(self, rows: Iterable[dict]) -> Iterator[str]:
         """Iterate over the texts that the vocabulary is learned from."""
         for row in rows:
-            yield from (self.text(row),) if self.texts is None else self.texts(row)
+            yield from self.texts_of(row)
+
+    def texts_of(self, row: dict) -> tuple[str, ...]:
+        """Return the texts of a row: see `texts`."""
+        return (self.text(row),) if self.texts is None else self.texts(row)
 
 
 def _encode_texts(rows: list[dict], tokenizer: Tokenizer, classes: list[str] | None) -> dict[str, list]:

@@ -17,7 +17,14 @@ MULTIPLE, GROWTH = 8, 1.2
 
 @dataclass(frozen=True)
 class PairReport:
-    """What the batches of an epoch hold: pairs, and those too long; shapes, (source, target); the share of padding."""
+    """What the batches of an epoch hold.
+
+    Attributes:
+        pairs: How many there are.
+        left_out: How many of them no shape holds.
+        shapes: Tokens of source and target.
+        padding: The share of all places that holds none of their tokens.
+    """
 
     pairs: int
     left_out: int

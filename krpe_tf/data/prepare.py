@@ -62,7 +62,8 @@ def prepare(
     """Turn texts into a vocabulary and flat arrays of token ids, tokenized in parallel.
 
     No more is in memory at a time than the sample that the vocabulary is learned from, the texts being tokenized, and
-    80 bytes of each document while equal texts are sought, 14 after that; of a folder also the paths of its files.
+    80 bytes of each document while equal texts are sought, 14 after that (of a pair 90 and 22); of a folder also the
+    paths of its files.
 
     Documents without any text are left out; equal texts are held out together. The log counts both, and lists every
     label with its number of documents before anything is learned.
@@ -115,7 +116,8 @@ def prepare(
     paths = [source] if isinstance(source, str | os.PathLike) else [*source]
     encoding = _choose_encoding(Path(paths[0]), labelled, encoding)
     renamed = {"text": text_column, "label": label_column}
-    names = {**{column: name for column, name in renamed.items() if name != column}, **(names or {})}
+    renamed = {column: name for column, name in renamed.items() if name != column and column in encoding.columns}
+    names = {**renamed, **(names or {})}
     options = {"argument": "source", "seed": seed, "optional": encoding.optional}
     documents = open_source(source, encoding.columns, names, **options)
     settings = {

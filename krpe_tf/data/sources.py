@@ -47,6 +47,15 @@ def _label(value: object) -> str:
     return label.strip()
 
 
+def _document(value: object) -> str | None:
+    """Return the name of a document; None, a row by itself, for null and an empty cell."""
+    if value is None or (isinstance(value, str) and not is_visible(value)):
+        return None
+    if not isinstance(value, (str, int)):
+        raise ValueError("a string or integer as document")
+    return _text(str(value)).strip()
+
+
 def _sentence(name: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not isinstance(value, str):
@@ -82,7 +91,7 @@ COLUMNS = {
     "labels": _list_of("a label for each token"),
     "source": _sentence("source"),
     "target": _sentence("target"),
-    "document": _label,
+    "document": _document,
 }
 
 
@@ -186,9 +195,9 @@ def open_source(
         optional: Columns that are read if the file has them; those of `names` it must have.
 
     Raises:
-        ValueError: For two columns of one name, or one file given twice; for a path that is missing, has an unknown
-            extension, or is a folder that lacks a column, is to give labels and has no texts, or of which most files
-            would not be read; for an unknown column.
+        ValueError: For a name of a column that is not read, two columns of one name, or one file given twice; for a
+            path that is missing, has an unknown extension, or is a folder that lacks a column, is to give labels and
+            has no texts, or of which most files would not be read; for an unknown column.
     """
     columns, names = tuple(columns), dict(names or {})
     unknown = [column for column in (*columns, *names) if column not in COLUMNS]
@@ -197,7 +206,14 @@ def open_source(
             f"`columns` and `names` must be of columns among {', '.join(COLUMNS)}. Received: {', '.join(unknown)}"
         )
     given, optional = set(names), tuple(optional)
-    names = {column: names.get(column, column) for column in (*columns, *optional)}
+    read = (*columns, *optional)
+    for column, name in names.items():
+        if column not in read:
+            raise ValueError(
+                f"`{column}_column` must be left out: `{argument}` is read for {' and '.join(read)} alone. "
+                f"Received: {column}_column={name!r}"
+            )
+    names = {column: names.get(column, column) for column in read}
     optional = [column for column in optional if column not in given]
     if twice := [column for column, name in names.items() if [*names.values()].count(name) > 1]:
         raise ValueError(

@@ -36,14 +36,14 @@ MISSING |= {"unlabeled", "unlabelled", "unsup"}
 
 
 class Survey:
-    """The labels and the equal texts of documents, read once. It keeps 13 bytes of each document, and no text.
+    """The labels and the equal texts of documents, read once. It keeps 13 bytes of each row, 21 of a pair, and no text.
 
-    Texts are equal if they differ in nothing but white space around them. While they are sought, a document takes 80
-    bytes.
+    Texts are equal if they differ in nothing but white space around them. While they are sought, a row takes 80 bytes,
+    a pair 90.
 
-    Attributes: `documents`, how many there are; `visible`, bool, which of them have a visible text; `labels`, how often
-    each label comes among these, a `Counter`, or None where the encoding has no labels; `copies`, how many documents
-    repeat the text of another; `copied`, how many have their text as the answer.
+    Attributes: `documents`, how many there are; `visible`, bool, which of them have a visible text, of pairs two;
+    `labels`, how often each label comes among these, a `Counter`, or None where the encoding has no labels; `copies`,
+    how many documents repeat the text of another; `copied`, how many have their text as the answer.
 
     Args:
         rows: Each a value by column.
@@ -62,7 +62,7 @@ class Survey:
                 groups.append(keys[-1] if document is None else hash((document,)))
             if encoding.copied is not None:
                 self.copied += encoding.copied(row)
-            visible.append(is_visible(text))
+            visible.append(all(map(is_visible, encoding.texts_of(row))))
             strata.append(known.setdefault(encoding.stratum(row), len(known)))
             if encoding.label is not None:
                 found = tuple(encoding.label(row))
