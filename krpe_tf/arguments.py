@@ -206,9 +206,12 @@ def _add_evaluate(commands):
 
 
 def _add_search(command):
+    from .runs import SEARCH
+
+    beams, penalty = SEARCH["num_beams"], SEARCH["length_penalty"]
     command.add_argument("--sampler", default="beam", help="beam, greedy, random, top_k or top_p (default: beam)")
-    command.add_argument("--num-beams", type=int, help="translations that beam follows at a time (default: 5)")
-    command.add_argument("--length-penalty", type=float, help="of beam: more favours longer ones (default: 1.2)")
+    command.add_argument("--num-beams", type=int, help=f"translations that beam follows at a time (default: {beams})")
+    command.add_argument("--length-penalty", type=float, help=f"of beam: more favours longer ones (default: {penalty})")
     command.add_argument("--temperature", type=float, help="see generate (default: 0.8)")
     command.add_argument("--top-p", type=float, help="see generate (default: 0.9)")
     command.add_argument("--top-k", type=int, help="see generate (default: 40 for top_k)")

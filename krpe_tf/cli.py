@@ -191,6 +191,12 @@ def _read_file(path: str) -> str:
         raise ValueError(f"`--file` must be valid UTF-8 ({error.reason}). Received: {path!r}") from error
 
 
+def _read_lines(path: str) -> list[str]:
+    """Read lines as training does: `splitlines` would also divide them at form feeds and the like."""
+    content = _read_file(path)
+    return [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")] if content else []
+
+
 def _generate(options):
     from .runs import generate_run
 
@@ -208,23 +214,24 @@ def _generate(options):
     print(f"{text.tokens} tokens: the first in {text.first_seconds:.2f} s{speed}", file=sys.stderr)
 
 
-SEARCH = ("sampler", "num_beams", "length_penalty", "temperature", "top_p", "top_k", "max_tokens", "seed")
+SEARCH_OPTIONS = ("sampler", "num_beams", "length_penalty", "temperature", "top_p", "top_k", "max_tokens", "seed")
 
 
 def _translate(options):
     from .runs import translate_run
 
-    texts = [*options.text, *(line for path in options.file for line in _read_file(path).splitlines())]
+    texts = [*options.text, *(line for path in options.file for line in _read_lines(path))]
     if not texts:
         raise ValueError("`text` must be given, or a `--file` that has lines. Received: neither")
-    for line in translate_run(options.run, texts, **{name: getattr(options, name) for name in SEARCH}):
-        print(line)
+    search = {name: getattr(options, name) for name in SEARCH_OPTIONS}
+    for translation in translate_run(options.run, texts, **search):
+        print(" ".join(translation.splitlines()))  # A line for each, whatever a model writes.
 
 
 def _evaluate(options):
     from .runs import evaluate_run
 
-    search = {name: getattr(options, name) for name in SEARCH}
+    search = {name: getattr(options, name) for name in SEARCH_OPTIONS}
     names = column_names(options)
     found = evaluate_run(options.run, _one_or_more(options.data), names=names, tokenize=options.tokenize, **search)
     for name, (score, signature) in zip(("BLEU", "chrF"), found.values(), strict=True):

@@ -17,7 +17,7 @@ from krpe_tf.models import Encoder, LayerVectors, TextClassifier, TextEmbedder
 from krpe_tf.runs import RunSettings, load_run, predict_run, train_run
 from krpe_tf.tasks import DISTILL
 from krpe_tf.text import ByteTokenizer, WordPieceTokenizer, train_wordpiece
-from krpe_tf.training import GlobalVectorError
+from krpe_tf.training import Distribution, GlobalVectorError
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,16 @@ def test_targets_depend_on_the_step_alone_so_that_runs_resume(folder):
         np.testing.assert_array_equal(targets, made[1][step][1])
         np.testing.assert_array_equal(inputs["token_ids"], made[1][step][0]["token_ids"])
     assert batches.rows(3, 0, 1)[1].shape == targets.shape
-    with pytest.raises(ValueError, match=r"'distill' trains in one process. Received: 2 processes"):
-        DISTILL.batches(corpus, "train", settings, 0, 2).rows(0, 0, 2)
+    batches = DISTILL.batches(corpus, "train", settings, 0, 2)
+    halves = [batches.rows(0, process, 2)[1] for process in (0, 1)]
+    np.testing.assert_allclose(np.concatenate(halves), batches[0][1], atol=1e-5)
+
+
+def test_several_processes_are_refused_before_any_work(folder, tmp_path):
+    source, two = open_source(folder / "texts", ("text",)), Distribution("data", None, 0, 2, 2, 2)
+    with pytest.raises(ValueError, match=r"the task 'distill' trains in one process. Received: 2 processes"):
+        train_run(source, tmp_path / "run", task="distill", teacher=str(folder / "teacher.keras"), distribution=two)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -295,7 +295,7 @@ def test_a_run_without_labels_diverges_resumes_and_is_exported(folder, capsys, c
     np.testing.assert_allclose(vectors, keras.ops.convert_to_numpy(model.encoder(inputs)), atol=1e-5)
 
 
-def score(model, batches, classes):
+def score(model, batches, corpus, settings):
     """The documents that are validated by, and the share of them that is right."""
     inputs, labels, weights = batches[0]
     right = np.argmax(model.predict(inputs, verbose=0), -1) == labels

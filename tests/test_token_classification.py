@@ -191,7 +191,9 @@ def test_f1_is_by_entity():
         def __getitem__(self, step):
             return None, labels[step], weights[step]
 
-    scores = TOKEN_CLASSIFICATION.scores(Fixed([np.eye(5)[each] for each in guesses]), Batches(), corpus_of(classes))
+    scores = TOKEN_CLASSIFICATION.scores(
+        Fixed([np.eye(5)[each] for each in guesses]), Batches(), corpus_of(classes), None
+    )
     true, said, right, words, words_right = 0, 0, 0, 0, 0
     for label, guess, weight in zip(*(np.concatenate(x) for x in (labels, guesses, weights)), strict=True):
         label, guess = ([classes[index] for index in row[weight > 0]] for row in (label, guess))
@@ -216,7 +218,7 @@ def test_labels_without_entities_have_an_accuracy_alone():
         def __getitem__(self, step):
             return None, np.array([[0, 1]]), np.ones((1, 2))
 
-    scores = TOKEN_CLASSIFICATION.scores(Fixed([np.eye(2)[[[0, 0]]]]), Batches(), corpus_of(["NOUN", "VERB"]))
+    scores = TOKEN_CLASSIFICATION.scores(Fixed([np.eye(2)[[[0, 0]]]]), Batches(), corpus_of(["NOUN", "VERB"]), None)
     assert scores == {"accuracy": 0.5}
 
 

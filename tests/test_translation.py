@@ -1,5 +1,7 @@
 """The task translation: a run from two files of lines to translations and their scores, stopped and resumed."""
 
+import dataclasses
+import importlib.util
 import json
 
 import keras
@@ -8,10 +10,11 @@ import pytest
 from batch_checks import same
 
 from krpe_tf.cli import main
-from krpe_tf.data import PAIRS, build_corpus, load_corpus, open_source
-from krpe_tf.models import EncoderDecoder, preset_arguments
+from krpe_tf.data import PAIRS, Corpus, build_corpus, load_corpus, open_source
+from krpe_tf.models import EncoderDecoder, preset_arguments, programs
 from krpe_tf.runs import (
     RunSettings,
+    RunState,
     choose_task,
     export_run,
     generate_run,
@@ -22,8 +25,9 @@ from krpe_tf.runs import (
     train_run,
     translate_run,
 )
-from krpe_tf.tasks import CAUSAL_LM, TRANSLATION, score
-from krpe_tf.text import RESERVED_TOKENS, PieceTokenizer, WordPieceTokenizer
+from krpe_tf.runs.train import _save
+from krpe_tf.tasks import CAUSAL_LM, TRANSLATION, score, translate
+from krpe_tf.text import RESERVED_TOKENS, ByteTokenizer, PieceTokenizer, WordPieceTokenizer
 from krpe_tf.training import Checkpoints
 
 WORDS = {"sea": "Meer", "wave": "Welle", "ship": "Schiff", "the": "das", "old": "alt", "and": "und"}
@@ -76,6 +80,61 @@ def test_translate_writes_a_line_for_each_line(folder, capfd):
     assert found[2] == ""
 
 
+def test_lines_end_where_those_of_training_do(folder, capfd, monkeypatch):
+    odd = "a\fb\x0bc\x1cd\x85e\u2028f"
+    (folder / "odd.txt").write_bytes(f"{odd}\r\n\n{odd}\n".encode())
+    (folder / "empty.txt").touch()
+    asked = []
+    monkeypatch.setattr("krpe_tf.runs.translate_run", lambda run, texts, **options: asked.extend(texts) or texts)
+    files = [part for name in ("odd.txt", "empty.txt") for part in ("--file", str(folder / name))]
+    assert main(["translate", str(folder / "run"), *files]) == 0
+    assert asked == [odd, "", odd]
+    assert capfd.readouterr().out == "a b c d e f\n\na b c d e f\n"
+    assert main(["translate", str(folder / "run"), *files[2:]]) == 2
+
+
+def test_places_of_a_model_bound_its_sources(monkeypatch):
+    monkeypatch.setattr(programs, "_takes_xla", lambda model: False)  # It compiles for seconds.
+    tokenizer = ByteTokenizer()
+    sizes = {"num_layers": 1, "feature_map": "softmax", "position_bias": None, "absolute_positions": 23}
+    model = TRANSLATION.backbone.make("tiny", vocabulary_size=tokenizer.vocabulary_size, seed=0, **sizes)
+    # 23 tokens fit, the next doubling of 16 does not.
+    assert len(translate(model, tokenizer, ["", "a" * 21], "greedy", max_tokens=1)) == 2
+    with pytest.raises(
+        ValueError, match=r"`texts` must have at most 23 tokens each, .*Received: texts\[1\] of 24 tokens"
+    ):
+        translate(model, tokenizer, ["", "a" * 22], "greedy")
+    settings = RunSettings(max_length=24)
+    with pytest.raises(ValueError, match=r"`max_length` must be at most `absolute_positions`, 23. .*: max_length=24"):
+        TRANSLATION.build(model, None, settings)
+    assert TRANSLATION.build(model, None, RunSettings(max_length=23)) is model
+
+
+def test_pairs_that_are_too_long_to_train_on_are_not_scored(monkeypatch):
+    pairs = [{"source": each, "target": each.upper()} for each in ("ab", "c" * 40, "de", "fg")]
+    corpus = build_corpus([{"source": "x", "target": "y"}], PAIRS, validation=pairs, tokenizer="bytes")
+    asked = []
+    monkeypatch.setattr(
+        "krpe_tf.tasks.translation.translate", lambda *given: asked.extend(given[2]) or [x.upper() for x in given[2]]
+    )
+    assert TRANSLATION.scores(None, None, corpus, RunSettings(max_length=8))["chrf"] == pytest.approx(100)
+    assert asked == ["ab", "de", "fg"]
+
+
+def test_a_run_is_finished_even_if_its_scores_raise(folder, tmp_path):
+    def scores(*given):
+        raise ValueError("no scores")
+
+    model, tokenizer, _ = load_run(folder / "run")
+    corpus, task = Corpus(tokenizer, None, PAIRS.columns, {}), dataclasses.replace(TRANSLATION, scores=scores)
+    state = RunState(tmp_path, task, RunSettings(), "data")
+    state.begin(tokenizer, {})
+    with pytest.raises(ValueError, match="no scores"):
+        _save(state, model, corpus, object(), {}, RunSettings(), task)
+    assert not (tmp_path / "checkpoints").exists()
+    assert {"model.keras", "tokenizer.json", "training.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_evaluate_scores_the_likeliest_tokens_one_by_one(folder, capfd):
     options = ["--sampler", "greedy", "--max-tokens", "5"]
     assert main(["evaluate", str(folder / "run"), str(folder / "pairs.tsv"), *options]) == 0
@@ -102,6 +161,9 @@ def test_scores_are_those_of_sacrebleu():
     assert score(["a b c d x"], ["a b c d e"])["bleu"][0] == pytest.approx(100 * (4 / 5 * 3 / 4 * 2 / 3 / 2) ** 0.25)
     with pytest.raises(ValueError, match=r"`tokenize` must be one of .*Received: tokenize='words'"):
         score(["a"], ["b"], "words")
+    if importlib.util.find_spec("mecab_ko") is None:
+        with pytest.raises(ValueError, match=r"`tokenize` needs .*\"sacrebleu\[ko\]\". Received: tokenize='ko-mecab'"):
+            score(["a"], ["b"], "ko-mecab")
 
 
 @pytest.mark.slow
@@ -159,6 +221,9 @@ def test_sizes_of_a_preset_are_those_of_encoder_and_decoder():
     [
         ({"label_smoothing": 1.0}, r"`label_smoothing` must be a number in \[0, 1\)"),
         ({"batch_shapes": 0}, "`batch_shapes` must be an integer of at least 1"),
+        ({"batch_shapes": 256}, "`batch_shapes` must be at most 255. Received: batch_shapes=256"),
+        ({"encoder": {"length": 8}}, "`encoder` must hold values for .*Received: .*'length'"),
+        ({"encoder": {"source_length": 8}}, "`encoder` must hold values for .*Received: .*'source_length'"),
         ({"translation_optimizer": {"rate": 1}}, "`translation_optimizer` must hold values for"),
         ({"encoder": {"causal": True}}, "`encoder` must hold values for .*num_decoder_layers.*Received: .*'causal'"),
         ({"tokenizer": "wordpiece"}, "`tokenizer` must be sentencepiece or bytes for the task 'translation'"),
@@ -197,6 +262,15 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, capsys):
     (tmp_path / "other" / "task.json").write_text('{"task": "text_classification"}')
     with pytest.raises(ValueError, match=r"must be of a task that translates: translation. Received: 'text_class"):
         translate_run(tmp_path / "other", ["a"])
+    with pytest.raises(
+        ValueError, match=r"`text_column` must be left out: `data` is read for source and target and doc"
+    ):
+        train_run(pairs, tmp_path / "run", task="translation", names={"text": "body"})
+    corpus = Corpus(None, None, PAIRS.columns, {})
+    with pytest.raises(
+        ValueError, match=r"`document_column` must be left out: a prepared corpus has its columns already"
+    ):
+        train_run(corpus, tmp_path / "run", task="translation", names={"document": "page"})
     assert main(["translate", str(run)]) == 2
     assert "`text` must be given, or a `--file` that has lines" in capsys.readouterr().err
 

@@ -13,10 +13,11 @@ from .recipe import choose_task, make_recipe
 from .settings import RunSettings, load_config
 from .state import RunState
 from .train import train_run
-from .translate import evaluate_run, translate_run
+from .translate import SEARCH, evaluate_run, translate_run
 from .web import web_run, web_server
 
 __all__ = [
+    "SEARCH",
     "GeneratedText",
     "RunSettings",
     "RunState",

@@ -148,7 +148,7 @@ def train_run(
         with distribution.chief_first():
             if not distribution.is_chief:
                 return json.loads((output / "training.json").read_text(encoding="utf-8"))
-            summary = _save(output, model, corpus, batches[task].get("validation"), histories, settings, task)
+            summary = _save(state, model, corpus, batches[task].get("validation"), histories, settings, task)
             state.finish()
         return summary
 
@@ -160,6 +160,12 @@ def _open(data, task: str | None, names, validation, tokenizer) -> tuple[Data, T
     task = choose_task(task, data)
     if isinstance(data, (*PATH, tuple, list)):
         data = open_source(data, task.encoding.columns, names, argument="data", optional=task.encoding.optional)
+    else:
+        for column, name in (names or {}).items():
+            of = "a prepared corpus" if isinstance(data, Corpus) else "what is no path"
+            raise ValueError(
+                f"`{column}_column` must be left out: {of} has its columns already. Received: {column}_column={name!r}"
+            )
     if validation is not None and isinstance(data, Corpus):
         raise ValueError("`validation` must be None for a corpus, which has its own. Received: a validation set")
     if not isinstance(validation, LabelledTexts | Source | None):
@@ -199,6 +205,11 @@ def fingerprint(strings: Iterable[str]) -> str:
 
 
 def _check_distribution(distribution: Distribution, recipe: tuple[Task, ...], settings: RunSettings, start) -> None:
+    for phase in recipe:
+        if phase.one_process and distribution.process_count > 1:
+            raise ValueError(
+                f"the task {phase.name!r} trains in one process. Received: {distribution.process_count} processes"
+            )
     for name in filter(None, (phase.batch_size for phase in recipe)):
         distribution.check_batch_size(**{name: getattr(settings, name)})
     sizes = {**(start.encoder.get_config() if start else preset_arguments(settings.preset)), **settings.encoder}
@@ -217,12 +228,12 @@ def _models(budgets: dict[Task, Budget], corpus: Corpus, settings: RunSettings, 
     causal = {"causal": True} if task.causal else {}
     given = {**causal, **settings.encoder, "vocabulary_size": corpus.tokenizer.vocabulary_size, "seed": settings.seed}
     if start is None:
-        encoder = task.backbone.make(settings.preset, **given)
+        backbone = task.backbone.make(settings.preset, **given)
     else:
-        encoder = Encoder.from_encoder(start.encoder, **{**start.changes, **given})
+        backbone = Encoder.from_encoder(start.encoder, **{**start.changes, **given})
     if initial_encoder is not None:
-        encoder.set_weights(initial_encoder.get_weights())
-    models = {phase: phase.build(encoder, corpus, settings) for phase in budgets}
+        backbone.set_weights(initial_encoder.get_weights())
+    models = {phase: phase.build(backbone, corpus, settings) for phase in budgets}
     for phase, model in models.items():
         optimizer = make_optimizer(steps=budgets[phase].steps, **getattr(settings, phase.optimizer))
         loss = phase.loss and phase.loss(settings)
@@ -261,12 +272,16 @@ def _train_phases(models: dict, batches: dict, budgets: dict, state: RunState, d
     return histories
 
 
-def _save(output: Path, model, corpus: Corpus, validation: Batches | None, histories, settings, task: Task) -> dict:
+def _save(state: RunState, model, corpus: Corpus, validation: Batches | None, histories, settings, task: Task) -> dict:
     """Write the run folder, with the scores of a task that has some; return what training.json holds."""
-    length = getattr(settings, task.length)
+    output, length = state.output, getattr(settings, task.length)
     summary = save_run(output, model, corpus.tokenizer, corpus.classes, length, histories, settings.to_json(), task)
     if task.scores is not None and validation is not None:
-        summary["scores"] = task.scores(load_run(output)[0], validation, corpus)
+        try:
+            summary["scores"] = task.scores(load_run(output)[0], validation, corpus, settings)
+        except Exception:
+            state.finish()  # The run folder is whole but for the scores, and resumed it would raise the same.
+            raise
         scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["scores"].items())
         logger.info("the whole validation set: %s", scores)
         write_json(output / "training.json", summary)

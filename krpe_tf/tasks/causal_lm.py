@@ -52,7 +52,7 @@ def _budget(settings, batches):
     return Budget(settings.steps, validate_every=every, validation_steps=settings.validation_steps)
 
 
-def _scores(model, batches, corpus) -> dict[str, float]:
+def _scores(model, batches, corpus, settings) -> dict[str, float]:
     """Return the bits that a byte of the validation documents takes, whatever the tokens are."""
     compile_model(model, "sgd", weighted_metrics=CAUSAL_LM.metrics(corpus))
     return {"bits_per_byte": model.evaluate(batches.validation_data(), verbose=0, return_dict=True)["bits_per_byte"]}

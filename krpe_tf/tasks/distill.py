@@ -48,9 +48,7 @@ def _batches(corpus, split, settings, seed, batch_multiple) -> Batches:
     plain = document_batches(corpus, split, settings, seed, batch_multiple, target="token_ids")
 
     def make(step: int, process_index: int, process_count: int) -> tuple:
-        if process_count > 1:
-            raise ValueError(f"the task 'distill' trains in one process. Received: {process_count} processes")
-        inputs, _, weights = plain[step]
+        inputs, _, weights = plain.rows(step, process_index, process_count)
         return inputs, teacher.read(inputs), weights
 
     signature = plain.signature[0], Array((None, *teacher.output.shape[1:]), "float32"), plain.signature[2]
@@ -62,7 +60,7 @@ def _answer(outputs, texts, tokenizer, classes) -> list[np.ndarray]:
     return [output[-1].mean(0) if output.ndim == 3 else output for output in outputs]
 
 
-def _scores(model, batches, corpus) -> dict[str, float]:
+def _scores(model, batches, corpus, settings) -> dict[str, float]:
     """Return the mean cosine of the angle between the vectors of whole texts, and those of the teacher."""
     cosines = []
     for inputs, targets, weights in map(batches.__getitem__, range(batches.steps_per_epoch)):
@@ -80,6 +78,7 @@ DISTILL = Task(
     settings=DistillationSettings,
     optimizer="fine_tune_optimizer",
     length="max_length",
+    one_process=True,
     model=LayerVectors,
     start=_start,
     build=_build,

@@ -58,10 +58,11 @@ class Task:
         batch_size: The setting that holds the rows of a batch, which the devices must divide; None where `batches` sees
             to that.
         tokenizers: The kinds of tokenizer that it may learn, see `learn_tokenizer`; by default the first.
-        causal: Whether its model writes text: its encoder is then causal, its tokenizer gives the text back, `export`
-            writes a generator, and `generate` runs it.
+        causal: Whether its model continues text: its encoder is then causal, its tokenizer gives the text back,
+            `export` writes a generator, and `generate` runs it.
         translates: Whether its model writes a target for a source: its tokenizer gives the text back, and `translate`
             and `evaluate` run it.
+        one_process: Whether it trains in one process alone.
         backbone: What its model is built on.
         model: The class of its model; brings `get_layout_map`.
         build: `(backbone, corpus, settings)` -> the model, not compiled.
@@ -74,8 +75,8 @@ class Task:
             text alone; `tokenizer.encode(texts)` are the ids that they were computed from. None: `predict` is refused.
         show: `(answer)` -> the line that `predict` prints.
         metrics: `(corpus)` -> what is measured beside loss and accuracy while it trains and validates.
-        scores: `(model, batches, corpus)` -> scores by name of the trained model on the validation batches. They are
-            logged and kept in training.json. None: losses and metrics of the history say it all.
+        scores: `(model, batches, corpus, settings)` -> scores by name of the trained model on the validation batches.
+            They are logged and kept in training.json. None: losses and metrics of the history say it all.
         page: The page in which a browser runs an exported model, of `krpe_tf.runs.web`; None: there is none.
         pretraining: The task that may train the encoder first.
     """
@@ -94,6 +95,7 @@ class Task:
     tokenizers: tuple[str, ...] = ("wordpiece",)
     causal: bool = False
     translates: bool = False
+    one_process: bool = False
     backbone: Backbone = ENCODER
     start: Callable[[Any], Start] | None = None
     loss: Callable[[Any], keras.losses.Loss] | None = None
@@ -101,7 +103,7 @@ class Task:
     answer: Callable[[list[np.ndarray], list[str], Tokenizer, list[str] | None], list] | None = None
     show: Callable[[Any], str] = str
     metrics: Callable[[Corpus], list[keras.metrics.Metric]] = lambda corpus: []
-    scores: Callable[[keras.Model, Batches, Corpus], dict[str, float]] | None = None
+    scores: Callable[[keras.Model, Batches, Corpus, Any], dict[str, float]] | None = None
     page: str | None = None
     pretraining: "Task | None" = None
 

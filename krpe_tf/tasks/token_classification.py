@@ -37,7 +37,7 @@ def _answer(outputs, texts, tokenizer, classes) -> list[list[dict]]:
     return answers
 
 
-def _scores(model, batches, corpus) -> dict[str, float]:
+def _scores(model, batches, corpus, settings) -> dict[str, float]:
     """Return the share of words labelled right; for labels of entities also precision, recall and F1 by entity."""
     classes, expected, predicted = corpus.classes, [], []
     for inputs, labels, weights in map(batches.__getitem__, range(batches.steps_per_epoch)):

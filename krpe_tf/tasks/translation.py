@@ -20,8 +20,14 @@ logger = logging.getLogger(__name__)
 
 PHASE = "training"
 
+# Arguments of the model that a run does not choose: one vocabulary is that of both sides, and batches have many shapes.
+FIXED = {"source_vocabulary_size", "source_length", "length"}
+
 # How many validation pairs are translated for the scores, at most.
 SCORED = 200
+
+# The most shapes of batches: a byte for each pair says which it has.
+MOST_SHAPES = 255
 
 # What encoder and decoder have each, by the name that it has of an `Encoder`.
 OF_BOTH = {
@@ -42,6 +48,10 @@ class TranslationSettings(EpochSettings):
     def __post_init__(self):  # noqa: D105
         super().__post_init__()
         check_at_least(1, batch_shapes=self.batch_shapes)
+        if self.batch_shapes > MOST_SHAPES:
+            raise ValueError(
+                f"`batch_shapes` must be at most {MOST_SHAPES}. Received: batch_shapes={self.batch_shapes}"
+            )
         check_rate(label_smoothing=self.label_smoothing)
         complete_optimizer(self, "translation_optimizer", learning_rate=1e-3, decay="inverse_sqrt")
 
@@ -65,6 +75,11 @@ def _build(model, corpus, settings) -> EncoderDecoder:
             'translation needs the extra `translation`: pip install ".[translation]". '
             "Received: no package sacrebleu, by which its models are scored"
         )
+    places = model.absolute_positions
+    if places is not None and settings.max_length > places:
+        raise ValueError(
+            f"`max_length` must be at most `absolute_positions`, {places}. Received: max_length={settings.max_length}"
+        )
     return model
 
 
@@ -85,11 +100,11 @@ def _batches(corpus, split, settings, seed, batch_multiple):
     return batches
 
 
-def _scores(model, batches, corpus) -> dict[str, float]:
-    """Return BLEU and chrF of greedy translations of validation pairs, spread evenly."""
+def _scores(model, batches, corpus, settings) -> dict[str, float]:
+    """Return BLEU and chrF of greedy translations of validation pairs, spread evenly over those of the batches."""
     fields, tokenizer = corpus["validation"], corpus.tokenizer
-    count = corpus.documents("validation")
-    places = np.unique(np.linspace(0, count - 1, min(count, SCORED)).astype("int64"))
+    fitting = np.flatnonzero((pair_lengths(fields) <= settings.max_length).all(axis=1))
+    places = fitting[np.unique(np.linspace(0, len(fitting) - 1, min(len(fitting), SCORED)).astype("int64"))]
     sources, targets = ([tokenizer.decode(fields[name][i]) for i in places] for name in ("source_ids", "target_ids"))
     found = score(translate(model, tokenizer, sources, "greedy"), targets)
     return {name: value for name, (value, _) in found.items()}
@@ -106,7 +121,7 @@ TRANSLATION = Task(
     translates=True,
     backbone=Backbone(
         _make,
-        frozenset((argument_names(EncoderDecoder) | {*OF_BOTH, "dtype"}) - OF_A_RUN - {"source_vocabulary_size"}),
+        frozenset((argument_names(EncoderDecoder) | {*OF_BOTH, "dtype"}) - OF_A_RUN - FIXED),
     ),
     model=EncoderDecoder,
     build=_build,

@@ -7,8 +7,8 @@ import numpy as np
 from ..models import EncoderDecoder
 from ..text import ReversibleTokenizer, is_visible
 
-# Rows that are translated at a time, and the shortest length that sources are padded to: doublings of it make few
-# shapes, for each of which the loop is compiled.
+# Rows that are translated at a time, and the most tokens of the sources of the first group; of the next twice as many:
+# the loop is compiled for each group.
 ROWS, SHORTEST = 32, 16
 
 
@@ -23,8 +23,8 @@ def translate(
     """Translate texts, those of about one length together.
 
     Args:
-        model: Decodes.
-        tokenizer: Makes its ids, and texts of them.
+        model: The model to decode with.
+        tokenizer: Its tokenizer.
         texts: Sources. One that shows nothing has an empty translation.
         sampler: See `EncoderDecoder.generate`.
         max_tokens: The most tokens of a translation, its end among them; None for 16 more than twice the tokens of its
@@ -33,11 +33,19 @@ def translate(
 
     Returns:
         A translation for each text.
+
+    Raises:
+        ValueError: As `EncoderDecoder.generate`; for a text of more tokens than the model reads.
     """
     shown = [place for place, text in enumerate(texts) if is_visible(text)]
     ids = dict(zip(shown, tokenizer.encode([texts[place] for place in shown]) if shown else [], strict=True))
-    groups = {}
+    longest, groups = model.longest_source, {}
     for place in shown:
+        if longest is not None and len(ids[place]) > longest:
+            raise ValueError(
+                f"`texts` must have at most {longest} tokens each, which is all that the model reads. "
+                f"Received: texts[{place}] of {len(ids[place])} tokens"
+            )
         groups.setdefault(SHORTEST << ((len(ids[place]) - 1) // SHORTEST).bit_length(), []).append(place)
     found = [""] * len(texts)
 
@@ -49,7 +57,8 @@ def translate(
         for start in range(0, len(places), size):
             mine = places[start : start + size]
             rows = [ids[place] for place in [*mine, *mine[-1:] * (size - len(mine))]]  # One number of rows.
-            mask = np.arange(length) < np.array([len(row) for row in rows])[:, np.newaxis]
+            lengths = np.array([len(row) for row in rows])
+            mask = np.arange(lengths.max()) < lengths[:, np.newaxis]
             sources = np.full(mask.shape, tokenizer.pad_id, "int32")
             sources[mask] = np.concatenate(rows)
             targets = model.generate(
@@ -79,7 +88,8 @@ def score(translations: Sequence[str], references: Sequence[str], tokenize: str 
         By "bleu" and "chrf", each score and its signature.
 
     Raises:
-        ValueError: Without the package sacrebleu, or for a tokenization that it has not.
+        ValueError: Without the package sacrebleu, or for a tokenization that sacrebleu does not have, or not
+            without another package.
     """
     try:
         from sacrebleu.metrics import BLEU, CHRF
@@ -89,6 +99,10 @@ def score(translations: Sequence[str], references: Sequence[str], tokenize: str 
         ) from error
     if tokenize not in BLEU.TOKENIZERS:
         raise ValueError(f"`tokenize` must be one of {', '.join(BLEU.TOKENIZERS)}. Received: tokenize={tokenize!r}")
-    metrics = {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF()}
+    try:
+        metrics = {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF()}
+    except (ImportError, RuntimeError) as error:
+        extra = f'"sacrebleu[{tokenize[:2]}]"' if tokenize.endswith("-mecab") else "sentencepiece"
+        raise ValueError(f"`tokenize` needs another package: pip install {extra}. Received: {tokenize=!r}") from error
     scores = {name: metric.corpus_score(translations, [references]).score for name, metric in metrics.items()}
     return {name: (scores[name], str(metric.get_signature())) for name, metric in metrics.items()}
