@@ -215,13 +215,15 @@ def _compare(
         "model_in_pieces": (trained.model, settings.train_length),
         "model": (trained.model, settings.max_length),
     }
+    said = {}
     for name, (model, length) in asked.items():
         batches = word_batches(rows, trained.tokenizer, list(labels), length, settings.max_length)
         predicted = predicted_classes(model.predict_on_batch, batches)
+        said[name] = batches, predicted
         scores[name] = word_scores(labels[predicted], labels[actual_classes(batches)])
     for name, each in scores.items():
         logger.info("  %-16s%s", name, ", ".join(f"{score} {value:.3f}" for score, value in each.items()))
-    return scores, HeldOut(rows, batches, predicted), baseline
+    return scores, HeldOut(rows, *said["model"]), baseline
 
 
 def _export(output: Path, trained: Trained, held_out: HeldOut, settings: DemoSettings) -> list[LiteRTReport]:

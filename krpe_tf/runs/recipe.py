@@ -23,8 +23,8 @@ def make_recipe(task: Task, settings: RunSettings, tokenizer: Tokenizer | None =
         tokenizer: The one that is there already; None for one to learn.
 
     Raises:
-        ValueError: If nothing is to be trained, the model has not the arguments of `encoder`, an encoder that is not
-            causal is to write, or a phase cannot take the tokenizer.
+        ValueError: If nothing is to be trained, if `encoder` names an argument that the model does not take, or turns
+            `causal` off for a task that writes, or if a phase cannot take the tokenizer.
     """
     check_names(task.backbone.arguments, encoder=settings.encoder)
     if task.causal and settings.encoder.get("causal", True) is not True:

@@ -34,7 +34,7 @@ def sampler_options(sampler: str, options: Mapping, allowed: Mapping[str, tuple[
         allowed: The samplers, and what may be set of each.
 
     Raises:
-        ValueError: For another sampler, an option that it has not, or one out of range.
+        ValueError: For another sampler, an option that it does not take, or one out of range.
     """
     check_one_of(tuple(allowed), sampler=sampler)
     given = {name: value for name, value in options.items() if value is not None}

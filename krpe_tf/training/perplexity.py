@@ -6,7 +6,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("krpe_tf")
 class Perplexity(keras.metrics.Metric):
-    """Among how many tokens a model would choose at random that is as uncertain as this one.
+    """Measure the perplexity, exp of the mean cross-entropy of a token.
 
         exp(sum(weight * -log softmax(logits)[label]) / sum(weight))
 
