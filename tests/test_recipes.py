@@ -105,7 +105,7 @@ def test_quick_run_and_its_page(tmp_path, recipes, page):
     importlib.import_module("masked_lm").main(["--quick", "--output", str(output), *suites])
     lines = [json.loads(line) for line in (output / "masked_lm.jsonl").read_text().splitlines()]
     trained, timing = lines[:-1], lines[-1]
-    assert [run["attention"] for run in trained] == ["kernel", "softmax", "softmax, not normalized"]
+    assert [run["attention"] for run in trained] == ["kernel", "softmax", "kernel, taylor"]
     for run in trained:
         assert [step for step, *_ in run["curve"]] == [2, 4]
         assert all(math.isfinite(loss) and loss > 0 for _, *losses in run["curve"] for loss in losses)

@@ -191,6 +191,10 @@ def test_an_unfinished_run_of_0_1_is_resumed(tmp_path, caplog):
 
 
 def test_data_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`data` must be a path, LabelledTexts, .*Received: list"):
-        train_run(["a text"], tmp_path / "run")
+    for data, message in (
+        ({"text": "a text"}, r"`data` must be a path, LabelledTexts, .*Received: dict"),
+        (["a text"], r"`data` must be one path\. .*Received: data='a text'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_run(data, tmp_path / "run")
     assert not list(tmp_path.iterdir())

@@ -35,36 +35,43 @@ class CutReport:
         )
 
 
-@dataclass(frozen=True)
 class _Pieces:
-    """What of documents joined into one array is read: where each piece starts, and how many tokens it has.
+    """What is read of documents: the beginning of each, or with `split_long` all, a piece after the other.
 
-    Where its `start` or its `end` is cut, its first or last token is in the place of a [CLS] or [SEP] of its own.
+    A piece that does not begin or end with its document has [CLS] and [SEP] of its own there. What is kept is as little
+    as for the documents themselves: nothing for beginnings, eight bytes for a piece.
+
+    Attributes: `lengths`, the tokens of every piece; `report`.
     """
 
-    starts: np.ndarray
-    lengths: np.ndarray
-    start_cut: np.ndarray
-    end_cut: np.ndarray
+    def __init__(self, documents: Ragged, max_length: int, split_long: bool):
+        self._starts, self._max_length = documents.starts, max_length
+        # Of each piece its document, and how many pieces of it come before; None where there is one of each.
+        self._document = self._place = None
+        lengths = documents.lengths
+        if split_long:
+            counts = np.maximum(-(-(lengths - 2) // (max_length - 2)), 1)
+            self._document = np.repeat(np.arange(len(lengths), dtype="uint32"), counts)
+            self._place = count_within(counts).astype("uint32")
+            sizes = int(np.count_nonzero(counts > 1)), 0, int(lengths.sum()), len(self._document)
+        else:
+            excess = np.maximum(lengths - max_length, 0)
+            sizes = int(np.count_nonzero(excess)), int(excess.sum()), int(lengths.sum())
+        self.report = CutReport(len(lengths), *sizes)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        count = len(self._starts) - 1 if self._document is None else len(self._document)
+        return self.take(np.arange(count))[1]
 
-def _truncated(documents: Ragged, max_length: int) -> tuple[_Pieces, CutReport]:
-    """Return the beginning of every document."""
-    lengths = documents.lengths
-    excess = np.maximum(lengths - max_length, 0)
-    report = CutReport(len(lengths), int(np.count_nonzero(excess)), int(excess.sum()), int(lengths.sum()))
-    return _Pieces(documents.starts[:-1], lengths - excess, np.zeros(len(lengths), bool), excess > 0), report
-
-
-def _split(documents: Ragged, max_length: int) -> tuple[_Pieces, CutReport]:
-    """Return all of every document: a piece of `max_length` after the other, and what is left."""
-    lengths = documents.lengths
-    counts = np.maximum(-(-(lengths - 2) // (max_length - 2)), 1)
-    offsets = count_within(counts) * (max_length - 2)
-    rest = np.repeat(lengths, counts) - offsets
-    starts = np.repeat(documents.starts[:-1], counts) + offsets
-    report = CutReport(len(lengths), int(np.count_nonzero(counts > 1)), 0, int(lengths.sum()), int(counts.sum()))
-    return _Pieces(starts, np.minimum(rest, max_length), offsets > 0, rest > max_length), report
+    def take(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return where pieces start and how many tokens they have; which need a [CLS], and which a [SEP]."""
+        document, offset = members, np.zeros(len(members), "int64")
+        if self._document is not None:
+            document, offset = self._document[members], self._place[members].astype("int64") * (self._max_length - 2)
+        starts = self._starts[document] + offset
+        rest = self._starts[document + 1] - starts
+        return starts, np.minimum(rest, self._max_length), offset > 0, rest > self._max_length
 
 
 def length_buckets(min_length: int, max_length: int) -> list[int]:
@@ -132,7 +139,7 @@ def buckets(
     per_token = isinstance(targets, Ragged)
     if split_long and not per_token:
         raise ValueError("`split_long` needs a target for each token. Received: split_long=True, one for each document")
-    pieces, report = (_split if split_long else _truncated)(documents, max_length)
+    pieces = _Pieces(documents, max_length, split_long)
     sizes = length_buckets(min_length, max_length)
     rows = rows_per_bucket(sizes, batch_tokens, batch_multiple)
     # A byte a document: doublings make few buckets.
@@ -142,8 +149,8 @@ def buckets(
         bucket, members = plan.batch(step)
         size, width = rows[bucket] // process_count, sizes[bucket]
         mine = members[process_index * size : (process_index + 1) * size]
-        starts, counts = pieces.starts[mine], pieces.lengths[mine]
-        start_cut, end_cut = np.flatnonzero(pieces.start_cut[mine]), np.flatnonzero(pieces.end_cut[mine])
+        starts, counts, *cut = pieces.take(mine)
+        start_cut, end_cut = map(np.flatnonzero, cut)
         ids = documents.padded(starts, counts, (size, width), tokenizer.pad_id)
         ids[start_cut, 0], ids[end_cut, -1] = tokenizer.start_id, tokenizer.end_id  # These fill the longest bucket.
         mask = np.zeros((size, width), "int32")
@@ -161,7 +168,7 @@ def buckets(
     row = (None, None) if per_token else (None,)
     tokens = Array((None, None), "int32")
     signature = ({"token_ids": tokens, "padding_mask": tokens}, Array(row, "int32"), Array(row, "float32"))
-    return Batches(make, plan.steps, batch_multiple, signature), report
+    return Batches(make, plan.steps, batch_multiple, signature), pieces.report
 
 
 class Plan:
