@@ -98,7 +98,8 @@ def apply_feature_map(feature_map: str, x, projection, normalize: bool | None = 
     if feature_map == "softmax":
         return x
     if feature_map == "taylor":
-        return ops.concatenate([ops.ones_like(x[..., :1]), x * ops.cast(math.sqrt(TAYLOR_SLOPE), x.dtype)], axis=-1)
+        x = ops.convert_to_tensor(x)
+        return ops.concatenate([ops.ones_like(x[..., :1]), x * math.sqrt(TAYLOR_SLOPE)], axis=-1)
     if feature_map == "elu":
         return ops.elu(x) + 1
     along = ops.matmul(x, ops.cast(projection, x.dtype))
