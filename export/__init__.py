@@ -8,7 +8,9 @@
 - `LiteRTIdsModel`: the same for token ids alone; its one file, `litert_ids.py`, needs numpy and ai-edge-litert only.
 - `export_generator`: a language model that reads and writes token by token, in constant memory; `LiteRTGenerator`
   writes text with it, from one file that needs numpy and ai-edge-litert only.
-- `export_litertlm`: the same, packed with its tokenizer for LiteRT-LM.
+- `export_translator`: a model of translation, which reads a source and writes its target in constant memory;
+  `LiteRTTranslator` translates with it, texts to texts, from one such file.
+- `export_litertlm`: a generator packed with its tokenizer for LiteRT-LM.
 
 TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw text only.
 """
@@ -16,15 +18,17 @@ TensorFlow is imported when an export starts; `LiteRTModel` needs it for raw tex
 from .checks import check_lengths
 from .compression import Certificate, compress_bias
 from .generator import GENERATOR_COMPANIONS, export_generator
-from .generator_report import GeneratorCosts, GeneratorReport, generator_summary
+from .generator_report import GeneratorCosts, GeneratorReport, TranslatorReport, WriterReport, generator_summary
 from .litert import COMPANIONS, export_tflite
 from .litert_generator import LiteRTGenerator
 from .litert_ids import LiteRTIdsModel
 from .litert_model import LiteRTModel
+from .litert_translator import LiteRTTranslator
 from .litertjs import litertjs_files
 from .litertlm import export_litertlm
 from .report import LiteRTReport, comparison_table, markdown_table, summary, weights_name
 from .saved_model import SavedModelReport, export_saved_model
+from .translator import export_translator
 from .web_files import PAGE_CONTENTS, classifier_files, generator_files, normalizer_file, web_model
 
 __all__ = [
@@ -38,7 +42,10 @@ __all__ = [
     "LiteRTIdsModel",
     "LiteRTModel",
     "LiteRTReport",
+    "LiteRTTranslator",
     "SavedModelReport",
+    "TranslatorReport",
+    "WriterReport",
     "check_lengths",
     "classifier_files",
     "comparison_table",
@@ -47,6 +54,7 @@ __all__ = [
     "export_litertlm",
     "export_saved_model",
     "export_tflite",
+    "export_translator",
     "generator_files",
     "generator_summary",
     "litertjs_files",
