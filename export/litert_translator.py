@@ -21,6 +21,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 SAMPLERS = ("beam", "greedy")
+# What reads a longer source is opened for it alone: its memory grows with the length, and is given back.
+LONGEST_KEPT = 512
 
 
 class LiteRTTranslator:
@@ -40,14 +42,13 @@ class LiteRTTranslator:
 
     def __init__(self, path: str | os.PathLike, num_threads: int = 1):
         from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
-        from ai_edge_litert.interpreter import Interpreter
 
         _check_integer(1, num_threads=num_threads)
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"`path` must be the path of a .tflite file. Received: path={path!r}")
-        self._path = path = os.fspath(path)
+        self._path, self._num_threads = os.fspath(path), num_threads
         try:
-            interpreter = Interpreter(model_path=path)  # Knows the shapes, and never runs.
+            interpreter = self._open()  # Knows the shapes, and never runs.
         except ValueError as error:
             raise ValueError(f"`path` must be a .tflite file ({error}). Received: path={path!r}") from error
         names = list(interpreter.get_signature_list())
@@ -67,7 +68,7 @@ class LiteRTTranslator:
         self.state_bytes, self.source_bytes = (
             sum(4 * int(np.prod(shape)) for shape in each.values()) for each in (self._state, self._cross)
         )
-        self._model = CompiledModel.from_file(path, options=Options(cpu_options=CpuOptions(num_threads)))
+        self._model = CompiledModel.from_file(self._path, options=Options(cpu_options=CpuOptions(num_threads)))
         self._lock = threading.Lock()
 
     def __call__(
@@ -97,11 +98,10 @@ class LiteRTTranslator:
                 without a tokenizer beside the file; before anything runs.
         """
         options = _search_options(sampler, num_beams, length_penalty, patience, max_tokens)
-        texts = _check_texts(texts)
-        tokenizer = self.tokenizer
+        texts, tokenizer = _check_texts(texts), self.tokenizer
         sources = [tokenizer.encode(text) if _is_visible(text) else [] for text in texts]
         for index, ids in enumerate(sources):
-            self._check_length(len(ids), f"texts[{index}]")
+            self._check_source(ids or [0], f"texts[{index}]")
         return [
             tokenizer.decode(self._translate(ids, options, tokenizer.start_id, (tokenizer.end_id,))) if ids else ""
             for ids in sources
@@ -134,10 +134,7 @@ class LiteRTTranslator:
             ValueError: For a source longer than the largest signature, ids that are none, or arguments out of range.
         """
         options = _search_options(sampler, num_beams, length_penalty, patience, max_tokens)
-        ids = _check_ids("source_ids", source_ids)
-        if not len(ids):
-            raise ValueError("`source_ids` must hold at least one token. Received: none")
-        self._check_length(len(ids), "source_ids")
+        ids = self._check_source(source_ids)
         stops = _check_ids("stop_token_ids", list(stop_token_ids), self.vocabulary_size).tolist()
         _check_ids("start_token_id", [start_token_id], self.vocabulary_size)
         return self._translate(ids, options, start_token_id, tuple(sorted(set(stops))))
@@ -149,9 +146,7 @@ class LiteRTTranslator:
             ValueError: As `translate_ids`.
         """
         _check_integer(1, num_rows=num_rows)
-        ids = _check_ids("source_ids", source_ids)
-        self._check_length(len(ids), "source_ids")
-        return Session(self, ids, num_rows)
+        return Session(self, self._check_source(source_ids), num_rows)
 
     @functools.cached_property
     def tokenizer(self) -> "Tokenizer":
@@ -169,12 +164,19 @@ class LiteRTTranslator:
             target.append(int(np.argmax(session.decode(target[-1:])[0])))
         return target[1:]
 
-    def _check_length(self, count: int, name: str):
-        if count > self.lengths[-1]:
+    def _open(self):
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter(model_path=self._path, num_threads=self._num_threads)
+
+    def _check_source(self, ids: Sequence[int], name: str = "source_ids") -> np.ndarray:
+        ids = _check_ids(name, ids)
+        if not 1 <= len(ids) <= self.lengths[-1]:
             raise ValueError(
-                f"`{name}` must have at most {self.lengths[-1]} tokens, which the file's largest signature reads; "
-                f"export it with a larger one among `lengths`. Received: {count} tokens"
+                f"`{name}` must have from 1 to {self.lengths[-1]} tokens, what the file's largest signature reads: "
+                f"export it with a longer one among `lengths`. Received: {len(ids)} tokens"
             )
+        return ids
 
 
 class Session:
@@ -182,20 +184,19 @@ class Session:
 
     def __init__(self, translator: LiteRTTranslator, source_ids: Sequence[int], num_rows: int):
         self._translator, self.num_rows = translator, num_rows
-        sizes = translator.rows
         # The smallest signature that holds all rows, or the largest several times.
-        self._size = next((r for r in sizes if r >= num_rows), sizes[-1])
+        self._size = next((r for r in translator.rows if r >= num_rows), translator.rows[-1])
         self._name = translator._decode[self._size]
-        model, count = translator._model, -(-num_rows // self._size)
         # Of each group what goes in, and what comes out.
         self._groups = [
-            [{name: self._input(name) for name in translator._state} for _ in range(2)] for _ in range(count)
+            [{name: self._input(name) for name in translator._state} for _ in range(2)]
+            for _ in range(-(-num_rows // self._size))
         ]
         for before, _ in self._groups:
             for name, buffer in before.items():
                 buffer.write(np.zeros((self._size, *translator._state[name]), np.float32))
         self._tokens = self._input("tokens")
-        self._logits = model.create_output_buffer_by_name(self._name, "logits")
+        self._logits = translator._model.create_output_buffer_by_name(self._name, "logits")
         self._source = self._read(np.asarray(source_ids, np.int32))
 
     def decode(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -206,11 +207,10 @@ class Session:
         logits = []
         for index, (before, after) in enumerate(self._groups):
             self._tokens.write(ids[index * size : (index + 1) * size].reshape(size, 1))
-            outputs = {"logits": self._logits, **after}
-            self._run(self._name, {"tokens": self._tokens, **self._source, **before}, outputs)
+            inputs = {"tokens": self._tokens, **self._source, **before}
+            self._run(self._name, inputs, {"logits": self._logits, **after})
             self._groups[index].reverse()
-            read = self._logits.read(size * translator.vocabulary_size, np.float32)
-            logits.append(read.reshape(size, translator.vocabulary_size))
+            logits.append(self._logits.read(size * translator.vocabulary_size, np.float32).reshape(size, -1))
         return (logits[0] if len(logits) == 1 else np.concatenate(logits))[: self.num_rows]
 
     def follow(self, rows: Sequence[int]) -> None:
@@ -226,15 +226,19 @@ class Session:
                 before[name].write(np.ascontiguousarray(arrays[index * size : (index + 1) * size]))
 
     def _read(self, ids: np.ndarray) -> dict:
-        translator, model = self._translator, self._translator._model
+        translator, source = self._translator, {name: self._input(name) for name in self._translator._cross}
         length = next(n for n in translator.lengths if n >= len(ids))
-        name, inputs = f"encode_{length}", {}
-        for key, values in (("source_ids", ids), ("source_mask", np.ones_like(ids))):
-            inputs[key] = model.create_input_buffer_by_name(name, key)
-            inputs[key].write(np.pad(values, (0, length - len(ids)))[np.newaxis])
-        source = {key: self._input(key) for key in translator._cross}
+        pairs = (("source_ids", ids), ("source_mask", np.ones_like(ids)))
+        arrays = {name: np.pad(x, (0, length - len(ids)))[np.newaxis] for name, x in pairs}
         try:
-            self._run(name, inputs, source)
+            if length > LONGEST_KEPT:
+                for name, x in translator._open().get_signature_runner(f"encode_{length}")(**arrays).items():
+                    source[name].write(x)
+                return source
+            inputs = {name: self._input(name, f"encode_{length}") for name in arrays}
+            for name, buffer in inputs.items():
+                buffer.write(arrays[name])
+            self._run(f"encode_{length}", inputs, source)
         except RuntimeError as error:
             raise ValueError(
                 f"`source_ids` must lie in the vocabulary that the model was built for ({error}). "
@@ -242,8 +246,8 @@ class Session:
             ) from error
         return source
 
-    def _input(self, name: str):
-        return self._translator._model.create_input_buffer_by_name(self._name, name)
+    def _input(self, name: str, signature: str | None = None):
+        return self._translator._model.create_input_buffer_by_name(signature or self._name, name)
 
     def _run(self, name: str, inputs: dict, outputs: dict):
         with self._translator._lock:
@@ -256,9 +260,7 @@ def search(session: Session, start: int, stops: tuple[int, ...], most: int, pena
     texts, best, best_score, finished = [[] for _ in range(beams)], None, -np.inf, 0
     wanted = np.inf if patience is None else patience * beams
     # All beams begin alike, so only the first counts.
-    log_p = np.full(beams, -np.inf, np.float32)
-    log_p[0] = 0
-    tokens = [start] * beams
+    log_p, tokens = np.where(np.arange(beams), -np.inf, 0).astype(np.float32), [start] * beams
     for length in range(1, most + 1):
         # log p only falls, and is divided by a length of at most `most`.
         if best_score >= log_p[0] / np.float32(most) ** penalty or finished >= wanted:

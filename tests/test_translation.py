@@ -231,5 +231,5 @@ def test_the_exported_run_translates_as_keras_does(folder, capsys):
     assert translate_run(run, texts[:2], sampler="random", seed=1) == drawn
     assert any(text for each in expected for text in each)
     long = "the old ship " * 40
-    with pytest.raises(ValueError, match=r"`texts\[0\]` must have at most 32 tokens.*Received: \d+ tokens"):
+    with pytest.raises(ValueError, match=r"`texts\[0\]` must have from 1 to 32 tokens.*Received: \d+ tokens"):
         translate_run(run, [long])

@@ -152,6 +152,15 @@ def test_translations_follow_others(translator):
         np.testing.assert_allclose(found[row], alone.decode([token])[0], atol=1e-5)
 
 
+def test_a_long_source_is_read_in_memory_that_is_given_back(translator, monkeypatch):
+    expected = translator.session([5, 6, 7] * 16).decode([4])
+    monkeypatch.setattr("krpe_tf.export.litert_translator.LONGEST_KEPT", 16)
+    np.testing.assert_allclose(translator.session([5, 6, 7] * 16).decode([4]), expected, atol=1e-5)
+    size = translator.vocabulary_size
+    with pytest.raises(ValueError, match=rf"`source_ids` must lie in the vocabulary .*from {size} to {size}"):
+        translator.session([size] * 20)
+
+
 def test_smaller_weights(model, exported, tmp_path):
     path = tmp_path / "model.tflite"
     report = export_translator(model, path, lengths=(16,), quantization="int8", measure=False)
@@ -198,7 +207,7 @@ def test_bad_arguments_are_refused_before_any_work(model, tokenizer, exported, t
 
 def test_bad_input_of_a_translator_raises(translator):
     wrong = [
-        (r"`texts\[1\]` must have at most 48 tokens, .*Received: 2\d\d tokens", {"texts": ["a", "b\u1234" * 60]}),
+        (r"`texts\[1\]` must have from 1 to 48 tokens, .*Received: 2\d\d tokens", {"texts": ["a", "b\u1234" * 60]}),
         (r"`texts` must be a list of texts: wrap one text in \[\]. Received: texts='a'", {"texts": "a"}),
         (r"`texts` must hold str of valid Unicode. Received: texts\[0\]='\\ud800'", {"texts": ["\ud800"]}),
         (r"`sampler` must be one of 'beam', 'greedy'. Received: sampler='top_p'", {"sampler": "top_p"}),
@@ -212,8 +221,8 @@ def test_bad_input_of_a_translator_raises(translator):
             translator(**{"texts": ["a"], **arguments})
     size = translator.vocabulary_size
     wrong = [
-        (r"`source_ids` must have at most 48 tokens.*Received: 49 tokens", {"source_ids": [5] * 49}),
-        (r"`source_ids` must hold at least one token", {"source_ids": []}),
+        (r"`source_ids` must have from 1 to 48 tokens.*Received: 49 tokens", {"source_ids": [5] * 49}),
+        (r"`source_ids` must have from 1 to 48 tokens.*Received: 0 tokens", {"source_ids": []}),
         (r"`source_ids` must be a list of integers", {"source_ids": [[1]]}),
         (r"`source_ids` must lie in the vocabulary. Received: ids from -1 to 2", {"source_ids": [2, -1]}),
         (rf"`source_ids` must lie in the vocabulary .*Received: ids from {size} to {size}", {"source_ids": [size]}),
