@@ -3,7 +3,8 @@
 - `export_saved_model`: a SavedModel for servers, from raw text where a tokenizer is given.
 - `export_tflite`: one .tflite file with a signature per length, for LiteRT on phones and small machines.
 - `compress_bias`: a trained bias as a near band and few exponentials, under a bound on what that changes.
-- `classifier_files`, `generator_files`: a page in which a browser runs such a file; `runs.web_run` writes it.
+- `classifier_files`, `generator_files`, `translator_files`: a page in which a browser runs such a file; `runs.web_run`
+  writes it.
 - `LiteRTModel`: calls such a file like the Keras model.
 - `LiteRTIdsModel`: the same for token ids alone; its one file, `litert_ids.py`, needs numpy and ai-edge-litert only.
 - `export_generator`: a language model that reads and writes token by token, in constant memory; `LiteRTGenerator`
@@ -29,7 +30,14 @@ from .litertlm import export_litertlm
 from .report import LiteRTReport, comparison_table, markdown_table, summary, weights_name
 from .saved_model import SavedModelReport, export_saved_model
 from .translator import export_translator
-from .web_files import PAGE_CONTENTS, classifier_files, generator_files, normalizer_file, web_model
+from .web_files import (
+    PAGE_CONTENTS,
+    classifier_files,
+    generator_files,
+    normalizer_file,
+    translator_files,
+    web_model,
+)
 
 __all__ = [
     "COMPANIONS",
@@ -61,6 +69,7 @@ __all__ = [
     "markdown_table",
     "normalizer_file",
     "summary",
+    "translator_files",
     "web_model",
     "weights_name",
 ]

@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 
 # What the names of all arrays of a state begin with: LiteRT-LM carries no other over.
 STATE = "kv_cache_"
-
-PARTS = {"keys": "k", "values": "v", "sums": "s"}
-
-
 # The same of what a translator keeps of a source: no step changes it.
 CROSS = "cross_"
+
+PARTS = {"keys": "k", "values": "v", "sums": "s"}
 
 
 def runtime_name(name: str) -> str:

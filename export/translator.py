@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..checks import check_at_least
 from ..files import companion, staged
 from ..models import EncoderDecoder
 from .checks import check_backend, check_lengths, check_tokenizer
@@ -24,8 +25,8 @@ from .vocabulary import vocabulary_files
 if TYPE_CHECKING:
     from ..text import Tokenizer
 
-# Tokens of the targets that the file and the model are compared on.
-COMPARED = 40
+# Tokens of the longest target that the file and the model are compared on, and of the others.
+COMPARED, SHORT = 1000, 40
 
 
 # Long: one call describes the whole file.
@@ -116,10 +117,10 @@ def _check(model, lengths, quantization, tokenizer, num_beams, tolerance, measur
                 f"Received: source_vocabulary_size={model.source_vocabulary_size}"
             )
         check_tokenizer(tokenizer, model, reversible=True)
-    rows = check_lengths((num_beams,), None, "num_beams", any_length=False)
+    check_at_least(1, num_beams=num_beams)
     tolerance = check_options(quantization, tolerance, measure)
     exported, dtypes = as_float32(model)
-    rows = sorted({1, *rows})
+    rows = sorted({1, int(num_beams)})
     return _Plan(exported, dtypes, lengths, rows, vocabulary_files(tokenizer), quantization, tolerance, measure)
 
 
@@ -149,16 +150,18 @@ def make_readings(lengths: Sequence[int], rows: Sequence[int], sizes: dict[str, 
         By name: `source` and `decode`, signatures; `source_ids` and `source_mask`, `(1, n)`; `targets`, `(rows, k)`.
     """
     random, found, shortest = np.random.default_rng(0), {}, min(lengths)
-    cases = [(length, rows[0], count) for length in lengths for count in sorted({max(1, length // 2), length})]
-    for n, r, count in [*cases, *((shortest, r, shortest) for r in rows[1:])]:
+    cases = {f"{COMPARED} tokens": (shortest, shortest, 1, COMPARED)}
+    for n in lengths:
+        cases |= {f"{encode_name(n)} of {count}": (n, count, 1, SHORT) for count in (n, max(1, n // 2))}
+    cases |= {decode_name(r): (shortest, shortest, r, SHORT) for r in rows if r > 1}
+    for name, (n, count, r, tokens) in cases.items():
         mask = (np.arange(n) < count).astype(int)
-        name = decode_name(r) if r > 1 else f"{encode_name(n)}, {count} token{'s' if count > 1 else ''}"
         found[name] = {
             "source": encode_name(n),
             "decode": decode_name(r),
             "source_ids": [(random.integers(0, sizes["source_ids"], n) * mask).tolist()],
             "source_mask": [mask.tolist()],
-            "targets": random.integers(0, sizes["token_ids"], (r, COMPARED)).tolist(),
+            "targets": random.integers(0, sizes["token_ids"], (r, tokens)).tolist(),
         }
     return found
 
