@@ -18,11 +18,13 @@ from .delegates import outside_xnnpack
 from .generator_report import GeneratorCosts, GeneratorReport, write_generator_report
 from .generator_trace import generator_functions, prefill_name
 from .inspection import check_contents, drop_names, inspect
-from .process import run_generator
+from .process import run_writer
 from .quantization import check_quantization, quantize
 from .vocabulary import vocabulary_files
 
 if TYPE_CHECKING:
+    import keras
+
     from ..text import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,8 @@ def export_generator(
     written = ("report.json", "report.md", *plan.vocabulary)
     beside = (each for each in GENERATOR_COMPANIONS if each in written or companion(path, "report.json").exists())
     with staged(path, overwrite, beside) as target:
-        content = _make(plan, working_folder(target))
+        functions = generator_functions(plan.model, plan.prefill)
+        content = make_file(functions, working_folder(target), plan.quantization, plan.model)
         target.write_bytes(content)
         for suffix, each in plan.vocabulary.items():
             companion(target, suffix).write_bytes(each)
@@ -120,6 +123,17 @@ def _check(model, prefill, tokenizer, quantization, tolerance, measure) -> _Plan
     prefill = check_lengths(prefill, None, "prefill", any_length=False)
     if tokenizer is not None:
         check_tokenizer(tokenizer, model, reversible=True)
+    tolerance = check_options(quantization, tolerance, measure)
+    exported, dtypes = as_float32(model)
+    return _Plan(exported, dtypes, prefill, vocabulary_files(tokenizer), quantization, tolerance, measure)
+
+
+def check_options(quantization: str | None, tolerance: float | None, measure: bool) -> float:
+    """Check what all exports of models that write have in common; return the tolerance.
+
+    Raises:
+        ValueError: For what is out of range.
+    """
     check_quantization(quantization)
     if quantization not in TOLERANCES:
         raise ValueError(
@@ -131,21 +145,32 @@ def _check(model, prefill, tokenizer, quantization, tolerance, measure) -> _Plan
         raise ValueError(f"`tolerance` must be a number above 0. Received: tolerance={tolerance!r}")
     if not isinstance(measure, bool):
         raise ValueError(f"`measure` must be True or False. Received: measure={measure!r}")
+    return tolerance
+
+
+def as_float32(model: "keras.Model") -> "tuple[keras.Model, list[str]]":
+    """Return a model as it is exported, and what the layers of the one that is given compute in."""
     dtypes, exported = compute_dtypes(model), in_float32(model)
     if exported is not model:
         logger.info("the model computes in %s; the file gets its weights and computes in float32", ", ".join(dtypes))
-    return _Plan(exported, dtypes, prefill, vocabulary_files(tokenizer), quantization, tolerance, measure)
+    return exported, dtypes
 
 
-def _make(plan: _Plan, working_folder: Path) -> bytes:
-    """Convert the model, and check that any LiteRT runs the file; return its bytes."""
-    functions = generator_functions(plan.model, plan.prefill)
-    content = convert(functions, working_folder)
-    if plan.quantization is not None:
-        content = quantize(content, plan.quantization, plan.model, "decode", [])
+def make_file(functions: dict, folder: Path, quantization: str | None, model: "keras.Model") -> bytes:
+    """Convert the signatures of a model that writes, and check that any LiteRT runs the file; return its bytes."""
+    content = convert(functions, folder)
+    if quantization is not None:
+        content = quantize(content, quantization, model, "decode", [])
     content = drop_names(content)
     check_contents(inspect(content), with_text=False)
     return content
+
+
+def logits_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference over the largest logit; infinity where the file's are none."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def make_readings(prefill: Sequence[int], vocabulary_size: int) -> dict[str, dict]:
@@ -172,15 +197,12 @@ def make_readings(prefill: Sequence[int], vocabulary_size: int) -> dict[str, dic
 
 def _verify(plan: _Plan, file: Path, content: bytes, path: str) -> GeneratorReport:
     readings = make_readings(plan.prefill, plan.model.encoder.vocabulary_size)
-    logits, costs = run_generator(file, readings, plan.measure)
+    logits, costs = run_writer(file, readings, plan.measure)
     errors = {}
     for name, reading in readings.items():
         ids = np.array([reading["text"]], "int32")
-        expected = np.asarray(plan.model({"token_ids": ids, "padding_mask": np.ones_like(ids)}, training=False))[0]
-        expected = expected[sum(count for _, count in reading["pieces"]) :]
-        found = logits[name]
-        shape_fits = found.shape == expected.shape and np.isfinite(found).all()
-        errors[name] = float(np.abs(found - expected).max() / np.abs(expected).max()) if shape_fits else float("inf")
+        expected = np.asarray(plan.model({"token_ids": ids, "padding_mask": np.ones_like(ids)}, training=False))
+        errors[name] = logits_error(logits[name], expected[:, sum(count for _, count in reading["pieces"]) :])
     check_errors(errors, plan.tolerance)
     contents = inspect(content)
     return GeneratorReport(

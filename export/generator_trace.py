@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 # What the names of all arrays of a state begin with: LiteRT-LM carries no other over.
 STATE = "kv_cache_"
+# The same of what a translator keeps of a source: no step changes it.
+CROSS = "cross_"
 
 PARTS = {"keys": "k", "values": "v", "sums": "s"}
 
 
 def runtime_name(name: str) -> str:
-    """Return what a file calls an array of a model's state: "kv_cache_k_0" for "layer_0_keys"."""
-    index, part = re.fullmatch(r"layer_(\d+)_(\w+)", name).groups()
-    return f"{STATE}{PARTS[part]}_{index}"
+    """Return what a file calls an array of a model's state: "kv_cache_k_0" for "layer_0_keys" or "decoder_0_keys"."""
+    index, part = re.fullmatch(r"(?:layer|decoder)_(\d+)_(\w+)", name).groups()
+    return f"{CROSS}{index}" if part == "cross_sums" else f"{STATE}{PARTS[part]}_{index}"
 
 
 def prefill_name(length: int) -> str:
@@ -66,12 +68,12 @@ def generator_functions(model: "keras.Model", prefill: Sequence[int]) -> dict[st
 
         return tf.function(call, autograph=False).get_concrete_function(**specs)
 
-    with override(evaluate=_evaluate):
+    with override(evaluate=evaluate_once):
         functions = {prefill_name(length): trace(_read_piece, length) for length in prefill}
         return {**functions, "decode": trace(_read_token, 1)}
 
 
-def _evaluate(compute: Callable):
+def evaluate_once(compute: Callable):
     """Compute what depends on weights alone while a function is traced, to be constants of the file."""
     import numpy as np
     import tensorflow as tf
@@ -88,24 +90,24 @@ def _read_piece(model, tokens, positions, state):
     goes_on, read = _flags(tokens[:, :1], positions[:1])
     count = tf.reduce_sum(tf.minimum(positions[1:], 1)) + tf.cast(tf.reshape(read, ()), tf.int32)
     before = {name: x * goes_on for name, x in state.items()}
-    return {}, model.encoder.step_vectors(_embed(model, tokens), before, count=count)[1]
+    return {}, model.encoder.step_vectors(embed(model.encoder.token_embedding, tokens), before, count=count)[1]
 
 
 def _read_token(model, tokens, positions, state):
     """Read a token, and give the logits of the next; token 0 at position 0 changes nothing."""
     goes_on, read = _flags(tokens, positions)
     before = {name: x * goes_on for name, x in state.items()}
-    vectors, after = model.encoder.step_vectors(_embed(model, tokens), before)
+    vectors, after = model.encoder.step_vectors(embed(model.encoder.token_embedding, tokens), before)
     logits = model.encoder.token_embedding(vectors, reverse=True)
     # Not `where`: XNNPACK takes products. One of the factors is 1, the other 0.
     return {"logits": logits}, {name: after[name] * read + before[name] * (1 - read) for name in state}
 
 
-def _embed(model, tokens):
+def embed(embedding: "keras.layers.Embedding", tokens):
     """Look tokens up. Keras' own look-up counts negative ids from the end: three ops, for ids that are none."""
     import tensorflow as tf
 
-    return tf.gather(model.encoder.token_embedding.embeddings, tokens)
+    return tf.gather(embedding.embeddings, tokens)
 
 
 def _flags(token, position):

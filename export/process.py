@@ -39,19 +39,19 @@ def run_in_own_process(
     return results
 
 
-def run_generator(
+def run_writer(
     path: str | os.PathLike, readings: dict[str, dict], measure: bool
 ) -> tuple[dict[str, np.ndarray], dict | None]:
-    """Run an exported language model in a fresh Python.
+    """Run an exported generator or translator in a fresh Python.
 
     Args:
         path: The .tflite file.
-        readings: What it reads, see `generator.make_readings`.
+        readings: What it reads, see `make_readings` of generator.py and of translator.py.
         measure: Whether to time it too.
 
     Returns:
-        For each reading the logits behind every token that it decodes, `(tokens, vocabulary_size)`; and what the file
-        costs, by the names of `GeneratorCosts`, or None.
+        For each reading the logits behind every token that it decodes, `(rows, tokens, vocabulary_size)`; and what the
+        file costs, by the names of `GeneratorCosts`, or None.
 
     Raises:
         RuntimeError: If the process fails; the message names the reading that it was at.

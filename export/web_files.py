@@ -24,7 +24,9 @@ PAGE_CONTENTS = frozenset(
 )
 SHARED = ("litert_web.mjs", "page.css")
 CLASSIFIER = (*SHARED, "classifier.html", "classifier_page.mjs", "classifier.mjs", "wordpiece.mjs")
-GENERATOR = (*SHARED, "generator.html", "generator_page.mjs", "generator.mjs", "reversible.mjs", "sampling.mjs")
+WRITER = (*SHARED, "reversible.mjs", "sampling.mjs")
+GENERATOR = (*WRITER, "generator.html", "generator_page.mjs", "generator.mjs")
+TRANSLATOR = (*WRITER, "translator.html", "translator_page.mjs", "translator.mjs")
 
 
 def classifier_files(content: bytes, tokenizer: "Tokenizer", labels: list[str]) -> dict[str, bytes]:
@@ -70,15 +72,34 @@ def generator_files(content: bytes, tokenizer: "Tokenizer") -> dict[str, bytes]:
     Raises:
         ValueError: If the file has no signatures that generate, or for another tokenizer.
     """
+    model = _keep(content, ("decode", "prefill_n"), "that generate, as `export_generator` writes them")
+    return {**_sources(GENERATOR), "model.web.tflite": model, **_of_writer("causal_lm", tokenizer)}
+
+
+def translator_files(content: bytes, tokenizer: "Tokenizer") -> dict[str, bytes]:
+    """Return what the page of a model that translates needs beside LiteRT.js.
+
+    Args:
+        content: A file that `export_translator` made.
+        tokenizer: The model's tokenizer, one that gives the text back.
+
+    Returns:
+        Contents by name, as of `generator_files`.
+
+    Raises:
+        ValueError: If the file has no signatures that translate, or for another tokenizer.
+    """
+    model = _keep(content, ("decode", "encode_n"), "that translate, as `export_translator` writes them")
+    return {**_sources(TRANSLATOR), "model.web.tflite": model, **_of_writer("translation", tokenizer)}
+
+
+def _of_writer(task: str, tokenizer: "Tokenizer") -> dict[str, bytes]:
+    """Return what a page reads of a model that writes, beside the model: web.json, and model.pieces.json for pieces."""
     if not getattr(tokenizer, "reversible", False):
         raise ValueError(f"`tokenizer` must be one that gives the text back. Received: a {type(tokenizer).__name__}")
     kind = tokenizer.get_config()["tokenizer"]
-    return {
-        **_sources(GENERATOR),
-        "model.web.tflite": _keep(content, ("prefill", "decode"), "that generate, as `export_generator` writes them"),
-        "web.json": _json({"task": "causal_lm", "tokenizer": kind}),
-        **({"model.pieces.json": _json(_pieces(tokenizer))} if kind == "pieces" else {}),
-    }
+    pieces = {"model.pieces.json": _json(_pieces(tokenizer))} if kind == "pieces" else {}
+    return {"web.json": _json({"task": task, "tokenizer": kind}), **pieces}
 
 
 def web_model(content: bytes) -> bytes:
@@ -96,11 +117,11 @@ def web_model(content: bytes) -> bytes:
         ValueError: If there is no signature for a fixed length.
     """
     hint = "for fixed lengths, the browser takes no others: export with --lengths 512 2048"
-    return _keep(content, ("ids",), hint)
+    return _keep(content, ("ids_n",), hint)
 
 
 def _keep(content: bytes, kinds: Sequence[str], hint: str) -> bytes:
-    """Keep the signatures of some kinds: those called so, or so with a number, by which they are ordered."""
+    """Keep the signatures of some kinds: "decode" alone, "prefill_n" with any number n, by which they are ordered."""
     try:
         names = inspect(content).signature_ops
     except (LookupError, TypeError, ValueError, struct.error) as error:
@@ -108,14 +129,15 @@ def _keep(content: bytes, kinds: Sequence[str], hint: str) -> bytes:
             "`run` must hold a model.tflite that can be read: export it again. "
             f"Received: {type(error).__name__}: {error}"
         ) from error
-    matches = [re.fullmatch(rf"({'|'.join(kinds)})(?:_(\d+))?", name) for name in names]
-    found = sorted(filter(None, matches), key=lambda match: int(match[2] or 0))
-    missing = set(kinds) - {match[1] for match in found}
-    if missing:
+    found = {}
+    for kind in kinds:
+        matches = [name for name in names if re.fullmatch(kind.replace("_n", r"_\d+"), name)]
+        found[kind.removesuffix("_n")] = sorted(matches, key=lambda name: (len(name), name))
+    if missing := [kind for kind, matches in found.items() if not matches]:
         raise ValueError(
-            f"`run` must be exported with signatures {hint}. Received: a file without {', '.join(sorted(missing))}"
+            f"`run` must be exported with signatures {hint}. Received: a file without {', '.join(missing)}"
         )
-    return keep_signatures(content, [match[0] for match in found])
+    return keep_signatures(content, [name for matches in found.values() for name in matches])
 
 
 def _pieces(tokenizer: "Tokenizer") -> dict:

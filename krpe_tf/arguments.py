@@ -133,7 +133,8 @@ def _add_export(commands):
         type=_length,
         nargs="+",
         metavar="N",
-        help='tokens per signature; "any" for one signature of any length (default: 512 2048 8192); not of causal_lm',
+        help='tokens per signature; "any" for one of any length (default: 512 2048 8192); of translation those of '
+        "sources (default: 64 512 2048); not of causal_lm",
     )
     export.add_argument(
         "--quantization", choices=["float16", "int8", "int8_static"], help="quantize dense layers (default: none)"
@@ -188,7 +189,9 @@ def _add_generate(commands):
 
 
 def _add_translate(commands):
-    translate = commands.add_parser("translate", help="translate texts with a run of translation")
+    translate = commands.add_parser(
+        "translate", help="translate texts with a run of translation; uses model.tflite once exported"
+    )
     translate.add_argument("run", help="a folder that train wrote")
     translate.add_argument("text", nargs="*", default=[], help="texts")
     translate.add_argument("--file", action="append", default=[], help="a file of a text in each line; may be repeated")

@@ -142,7 +142,7 @@ def _named_values(option: str, pairs: list[str]) -> dict:
 
 
 def _export(options):
-    from .export import GeneratorReport, generator_summary, summary
+    from .export import WriterReport, generator_summary, summary
     from .files import companion
     from .runs import export_run
 
@@ -155,7 +155,7 @@ def _export(options):
     )
     written = [name for name in ("saved_model", "model.tflite", "model.litertlm") if name in os.listdir(options.run)]
     print(f"{options.run}: {', '.join(written)}")
-    for line in (generator_summary if isinstance(report, GeneratorReport) else summary)(report):
+    for line in (generator_summary if isinstance(report, WriterReport) else summary)(report):
         print(f"  {line}")
     print(f"details: {companion(report.path, 'report.md')}")
 

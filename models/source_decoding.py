@@ -144,17 +144,21 @@ class SourceDecoding(TokenModel):
             ValueError: For ids outside of the vocabulary, a state or count that does not fit, or more tokens than
                 `max_length`, as far as values are known.
         """
-        token_ids = self._step_ids(token_ids)
-        x = self.token_embedding(token_ids)
+        x, state = self.step_vectors(self.token_embedding(self._step_ids(token_ids)), state, count)
+        return self.token_embedding(x, reverse=True), state
+
+    def step_vectors(self, vectors, state: dict, count=None):
+        """Read the next tokens as `step` does, from their embeddings `(batch, k, hidden_dim)`; return vectors."""
         if not isinstance(state, dict) or ("places" in state) != (self.absolute_positions is not None):
             raise not_a_state(state)
         places = state.get("places")
         if places is not None:
-            x = self.get_layer("decoder_positions").step(x, places, count)
-        x, state = step_stack(self, x, state, self.num_decoder_layers, count, "decoder", "decoder_norm", cross=True)
+            vectors = self.get_layer("decoder_positions").step(vectors, places, count)
+        sizes = {"num_layers": self.num_decoder_layers, "name": "decoder", "norm": "decoder_norm"}
+        x, state = step_stack(self, vectors, state, count=count, cross=True, **sizes)
         if places is not None:
-            state["places"] = places + ops.cast(token_ids.shape[1] if count is None else count, "int32")
-        return self.token_embedding(x, reverse=True), state
+            state["places"] = places + ops.cast(vectors.shape[1] if count is None else count, "int32")
+        return x, state
 
     # Long: what a search may be told.
     def generate(

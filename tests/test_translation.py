@@ -254,8 +254,8 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, capsys):
         predict_run(run, ["a"])
     with pytest.raises(ValueError, match=r"'translation' does not; take `translate`, which translates with it"):
         generate_run(run, "a")
-    with pytest.raises(ValueError, match="must be of a task that has an export, 'translation' has none"):
-        export_run(run)
+    with pytest.raises(ValueError, match="`bias_tolerance` must be left out for the task 'translation'"):
+        export_run(run, bias_tolerance=0.1)
     (tmp_path / "other").mkdir()
     for name in ("model.keras", "tokenizer.json", "training.json"):
         (tmp_path / "other" / name).touch()
@@ -290,3 +290,20 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, capsys):
 def test_bad_options(folder, options, message):
     with pytest.raises(ValueError, match=message):
         translate_run(folder / "run", ["the sea"], **options)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports trace on TensorFlow")
+def test_the_exported_run_translates_as_keras_does(folder, capsys):
+    """Pairs that were not trained on, by the paper's search and greedily."""
+    run = folder / "run"
+    texts = [source for source, _ in [*sentences(80)][60:]]
+    expected = [translate_run(run, texts, sampler=sampler) for sampler in ("beam", "greedy")]
+    drawn = translate_run(run, texts[:2], sampler="random", seed=1)
+    assert main(["export", str(run), "--lengths", "32", "--no-measure"]) == 0
+    assert "model.tflite" in capsys.readouterr().out
+    assert [translate_run(run, texts, sampler=sampler) for sampler in ("beam", "greedy")] == expected
+    assert translate_run(run, texts[:2], sampler="random", seed=1) == drawn
+    assert any(text for each in expected for text in each)
+    long = "the old ship " * 40
+    with pytest.raises(ValueError, match=r"`texts\[0\]` must have from 1 to 32 tokens.*Received: \d+ tokens"):
+        translate_run(run, [long])

@@ -189,9 +189,8 @@ def test_what_has_no_page_is_refused(run, litertjs, tmp_path, capsys):
     assert "must be of a task" in refusal(tmp_path, page)
     other = shutil.copytree(run, tmp_path / "other")
     (other / "task.json").write_text(json.dumps({"task": "masked_lm"}))
-    assert "`run` must be of a task that has a page: text_classification, causal_lm. Received: 'masked_lm'" in refusal(
-        other, page
-    )
+    pages = "text_classification, causal_lm, translation"
+    assert f"`run` must be of a task that has a page: {pages}. Received: 'masked_lm'" in refusal(other, page)
     shutil.copy(run / "task.json", other)
     (other / "model.tflite").unlink()
     assert f"`run` must be exported first: python -m krpe_tf export {other}" in refusal(other, page)

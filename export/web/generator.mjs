@@ -1,31 +1,22 @@
 // A model that writes, in a browser: its file has signatures that read a prompt in pieces, and one that adds a token.
 
 import { Tensor } from "@litertjs/core";
-import { compile, read } from "./litert_web.mjs";
-import { ByteTokenizer, PieceTokenizer } from "./reversible.mjs";
+import { compile, lengthsOf, paint, zeros } from "./litert_web.mjs";
+import { loadTokenizer } from "./reversible.mjs";
 import { draw, greedy } from "./sampling.mjs";
-
-const FRAME_MS = 16; // As often the page may be painted.
-const turn = new MessageChannel();
 
 /** The file of a run of causal_lm, with its tokenizer. One text at a time. */
 export class Generator {
   constructor(model, tokenizer) {
     Object.assign(this, { model, tokenizer });
-    this.pieces = Object.keys(model.signatures)
-      .map((name) => Number(/^prefill_(\d+)$/.exec(name)?.[1]))
-      .filter((length) => length)
-      .sort((a, b) => a - b);
+    this.pieces = lengthsOf(model, "prefill");
     this.states = model.signatures.decode.getInputDetails().filter(({ name }) => name.startsWith("kv_cache_"));
     this.busy = false;
   }
 
   /** Load what lies beside this file; `settings` are those of web.json. */
   static async load(settings) {
-    const [tokenizer, model] = await Promise.all([
-      settings.tokenizer === "bytes" ? new ByteTokenizer() : read("./model.pieces.json", "json").then((each) => new PieceTokenizer(each)),
-      compile("./model.web.tflite"),
-    ]);
+    const [tokenizer, model] = await Promise.all([loadTokenizer(settings), compile("./model.web.tflite")]);
     const generator = new Generator(model, tokenizer);
     for await (const _ of generator.write("", { maxTokens: 1 })); // The first run of a signature prepares it.
     return generator;
@@ -50,7 +41,7 @@ export class Generator {
     try {
       const ids = this.tokenizer.encode(prompt);
       const decoder = this.tokenizer.decoder();
-      state = this.#initialState();
+      state = zeros(this.states);
       let position = 0;
       let painted = started;
       const last = ids.length - 1;
@@ -79,11 +70,6 @@ export class Generator {
     }
   }
 
-  #initialState() {
-    const zeros = (shape) => new Tensor(new Float32Array(shape.reduce((a, b) => a * b)), [...shape]);
-    return Object.fromEntries(this.states.map(({ name, shape }) => [name, zeros(shape)]));
-  }
-
   /** Read ids, the first at `position`; returns the new state, and the logits where the signature has some. */
   async #step(ids, position, state, signature = `prefill_${this.pieces.find((each) => each >= ids.length)}`) {
     const length = signature === "decode" ? 1 : Number(signature.slice("prefill_".length));
@@ -108,14 +94,4 @@ export class Generator {
     logits.delete();
     return { state: next, logits: values };
   }
-}
-
-async function paint(painted) {
-  if (performance.now() - painted < FRAME_MS) return painted;
-  // In line with all else that waits: `scheduler.yield` would go first, and a click on Stop never come.
-  await new Promise((resolve) => {
-    turn.port1.onmessage = resolve;
-    turn.port2.postMessage(null);
-  });
-  return performance.now();
 }

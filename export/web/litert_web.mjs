@@ -23,14 +23,39 @@ export async function compile(name) {
   return loadAndCompile(await read(name, "bytes"), { accelerator: "wasm" });
 }
 
+/** Tensors of zeros for some inputs of a signature, by name. */
+export function zeros(details) {
+  const tensor = (shape) => new Tensor(new Float32Array(shape.reduce((a, b) => a * b)), [...shape]);
+  return Object.fromEntries(details.map(({ name, shape }) => [name, tensor(shape)]));
+}
+
+const FRAME_MS = 16; // As often the page may be painted.
+const turn = new MessageChannel();
+
+/** Let the page be painted if that was last done, at `painted`, a frame ago; returns when it was done last. */
+export async function paint(painted) {
+  if (performance.now() - painted < FRAME_MS) return painted;
+  // In line with all else that waits: `scheduler.yield` would go first, and a click on Stop never come.
+  await new Promise((resolve) => {
+    turn.port1.onmessage = resolve;
+    turn.port2.postMessage(null);
+  });
+  return performance.now();
+}
+
+/** The numbers of the signatures `kind_n` of a model, ascending. */
+export function lengthsOf(model, kind) {
+  return Object.keys(model.signatures)
+    .map((name) => Number(new RegExp(`^${kind}_(\\d+)$`).exec(name)?.[1]))
+    .filter((length) => length)
+    .sort((a, b) => a - b);
+}
+
 /** The signatures `ids_n` of model.web.tflite: one document at a time, on the smallest that holds it. */
 export class IdsModel {
   constructor(model) {
     this.model = model;
-    this.lengths = Object.keys(model.signatures)
-      .map((name) => Number(/^ids_(\d+)$/.exec(name)?.[1]))
-      .filter((length) => length)
-      .sort((a, b) => a - b);
+    this.lengths = lengthsOf(model, "ids");
     this.last = Promise.resolve();
   }
 

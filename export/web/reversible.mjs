@@ -1,7 +1,14 @@
 // Tokenizers of models that write: text to ids and back, the ids of krpe_tf's ByteTokenizer and PieceTokenizer.
 
+import { read } from "./litert_web.mjs";
+
 const SPACE = "\u2581"; // SentencePiece's sign for a space.
 const UNKNOWN_PENALTY = 10; // SentencePiece's own.
+
+/** Load the tokenizer that lies beside this file; `settings` are those of web.json. */
+export async function loadTokenizer({ tokenizer }) {
+  return tokenizer === "bytes" ? new ByteTokenizer() : new PieceTokenizer(await read("./model.pieces.json", "json"));
+}
 
 /** The UTF-8 bytes of a text; byte b is id b + 3. */
 export class ByteTokenizer {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..checks import check_at_least
 from ..data import PAIRS, Source, open_source
+from ..export import LiteRTTranslator
 from ..models import EncoderDecoder
 from ..tasks import TASKS, score, translate
 from ..text import ReversibleTokenizer, check_texts
@@ -30,7 +31,9 @@ def translate_run(
     max_tokens: int | None = None,
     seed: int | None = None,
 ) -> list[str]:
-    """Translate texts.
+    """Translate texts, with model.tflite if the run has been exported and with model.keras otherwise.
+
+    The file searches and takes the likeliest tokens; what is drawn at random is drawn by model.keras.
 
     Args:
         run: The run folder, of a task that translates.
@@ -46,12 +49,14 @@ def translate_run(
 
     Raises:
         ValueError: For a folder without a run, a run of a task that does not translate, texts that are none, or
-            arguments out of range; before the model is loaded.
+            arguments out of range; before the model is loaded. For a text with more tokens than model.tflite reads.
     """
     given = {"num_beams": num_beams, "length_penalty": length_penalty}
     given |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     options = _check(run, sampler, given, max_tokens, seed)
     texts = check_texts(texts, visible=False)
+    if (exported := _exported(run, sampler)) is not None:
+        return LiteRTTranslator(exported)(texts, sampler=sampler, max_tokens=max_tokens, **options)
     model, tokenizer = _load(run)
     return translate(model, tokenizer, texts, make_sampler(sampler, options), max_tokens, seed)
 
@@ -96,12 +101,20 @@ def _check(run: str | os.PathLike, sampler: str, given: dict, max_tokens: int | 
     if seed is not None:
         check_at_least(0, seed=seed)
     options = sampler_options(sampler, given, {**BEAM, **SAMPLERS})
-    check_run(Path(run), "model.keras", "tokenizer.json", "training.json")
+    check_run(
+        Path(run), *(["model.keras", "tokenizer.json", "training.json"] if _exported(run, sampler) is None else [])
+    )
     task = load_task(run)
     if not task.translates:
         names = ", ".join(each.name for each in TASKS.values() if each.translates)
         raise ValueError(f"`run` must be of a task that translates: {names}. Received: {task.name!r} in {str(run)!r}")
     return {**SEARCH, **options} if sampler in BEAM else options
+
+
+def _exported(run: str | os.PathLike, sampler: str) -> Path | None:
+    """Return the file that translates with this sampler; None where model.keras does."""
+    path = Path(run) / "model.tflite"
+    return path if sampler in ("beam", "greedy") and path.is_file() else None
 
 
 def _load(run: str | os.PathLike) -> tuple[EncoderDecoder, ReversibleTokenizer]:

@@ -6,7 +6,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from ..export import PAGE_CONTENTS, classifier_files, generator_files, litertjs_files
+from ..export import PAGE_CONTENTS, classifier_files, generator_files, litertjs_files, translator_files
 from ..files import staged
 from ..tasks import TASKS
 from ..text import load_tokenizer
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 PAGES = {
     "classifier": classifier_files,
     "generator": lambda content, tokenizer, labels: generator_files(content, tokenizer),
+    "translator": lambda content, tokenizer, labels: translator_files(content, tokenizer),
 }
 
 
@@ -27,7 +28,7 @@ def web_run(
     """Write the page of an exported run, replacing an earlier page.
 
     Args:
-        run: The run folder, exported; one that classifies texts, for fixed lengths, or one that writes.
+        run: The run folder, exported; one that classifies texts, for fixed lengths, or one that writes or translates.
         path: The folder to make. It appears whole or not at all.
         litertjs: A folder in which npm has installed LiteRT.js, see `litertjs_files`; None to have npm fetch it.
 

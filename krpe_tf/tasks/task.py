@@ -60,8 +60,8 @@ class Task:
         tokenizers: The kinds of tokenizer that it may learn, see `learn_tokenizer`; by default the first.
         causal: Whether its model continues text: its encoder is then causal, its tokenizer gives the text back,
             `export` writes a generator, and `generate` runs it.
-        translates: Whether its model writes a target for a source: its tokenizer gives the text back, and `translate`
-            and `evaluate` run it.
+        translates: Whether its model writes a target for a source: its tokenizer gives the text back, `export` writes a
+            translator, and `translate` and `evaluate` run it.
         one_process: Whether it trains in one process alone.
         backbone: What its model is built on.
         model: The class of its model; brings `get_layout_map`.

@@ -130,4 +130,5 @@ TRANSLATION = Task(
     loss=lambda settings: GlobalCrossEntropy(label_smoothing=settings.label_smoothing),
     metrics=lambda corpus: [keras.metrics.SparseCategoricalAccuracy(name="accuracy"), Perplexity()],
     scores=_scores,
+    page="translator",
 )
