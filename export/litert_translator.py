@@ -187,6 +187,7 @@ class Session:
         # The smallest signature that holds all rows, or the largest several times.
         self._size = next((r for r in translator.rows if r >= num_rows), translator.rows[-1])
         self._name = translator._decode[self._size]
+        self._source = self._read(np.asarray(source_ids, np.int32))
         # Of each group what goes in, and what comes out.
         self._groups = [
             [{name: self._input(name) for name in translator._state} for _ in range(2)]
@@ -197,7 +198,6 @@ class Session:
                 buffer.write(np.zeros((self._size, *translator._state[name]), np.float32))
         self._tokens = self._input("tokens")
         self._logits = translator._model.create_output_buffer_by_name(self._name, "logits")
-        self._source = self._read(np.asarray(source_ids, np.int32))
 
     def decode(self, token_ids: Sequence[int]) -> np.ndarray:
         """Read the next token of every translation; return logits of what follows, `(num_rows, vocabulary_size)`."""
